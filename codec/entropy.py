@@ -1,0 +1,380 @@
+"""Entropy model: symbols <-> byte strings.
+
+The latents y are coded as Gaussians whose mean and scale come from the side information z and from the part of y that
+is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in four passes over a
+quadtree of positions and channel groups (Li, Li, Lu 2023, arXiv:2302.14402):
+
+    pass    position (even, even)  (even, odd)  (odd, even)  (odd, odd)
+    0                  group 0        group 1      group 2     group 3       hyperprior only
+    1                  group 3        group 2      group 1     group 0       + pass 0
+    2                  group 1        group 0      group 3     group 2       + passes 0, 1
+    3                  group 2        group 3      group 0     group 1       + passes 0, 1, 2
+
+Group g holds the channels c with c mod 4 = g. Each pass knows every position in one more channel group, and each group
+at the diagonal neighbours before the direct ones.
+
+All networks here are integer networks (:mod:`codec.integer`). Their inputs are symbols; they return a mean in 1/16
+of a symbol and the index of a CDF row. The CDF tables are built once, when a model is exported, by CompressAI's
+EntropyBottleneck and GaussianConditional, and travel in the weights file. CompressAI's rANS coder writes the bytes.
+"""
+
+import functools
+import importlib.machinery
+import importlib.util
+import math
+import zlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import Corrupt, ModelError
+from .integer import QUALITY_MAX, ExactLayer, LayerSpec
+from .quantise import round_half_up, round_ste
+
+GROUPS = 4
+# At pass k, the position with parity bits p = 2 * (row % 2) + column % 2 belongs to group p ^ PASSES[k].
+PASSES = (0, 3, 1, 2)
+
+MEAN_UNIT = 16  # means are integers in 1/16 of a symbol
+MEAN_LIMIT = 4095
+HIDDEN_LIMIT = 1023  # activations: 10 bits and a sign
+Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
+Z_LIMIT = 255  # of z
+LEVELS = 64  # rows of the Gaussian table
+SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
+LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
+
+
+def scale_table():
+    """The standard deviations of the LEVELS rows. Row 0 is never coded: its symbols are taken to be zero."""
+    return [SCALE_MIN * math.exp(i * LOG_SCALE_STEP) for i in range(LEVELS)]
+
+
+# --- Quadtree ------------------------------------------------------------------------------------------------------
+
+
+def _positions(k):
+    """(row, column) offsets of groups 0 to 3 at pass k."""
+    return [divmod(group ^ PASSES[k], 2) for group in range(GROUPS)]
+
+
+def take(y, k):
+    """Pass k of latents (B, M, h, w): (B, 4, M/4, h/2, w/2), with the groups along dimension 1."""
+    return _Take.apply(y, k)
+
+
+def place(part, k):
+    """Inverse of :func:`take`: (B, M, h, w), zero where other passes belong."""
+    return _Place.apply(part, k)
+
+
+def split(y):
+    """The four passes of latents (B, M, h, w)."""
+    return [take(y, k) for k in range(len(PASSES))]
+
+
+def merge(parts):
+    """The first passes -> (B, M, h, w), zero where nothing is known yet; inverse of :func:`split`."""
+    return sum(place(part, k) for k, part in enumerate(parts))
+
+
+class _Take(torch.autograd.Function):
+    """take and place are each other's gradient; slice assignments alone would cost autograd a copy each."""
+
+    @staticmethod
+    def forward(ctx, y, k):
+        ctx.k = k
+        return torch.stack([y[:, g::GROUPS, i::2, j::2] for g, (i, j) in enumerate(_positions(k))], dim=1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Place.forward(ctx, grad, ctx.k), None
+
+
+class _Place(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part, k):
+        ctx.k = k
+        batch, _, channels, height, width = part.shape
+        y = part.new_zeros(batch, GROUPS * channels, 2 * height, 2 * width)
+        for g, (i, j) in enumerate(_positions(k)):
+            y[:, g::GROUPS, i::2, j::2] = part[:, g]
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _Take.forward(ctx, grad, ctx.k), None
+
+
+def gather(features, k):
+    """(B, C, h, w) -> (B, 4 C, h/2, w/2): the features at the positions of groups 0 to 3 at pass k."""
+    return torch.cat([features[:, :, i::2, j::2] for i, j in _positions(k)], dim=1)
+
+
+# --- Networks ------------------------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """Layers in sequence; the integers 2 in between are pixel shuffles."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self.layers = nn.ModuleList(s for s in steps if isinstance(s, nn.Module))
+        self._order = [s if isinstance(s, int) else None for s in steps]
+
+    def forward(self, a, quality):
+        layers = iter(self.layers)
+        for factor in self._order:
+            a = F.pixel_shuffle(a, factor) if factor else next(layers)(a, quality)
+        return a
+
+
+class EntropyNetworks(nn.Module):
+    """h_s and the four context networks, made of trainable or exact layers.
+
+    Args:
+        config: ModelConfig.
+        layer: LayerSpec -> layer; TrainableLayer or ExactLayer.
+    """
+
+    def __init__(self, config, layer):
+        super().__init__()
+        self.config = config
+        width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
+        hidden_step, z_step = 1 / 16, 1 / 2
+
+        def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=HIDDEN_LIMIT):
+            return layer(
+                LayerSpec(
+                    c_in, c_out, 0, HIDDEN_LIMIT, limit, step, hidden_step,
+                    anchors=config.anchors if quality else 1, relu=True,
+                )
+            )  # fmt: skip
+
+        def depthwise(c):
+            return layer(
+                LayerSpec(c, c, -HIDDEN_LIMIT, HIDDEN_LIMIT, HIDDEN_LIMIT, hidden_step, hidden_step, depthwise=True)
+            )
+
+        def head(c, low, high, step):
+            return layer(
+                LayerSpec(
+                    c, M // GROUPS, low, high, HIDDEN_LIMIT, hidden_step, step, groups=GROUPS, anchors=config.anchors
+                )
+            )
+
+        self.h_s = Chain(
+            pointwise(N, 4 * N, quality=True, step=z_step, limit=Z_LIMIT), 2,
+            depthwise(N), pointwise(N, 4 * width), 2,
+            depthwise(width), pointwise(width, width),
+        )  # fmt: skip
+        self.contexts = nn.ModuleList()
+        for k in range(len(PASSES)):
+            channels = width + (M if k else 0)
+            trunk = Chain(
+                pointwise(channels, hidden, quality=True),
+                depthwise(hidden), pointwise(hidden, hidden),
+                depthwise(hidden), pointwise(hidden, width),
+            )  # fmt: skip
+            mean = head(width, -MEAN_LIMIT, MEAN_LIMIT, 1 / MEAN_UNIT)
+            index = head(width, 0, LEVELS - 1, LOG_SCALE_STEP)
+            self.contexts.append(nn.ModuleDict({"trunk": trunk, "mean": mean, "index": index}))
+
+    def features(self, z_hat, quality):
+        """Integer z_hat (B, N, h/4, w/4) -> integer features (B, C, h, w)."""
+        return self.h_s(z_hat, quality)
+
+    def context(self, k, features, known, quality):
+        """Means (in 1/16) and CDF indexes of pass k, both (B, 4, M/4, h/2, w/2) integers.
+
+        Args:
+            k: pass, 0 to 3.
+            features: from :meth:`features`.
+            known: y_hat (B, M, h, w) in 1/16 of a symbol, zero where it is not known yet; not read at pass 0.
+        """
+        net = self.contexts[k]
+        if k:
+            # Quarters of a symbol, saturated, so that the networks see no more than 11 bits.
+            coarse = round_ste(known / 4).clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT)
+            features = torch.cat([features, coarse], dim=1)
+        hidden = gather(net["trunk"](features, quality), k)
+        shape = (hidden.shape[0], GROUPS, self.config.M // GROUPS, *hidden.shape[-2:])
+        return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
+
+    def layers(self):
+        """(name, layer) of every integer layer."""
+        for name, module in self.named_modules():
+            if hasattr(module, "set_integers"):
+                yield name, module
+
+
+# --- Coding --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _ans():
+    """CompressAI's rANS extension, without importing the compressai package.
+
+    ``import compressai`` also imports torch-geometric, pandas, scipy and torchvision (seconds); its extension module
+    needs none of them.
+    """
+    package = importlib.machinery.PathFinder.find_spec("compressai")
+    spec = package and importlib.machinery.PathFinder.find_spec(
+        "compressai.ans", package.submodule_search_locations
+    )
+    if spec is None:
+        raise ModelError("the package compressai is not installed; pip install compressai")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Tables:
+    """CDF rows as the rANS coder wants them.
+
+    Args:
+        cdf: int32 (total,), all rows one after the other, 16-bit cumulative frequencies.
+        lengths: int32 (rows,), entries of each row, the tail bin included.
+        offsets: int32 (rows,), value of each row's first symbol.
+    """
+
+    def __init__(self, cdf, lengths, offsets):
+        ends = torch.cumsum(lengths.long(), 0).tolist()
+        flat = cdf.tolist()
+        self.lengths, self.offsets = lengths.tolist(), offsets.tolist()
+        self.rows = [flat[end - n : end] for end, n in zip(ends, self.lengths)]
+
+    def select(self, start, stop):
+        """The tables' rows start to stop, as the three lists that the coder takes."""
+        return self.rows[start:stop], self.lengths[start:stop], self.offsets[start:stop]
+
+
+class EntropyCoder(nn.Module):
+    """Exact entropy networks and CDF tables: everything that encoder and decoder must agree on."""
+
+    def __init__(self, config, dtype=None):
+        super().__init__()
+        self.config = config
+        self.networks = EntropyNetworks(config, functools.partial(ExactLayer, dtype=dtype))
+        self.z_tables = self.y_tables = None
+
+    def load(self, tensors):
+        """Fill networks and tables from the tensors of a weights file (see :func:`export_tensors`)."""
+        for name, layer in self.networks.layers():
+            layer.set_integers({key: tensors[f"entropy.{name}.{key}"] for key in layer.integers()})
+        for which in ("z", "y"):
+            parts = (tensors[f"entropy.{which}_{key}"] for key in ("cdf", "lengths", "offsets"))
+            setattr(self, f"{which}_tables", Tables(*parts))
+
+    def _z_rows(self, quality):
+        """Rows of the prior of z that belongs to the nearest anchor quality."""
+        anchor = (quality * (self.config.anchors - 1) + QUALITY_MAX // 2) // QUALITY_MAX
+        return self.z_tables.select(anchor * self.config.N, (anchor + 1) * self.config.N)
+
+    @torch.no_grad()
+    def encode(self, z, y, quality):
+        """Byte strings of one image, and what the decoder will make of them.
+
+        Args:
+            z: float (1, N, h/4, w/4), side information before rounding.
+            y: float (1, M, h, w), gained latents before rounding (in symbols).
+            quality: int, hundredths.
+
+        Returns:
+            ``(z_string, y_string, y_hat, crc)``; y_hat (1, M, h, w) in symbols, float32 multiples of 1/16; crc is
+            the CRC-32 of all symbols.
+        """
+        z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
+        symbols = z_hat.flatten().to(torch.int16).cpu().numpy()
+        z_coder = _ans().RansEncoder()
+        indexes = _channel_indexes(z_hat.shape)
+        z_string = z_coder.encode_with_indexes(symbols.tolist(), indexes.tolist(), *self._z_rows(quality))
+        crc = _checksum(symbols)
+
+        features = self.networks.features(z_hat, quality)
+        y_coder = _ans().BufferedRansEncoder()
+        rows = self.y_tables.select(0, LEVELS)
+        known = 0.0
+        for k, part in enumerate(split(y)):
+            means, indexes = self.networks.context(k, features, known, quality)
+            symbols = round_half_up(part - means / MEAN_UNIT).clamp(-Y_LIMIT, Y_LIMIT)
+            symbols = torch.where(indexes > 0, symbols, 0.0)
+            known = known + place(symbols * MEAN_UNIT + means, k)
+            coded, index = _coded(symbols.cpu(), indexes.cpu())
+            y_coder.encode_with_indexes(coded.tolist(), index.tolist(), *rows)
+            crc = _checksum(coded, crc)
+        return z_string, y_coder.flush(), known / MEAN_UNIT, crc
+
+    @torch.no_grad()
+    def decode(self, z_string, y_string, height, width, quality, crc, device="cpu"):
+        """Inverse of :meth:`encode` for latents of size (height, width).
+
+        Returns:
+            y_hat (1, M, height, width), the encoder's, bit for bit.
+
+        Raises:
+            Corrupt: the strings do not decode to the symbols whose checksum is ``crc``.
+        """
+        shape = (1, self.config.N, height // 4, width // 4)
+        indexes = _channel_indexes(shape)
+        z_coder = _ans().RansDecoder()
+        z_coder.set_stream(_padded(z_string, indexes.size))
+        symbols = _checked(z_coder.decode_stream(indexes.tolist(), *self._z_rows(quality)), Z_LIMIT)
+        found = _checksum(symbols)
+        z_hat = torch.from_numpy(symbols.astype(np.float32)).view(shape).to(device)
+
+        features = self.networks.features(z_hat, quality)
+        y_coder = _ans().RansDecoder()
+        y_coder.set_stream(_padded(y_string, self.config.M * height * width))
+        rows = self.y_tables.select(0, LEVELS)
+        known = 0.0
+        for k in range(len(PASSES)):
+            means, indexes = self.networks.context(k, features, known, quality)
+            index = indexes.flatten().to(torch.int32).cpu().numpy()
+            where = np.flatnonzero(index)
+            coded = _checked(y_coder.decode_stream(index[where].tolist(), *rows), Y_LIMIT)
+            found = _checksum(coded, found)
+            symbols = np.zeros(index.shape, np.float32)
+            symbols[where] = coded
+            y_hat = torch.from_numpy(symbols).view(means.shape).to(device) * MEAN_UNIT + means
+            known = known + place(y_hat, k)
+        if found != crc:
+            raise Corrupt("the coded symbols do not match their checksum")
+        return known / MEAN_UNIT
+
+
+def _channel_indexes(shape):
+    """Row of the prior for each symbol of z: its channel."""
+    _, channels, height, width = shape
+    return np.repeat(np.arange(channels, dtype=np.int32), height * width)
+
+
+def _coded(symbols, indexes):
+    """The symbols that are written (index above zero) and their rows, as int16 and int32 arrays."""
+    index = indexes.flatten().to(torch.int32).numpy()
+    where = np.flatnonzero(index)
+    return symbols.flatten().to(torch.int16).numpy()[where], index[where]
+
+
+def _padded(string, symbols):
+    """The string followed by zeros, because the coder does not check for its end.
+
+    Past the end a symbol takes at most 16 bits. A tail value costs as many nibbles as it announces, and a hostile
+    string can announce 15 for each of its own nibbles.
+    """
+    return string + bytes(4 * symbols + 16 * len(string) + 64)
+
+
+def _checksum(symbols, start=0):
+    """CRC-32 over int16 symbols as little-endian bytes, continuing from ``start``."""
+    return zlib.crc32(symbols.astype("<i2", copy=False).tobytes(), start)
+
+
+def _checked(values, limit):
+    """Decoded integers as int16; values that no encoder writes are refused."""
+    values = np.asarray(values, dtype=np.int64)
+    if values.size and np.abs(values).max() > limit:
+        raise Corrupt("a coded symbol is out of range")
+    return values.astype(np.int16)

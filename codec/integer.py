@@ -1,0 +1,218 @@
+"""Layers of the integer entropy networks, in two forms that compute the same numbers.
+
+What these networks say decides which CDF row a symbol is coded with, so encoder and decoder must agree on it to the
+last bit, whatever the machine. They are therefore integer functions:
+
+    a' = clamp(floor(m[c] 2^-s[c] (W a)[c] + b[c] / 256 + 1/2), low, high)
+
+with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``.
+Integer-valued float32 arithmetic is exact, in any order of summation, while every partial sum stays below 2^24. That
+is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer that fails runs in float64.
+
+:class:`TrainableLayer` learns such a function by fake quantisation (straight-through, learned step sizes);
+:class:`ExactLayer` executes it. The training forward pass evaluates the same expression on integer-valued floats.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .quantise import initial_log_step, quantise_weights, requantise_ste, round_half_up, round_ste, straight_through
+
+BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
+MULTIPLIER_BITS = 15
+QUALITY_UNIT = 100  # qualities are integers, in hundredths
+QUALITY_MAX = 100 * QUALITY_UNIT
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One integer layer.
+
+    Attributes:
+        channels_in, channels_out: per group.
+        groups: 1, or the number of independent channel groups of a pointwise layer.
+        depthwise: 3x3 depthwise instead of 1x1; channels_in == channels_out.
+        low, high: range of the output integers.
+        input_limit: largest magnitude of the input integers.
+        input_step, output_step: real value of one unit, at the start of training; ``output_step`` is then learned.
+        anchors: number of anchor qualities of the bias; 1 means that the layer does not see the quality.
+        relu: the lower bound is a ReLU, which concerns the gradient alone.
+    """
+
+    channels_in: int
+    channels_out: int
+    low: int
+    high: int
+    input_limit: int
+    input_step: float
+    output_step: float
+    groups: int = 1
+    depthwise: bool = False
+    anchors: int = 1
+    relu: bool = False
+
+    @property
+    def weight_shape(self):
+        if self.depthwise:
+            return (self.channels_out, 9)
+        return (self.groups * self.channels_out, self.channels_in)
+
+
+class TrainableLayer(nn.Module):
+    """Fake-quantised layer: integer-valued float tensors in and out, gradients by straight-through estimation."""
+
+    def __init__(self, spec, weight_limit=127):
+        super().__init__()
+        self.spec, self.weight_limit = spec, weight_limit
+        fan_in = spec.weight_shape[1]
+        self.weight = nn.Parameter(torch.randn(spec.weight_shape) * (2.0 / fan_in) ** 0.5)
+        self.log_step = nn.Parameter(initial_log_step(self.weight, weight_limit))
+        self.log_gain = nn.Parameter(torch.zeros(spec.weight_shape[0]))
+        self.bias = nn.Parameter(torch.zeros(spec.anchors, spec.weight_shape[0]))
+
+    def _ratio(self, step):
+        """What one unit of the accumulator is worth in output units; the forward value is m 2^-s exactly."""
+        ratio = step.flatten() * self.log_gain.exp() * (self.spec.input_step / self.spec.output_step)
+        multiplier, shift = _multiplier(ratio.detach())
+        return straight_through(ratio, torch.ldexp(multiplier, -shift))
+
+    def _biases(self):
+        """(anchors, C_out) biases in output units, rounded to the grid of the exported integers."""
+        bias = self.bias * self.log_gain.exp() / self.spec.output_step
+        return round_ste(bias * BIAS_UNIT) / BIAS_UNIT
+
+    def forward(self, a, quality):
+        """(B, C_in, H, W) integers, (B,) qualities in hundredths -> (B, C_out, H, W) integers."""
+        spec = self.spec
+        weight, step = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        if spec.depthwise:
+            total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
+        else:
+            total = F.conv2d(a, weight[:, :, None, None], groups=spec.groups)
+        left, position = _anchor_position(quality, spec.anchors)
+        biases = self._biases()
+        bias = torch.lerp(biases[left], biases[(left + 1).clamp(max=spec.anchors - 1)], position[:, None])
+        return requantise_ste(total, self._ratio(step), bias, spec.low, spec.high, spec.relu)
+
+    @torch.no_grad()
+    def integers(self):
+        """The layer as integer tensors, for :class:`ExactLayer` and for the weights file."""
+        weight, step = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        ratio = step.flatten() * self.log_gain.exp() * (self.spec.input_step / self.spec.output_step)
+        multiplier, shift = _multiplier(ratio)
+        return {
+            "weight": weight.to(torch.int8),
+            "multiplier": multiplier.to(torch.int16),
+            "shift": shift.to(torch.int8),
+            "bias": (self._biases() * BIAS_UNIT).round().to(torch.int32),
+            "log_step": self.log_step.float().clone(),  # not used in execution: lets training continue
+        }
+
+    @torch.no_grad()
+    def set_integers(self, integers):
+        """Continue training from exported integers."""
+        spec = self.spec
+        self.log_step.copy_(integers["log_step"])
+        step = self.log_step.exp()
+        self.weight.copy_(integers["weight"].float() * step[:, None])
+        ratio = torch.ldexp(integers["multiplier"].float(), -integers["shift"].int())
+        gain = ratio * spec.output_step / (spec.input_step * step)
+        self.log_gain.copy_(gain.log())
+        self.bias.copy_(integers["bias"].float() / BIAS_UNIT * spec.output_step / gain)
+
+
+class ExactLayer(nn.Module):
+    """Exact execution of an exported layer on integer-valued float32 tensors of one image.
+
+    Args:
+        spec: the layer's LayerSpec.
+        dtype: None picks float32 where it is provably exact and float64 elsewhere; a dtype forces one (tests).
+    """
+
+    def __init__(self, spec, dtype=None):
+        super().__init__()
+        self.spec, self.dtype = spec, dtype
+        rows = spec.weight_shape[0]
+        self.register_buffer("weight", torch.zeros(spec.weight_shape, dtype=torch.int8))
+        self.register_buffer("multiplier", torch.zeros(rows, dtype=torch.int16))
+        self.register_buffer("shift", torch.zeros(rows, dtype=torch.int8))
+        self.register_buffer("bias", torch.zeros(spec.anchors, rows, dtype=torch.int32))
+        self._ready = None
+
+    def integers(self):
+        return {name: getattr(self, name) for name in ("weight", "multiplier", "shift", "bias")}
+
+    def set_integers(self, integers):
+        for name, buffer in self.integers().items():
+            buffer.copy_(integers[name])
+        self._ready = None
+
+    def largest_sum(self):
+        """Bound on every partial sum of the accumulator, over output channels."""
+        return int(self.weight.long().abs().sum(1).max()) * self.spec.input_limit
+
+    def _prepare(self):
+        if self._ready is None:
+            dtype = self.dtype or (torch.float32 if self.largest_sum() < 2**24 else torch.float64)
+            weight = self.weight.to(dtype)
+            if not self.spec.depthwise:
+                weight = weight.view(self.spec.groups, self.spec.channels_out, self.spec.channels_in)
+            # A 15-bit integer times a power of two: exact in float64, and so is its product with a 24-bit sum.
+            ratio = torch.ldexp(self.multiplier.double(), -self.shift.int())
+            self._ready = weight, ratio[:, None]
+        return self._ready
+
+    def forward(self, a, quality):
+        """(1, C_in, H, W) integers in float32, quality an int in hundredths -> (1, C_out, H, W) in float32."""
+        spec = self.spec
+        weight, ratio = self._prepare()
+        a = a.to(weight.dtype)
+        height, width = a.shape[-2:]
+        if spec.depthwise:
+            total = _depthwise(a[0], weight)
+        else:
+            # A matrix product, not a convolution: no Winograd or FFT kernel can be chosen behind our back.
+            total = torch.bmm(weight, a.reshape(spec.groups, spec.channels_in, height * width))
+        total = total.reshape(-1, height * width).double()
+        bias = interpolate_integers(self.bias, quality).double() / BIAS_UNIT + 0.5
+        out = torch.addcmul(bias[:, None].to(total.device), total, ratio).floor_().clamp_(spec.low, spec.high)
+        return out.float().view(1, -1, height, width)
+
+
+def _depthwise(a, weight):
+    """(C, H, W), (C, 9) -> (C, H, W): nine shifted products, zero outside the picture."""
+    height, width = a.shape[1:]
+    padded = F.pad(a, (1, 1, 1, 1))
+    total = torch.zeros_like(a)
+    for i in range(3):
+        for j in range(3):
+            total.addcmul_(padded[:, i : i + height, j : j + width], weight[:, 3 * i + j, None, None])
+    return total
+
+
+def _multiplier(ratio):
+    """Positive float ratios -> (m, s) with m 2^-s closest to the ratio, 2^14 <= m < 2^15; both as tensors."""
+    mantissa, exponent = torch.frexp(ratio.float())
+    multiplier = round_half_up(mantissa * 2**MULTIPLIER_BITS).clamp(max=2**MULTIPLIER_BITS - 1)
+    return multiplier, MULTIPLIER_BITS - exponent
+
+
+def _anchor_position(quality, anchors):
+    """Left anchor (int64) and fraction of the way to the next (float) for (B,) qualities in hundredths."""
+    position = quality / QUALITY_MAX * (anchors - 1)
+    left = position.floor().clamp(0, max(anchors - 2, 0)).long()
+    return left, (position - left).to(torch.float32)
+
+
+def interpolate_integers(table, quality):
+    """Row of an integer table (anchors, C) at a quality in hundredths: linear between anchors, rounded, exact."""
+    last = table.shape[0] - 1
+    if last == 0:
+        return table[0].long()
+    left = min(quality * last // QUALITY_MAX, last - 1)
+    weight = quality * last - left * QUALITY_MAX
+    mixed = table[left].long() * (QUALITY_MAX - weight) + table[left + 1].long() * weight
+    return torch.div(mixed + QUALITY_MAX // 2, QUALITY_MAX, rounding_mode="floor")

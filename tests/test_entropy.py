@@ -1,0 +1,155 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tiny import CONFIG, coding
+
+from codec.entropy import LEVELS, PASSES, EntropyCoder, gather, merge, place, scale_table, split, take
+from codec.errors import Corrupt
+from codec.model import read_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    coding(folder)
+    return folder
+
+
+def coder(folder, dtype=None):
+    entropy = EntropyCoder(CONFIG, dtype)
+    entropy.load(read_folder(folder)[1])
+    return entropy
+
+
+def latents(height=8, width=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = 6 * torch.randn(1, CONFIG.M, height, width, generator=generator)
+    z = 2 * torch.randn(1, CONFIG.N, height // 4, width // 4, generator=generator)
+    return z, y
+
+
+def test_split_covers_every_latent_once_and_merge_inverts_it():
+    y = torch.arange(2 * 8 * 4 * 6).float().view(2, 8, 4, 6)
+    parts = split(y)
+    assert torch.equal(merge(parts), y)
+    assert sorted(torch.cat([p.flatten() for p in parts]).tolist()) == y.flatten().tolist()
+    known = merge(parts[:2])
+    assert (known != 0).float().mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_every_pass_adds_one_group_at_every_position():
+    y = torch.ones(1, 8, 4, 4)
+    for k in range(len(PASSES)):
+        assert merge(split(y)[: k + 1]).sum(1).eq(2 * (k + 1)).all()
+
+
+def test_take_and_place_are_each_others_gradient():
+    torch.manual_seed(0)
+    y = torch.randn(2, 8, 4, 6, dtype=torch.float64, requires_grad=True)
+    part = torch.randn(2, 4, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    for k in range(len(PASSES)):
+        assert torch.autograd.gradcheck(lambda t: take(t, k), y)
+        assert torch.autograd.gradcheck(lambda t: place(t, k), part)
+
+
+def test_gather_takes_the_positions_of_split():
+    position = torch.arange(24.0).view(1, 1, 4, 6)
+    y = position.expand(1, 8, 4, 6)
+    for k in range(len(PASSES)):
+        assert torch.equal(gather(position, k), split(y)[k][:, :, 0])
+
+
+def test_decode_returns_what_encode_saw(folder):
+    entropy = coder(folder)
+    z, y = latents()
+    for quality in (0, 4321, 10000):
+        z_string, y_string, y_hat, crc = entropy.encode(z, y, quality)
+        assert torch.equal(entropy.decode(z_string, y_string, 8, 12, quality, crc), y_hat)
+        coded = (y_hat - y).abs() <= 0.5 + 1e-4  # the others lie in row 0 and are not coded
+        assert coded.float().mean() > 0.5
+
+
+def test_values_beyond_the_tables_survive(folder):
+    entropy = coder(folder)
+    z, y = latents()
+    y[0, :, 0, 0] = torch.linspace(-1500, 1500, CONFIG.M)
+    z[0, :, 0, 0] = 200
+    z_string, y_string, y_hat, crc = entropy.encode(z, y, 5000)
+    assert torch.equal(entropy.decode(z_string, y_string, 8, 12, 5000, crc), y_hat)
+
+
+def test_float32_and_float64_write_the_same_bytes(folder):
+    z, y = latents()
+    for quality in (0, 2500, 10000):
+        assert coder(folder).encode(z, y, quality)[:2] == coder(folder, torch.float64).encode(z, y, quality)[:2]
+
+
+def indexes(entropy, z, y, quality):
+    """All means and CDF indexes of an image, as the coder sees them."""
+    features = entropy.networks.features(z.round(), quality)
+    known, seen = 0.0, []
+    for k, part in enumerate(split(y.round() * 16)):
+        seen.append(entropy.networks.context(k, features, known, quality))
+        known = known + place(part, k)
+    return [t for pair in seen for t in pair]
+
+
+def test_indexes_do_not_depend_on_threads_memory_format_or_precision(folder):
+    z, y = latents(16, 24)
+    truth = indexes(coder(folder), z, y, 3000)
+    assert len({int(i) for i in truth[1].flatten()}) > 10  # lively, not constant
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for dtype in (None, torch.float64):
+                for memory_format in (torch.contiguous_format, torch.channels_last):
+                    inputs = (t.contiguous(memory_format=memory_format) for t in (z, y))
+                    for a, b in zip(truth, indexes(coder(folder, dtype), *inputs, 3000)):
+                        assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_indexes_do_not_depend_on_the_device(folder):
+    z, y = latents(16, 24)
+    truth = indexes(coder(folder), z, y, 3000)
+    other = indexes(coder(folder).cuda(), z.cuda(), y.cuda(), 3000)
+    for a, b in zip(truth, other):
+        assert torch.equal(a, b.cpu())
+
+
+def test_damaged_strings_are_refused(folder):
+    entropy = coder(folder)
+    z_string, y_string, _, crc = entropy.encode(*latents(), 5000)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        z_bad, y_bad = bytearray(z_string), bytearray(y_string)
+        target = z_bad if rng.random() < 0.3 else y_bad
+        target[rng.integers(len(target))] ^= 1 << rng.integers(8)
+        if rng.random() < 0.3:
+            del target[rng.integers(len(target)) :]
+        with pytest.raises(Corrupt):
+            entropy.decode(bytes(z_bad), bytes(y_bad), 8, 12, 5000, crc)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff" * 3000, b"\x00" * 50, bytes(range(256)) * 8])
+def test_hostile_strings_end_in_an_error(folder, junk):
+    with pytest.raises(Corrupt):
+        coder(folder).decode(junk, junk, 8, 12, 5000, 12345)
+
+
+def test_coder_loads_without_the_compressai_package():
+    code = "import codec.entropy as e, sys; e._ans(); sys.exit(any(m.split('.')[0] == 'compressai' for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_scale_table_is_compressais():
+    from compressai.models.google import get_scale_table
+
+    np.testing.assert_allclose(scale_table(), get_scale_table().numpy(), rtol=1e-5)
+    assert len(scale_table()) == LEVELS

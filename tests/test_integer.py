@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+
+from codec.integer import QUALITY_MAX, ExactLayer, LayerSpec, TrainableLayer, interpolate_integers
+
+SPECS = {
+    "pointwise": LayerSpec(24, 40, 0, 1023, 1023, 1 / 16, 1 / 16, anchors=3, relu=True),
+    "depthwise": LayerSpec(16, 16, -1023, 1023, 1023, 1 / 16, 1 / 16, depthwise=True),
+    "grouped head": LayerSpec(12, 10, -4095, 4095, 1023, 1 / 16, 1 / 16, groups=4, anchors=3),
+    "wide": LayerSpec(512, 16, 0, 1023, 1023, 1 / 16, 1 / 16, relu=True),
+}
+
+
+def random_layer(spec, seed=0):
+    torch.manual_seed(seed)
+    layer = TrainableLayer(spec)
+    with torch.no_grad():
+        layer.bias.add_(torch.randn_like(layer.bias))
+        layer.log_gain.add_(0.5 * torch.randn_like(layer.log_gain))
+    return layer
+
+
+def exact_layer(layer, dtype=None):
+    exact = ExactLayer(layer.spec, dtype)
+    exact.set_integers(layer.integers())
+    return exact
+
+
+def random_input(spec, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (1, spec.channels_in * (1 if spec.depthwise else spec.groups), 6, 8)
+    return torch.randint(-spec.input_limit, spec.input_limit + 1, shape, generator=generator).float()
+
+
+def reference(spec, integers, a, quality):
+    """The layer in unbounded Python integers, with no floating point anywhere."""
+    weight = integers["weight"].numpy().astype(object)
+    a = a[0].numpy().astype(np.int64).astype(object)
+    height, width = a.shape[1:]
+    if spec.depthwise:
+        padded = np.zeros((a.shape[0], height + 2, width + 2), dtype=object)
+        padded[:, 1:-1, 1:-1] = a
+        total = sum(
+            padded[:, i : i + height, j : j + width] * weight[:, 3 * i + j, None, None]
+            for i in range(3)
+            for j in range(3)
+        )
+    else:
+        groups = np.split(a.reshape(a.shape[0], -1), spec.groups)
+        total = np.concatenate([w.dot(part) for w, part in zip(np.split(weight, spec.groups), groups)])
+        total = total.reshape(-1, height, width)
+    table = integers["bias"].tolist()
+    out = np.empty(total.shape, dtype=np.int64)
+    for c in range(len(total)):
+        m, s = int(integers["multiplier"][c]), int(integers["shift"][c])
+        last = len(table) - 1
+        left = min(quality * last // QUALITY_MAX, last - 1) if last else 0
+        far = quality * last - left * QUALITY_MAX
+        right = min(left + 1, last)
+        b = (table[left][c] * (QUALITY_MAX - far) + table[right][c] * far + QUALITY_MAX // 2) // QUALITY_MAX
+        # floor(m total / 2^s + b / 256 + 1 / 2), on the common denominator 2^(s + 8)
+        numerator = m * total[c] * 2**8 + b * 2**s + 2 ** (s + 7)
+        out[c] = np.clip(numerator // 2 ** (s + 8), spec.low, spec.high)
+    return out
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("quality", [0, 3333, 10000])
+def test_float_execution_equals_integer_arithmetic(name, quality):
+    spec = SPECS[name]
+    layer, a = random_layer(spec), random_input(spec)
+    truth = reference(spec, layer.integers(), a, quality)
+    for dtype in (None, torch.float64):
+        out = exact_layer(layer, dtype)(a, quality)[0].numpy()
+        assert np.array_equal(out, truth)
+    assert len(np.unique(truth)) > 20
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_training_forward_equals_execution(name):
+    spec = SPECS[name]
+    layer, a = random_layer(spec), random_input(spec)
+    trained = layer(a, torch.tensor([5000.0]))
+    exact = exact_layer(layer)(a, 5000)
+    # float32 rounds the product with the multiplier: a value within 2^-24 of a threshold may go the other way.
+    differing = (trained != exact).float().mean().item()
+    assert differing < 0.002
+    assert (trained - exact).abs().max() <= 1
+
+
+def test_layers_that_could_overflow_run_in_float64():
+    spec = SPECS["wide"]
+    layer = ExactLayer(spec)
+    integers = random_layer(spec).integers()
+    integers["weight"].fill_(127)
+    layer.set_integers(integers)
+    assert layer.largest_sum() == 512 * 127 * 1023 >= 2**24
+    a = torch.full((1, 512, 1, 2), 1023.0)
+    a[0, 0] = 1022.0
+    out = layer(a, 0)
+    assert layer._prepare()[0].dtype == torch.float64
+    assert np.array_equal(out[0].numpy(), reference(spec, integers, a, 0))
+
+
+def test_integers_survive_a_return_to_training():
+    layer = random_layer(SPECS["pointwise"], seed=1)
+    again = random_layer(SPECS["pointwise"], seed=2)
+    again.set_integers(layer.integers())
+    a = random_input(SPECS["pointwise"])
+    for quality in (0, 7777, 10000):
+        assert torch.equal(exact_layer(layer)(a, quality), exact_layer(again)(a, quality))
+
+
+def test_interpolation_is_exact_at_anchors_and_monotone_between():
+    table = torch.tensor([[-700], [100], [900000]], dtype=torch.int32)
+    values = [interpolate_integers(table, q).item() for q in range(0, QUALITY_MAX + 1, 50)]
+    assert values[0] == -700 and values[100] == 100 and values[-1] == 900000
+    assert values == sorted(values)

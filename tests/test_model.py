@@ -1,0 +1,109 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from tiny import CONFIG, coding, trainable
+
+from codec import model as model_module
+from codec.errors import ModelError
+from codec.macs import multiply_adds, parameters
+from codec.model import CodecModel, ModelConfig
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return coding(folder)
+
+
+def image(height=128, width=192, seed=0):
+    """Smooth noise: like a photograph in that neighbours resemble each other."""
+    noise = torch.rand(1, 3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+@pytest.mark.parametrize("quality", [0, 2718, 10000])
+def test_decoder_reproduces_the_encoders_reconstruction(model, quality):
+    z_string, y_string, crc, y_hat = model.encode(image(), quality)
+    decoded = model.decode(z_string, y_string, crc, 128, 192, quality)
+    assert torch.equal(decoded, model.reconstruct(y_hat, quality))
+    assert decoded.shape == (1, 3, 128, 192)
+
+
+def test_estimated_rate_is_the_rate_of_the_strings(tmp_path):
+    trained = trainable()
+    model = coding(tmp_path)
+    estimated = real = 0.0
+    for seed in range(4):
+        for quality in (10.0, 50.0, 90.0):
+            x = image(256, 256, seed)
+            with torch.no_grad():
+                figures = trained(x, torch.tensor([quality]), torch.Generator().manual_seed(seed))
+            estimated += (figures["y_bpp"] + figures["z_bpp"]).item() * 256 * 256 / 8
+            z_string, y_string, _, _ = model.encode(x, round(100 * quality))
+            real += len(z_string) + len(y_string)
+    # Noise in place of rounding, half-precision weights and a few bytes of coder overhead for each string.
+    assert real == pytest.approx(estimated, rel=0.03)
+
+
+def test_large_pictures_are_tiled_without_seams(model, monkeypatch):
+    x = image(640, 448)
+    quality = torch.tensor([50.0])
+    whole_y = model.transforms.analyse(x, quality)
+    whole_x = model.transforms.synthesise(whole_y, quality)
+    monkeypatch.setattr(model_module, "TILE", 8)
+    halo = model.transforms.g_a.reach
+    y = model_module._tiled(lambda t: model.transforms.analyse(t, quality), x, 16, 1, halo)
+    x_hat = model_module._tiled(lambda t: model.transforms.synthesise(t, quality), y, 1, 16, halo)
+    torch.testing.assert_close(y, whole_y, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(x_hat, whole_x, atol=1e-4, rtol=1e-4)
+
+
+def test_lmbda_is_logarithmic_in_quality():
+    config = ModelConfig()
+    assert config.lmbda(0) == pytest.approx(config.lmbda_min)
+    assert config.lmbda(100) == pytest.approx(config.lmbda_max)
+    assert config.lmbda(50) ** 2 == pytest.approx(config.lmbda_min * config.lmbda_max)
+
+
+def test_decoder_stays_within_its_budget():
+    counts = multiply_adds(ModelConfig())
+    assert counts["g_s"] + counts["entropy"] <= 60
+    assert counts["g_a"] + counts["h_a"] + counts["entropy"] <= 180
+
+
+def test_counts_agree_with_the_modules():
+    trained = trainable()
+    counts = parameters(CONFIG)
+    for part in ("g_a", "g_s", "h_a"):
+        assert counts[part] == sum(p.numel() for p in getattr(trained.transforms, part).parameters())
+    assert counts["entropy"] == sum(p.numel() for p in trained.networks.parameters())
+
+
+def test_unknown_config_fields_are_refused():
+    with pytest.raises(ModelError, match="widht"):
+        ModelConfig.from_dict({"widht": 3})
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(folder, model, tmp_path):
+    values = dataclasses.asdict(dataclasses.replace(CONFIG, M=16))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": values}))
+    (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="do not fit"):
+        CodecModel.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "not json"])
+def test_damaged_model_folders_are_refused(folder, model, tmp_path, damage):
+    config = (folder / "config.json").read_text()
+    weights = (folder / "weights.safetensors").read_bytes()
+    (tmp_path / "config.json").write_text("{" if damage == "not json" else config)
+    if damage != "missing":
+        (tmp_path / "weights.safetensors").write_bytes(weights[:1000] if damage == "truncated" else weights)
+    with pytest.raises(ModelError):
+        CodecModel.from_folder(tmp_path)

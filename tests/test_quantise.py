@@ -1,0 +1,83 @@
+import numpy as np
+import torch
+
+from codec.quantise import add_uniform_noise, quantise_weights, requantise_ste, round_half_up, round_ste, straight_through
+
+
+def test_halves_are_rounded_upwards():
+    x = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5, -0.2])
+    assert round_half_up(x).tolist() == [-1, 0, 1, 2, 3, 0]
+
+
+def test_ste_has_the_value_of_rounding_and_the_gradient_of_the_identity():
+    x = torch.tensor([0.2, 0.7, -1.4], requires_grad=True)
+    y = round_ste(x)
+    (y * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert y.tolist() == [0, 1, -1]
+    assert x.grad.tolist() == [1, 2, 3]
+
+
+def test_straight_through_takes_any_quantiser():
+    z = torch.randn(5, requires_grad=True)
+    straight_through(z, torch.sign(z)).sum().backward()
+    assert z.grad.tolist() == [1] * 5
+
+
+def test_noise_is_uniform_reproducible_and_differentiable():
+    x = torch.zeros(10000, requires_grad=True)
+    noisy = add_uniform_noise(x, torch.Generator().manual_seed(1))
+    again = add_uniform_noise(x, torch.Generator().manual_seed(1))
+    assert torch.equal(noisy, again)
+    assert noisy.min() >= -0.5 and noisy.max() < 0.5
+    assert abs(noisy.mean().item()) < 0.01 and abs(noisy.var().item() - 1 / 12) < 0.002
+    noisy.sum().backward()
+    assert x.grad.eq(1).all()
+
+
+def test_requantise_matches_its_formula_in_float64():
+    torch.manual_seed(0)
+    total = torch.randint(-5000, 5000, (2, 3, 4, 5)).float()
+    ratio, bias = torch.rand(3) * 0.1, torch.randn(2, 3)
+    out = requantise_ste(total, ratio, bias, -100, 100)
+    value = total.double().numpy() * ratio.double().numpy()[:, None, None] + bias.double().numpy()[:, :, None, None]
+    assert np.array_equal(out.numpy(), np.clip(np.floor(value + 0.5), -100, 100))
+
+
+def test_requantise_gradients_are_those_of_the_unrounded_expression_inside_the_range():
+    torch.manual_seed(0)
+    total = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    ratio = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    ours = torch.autograd.grad((requantise_ste(total, ratio, bias, -99, 99) * weight).sum(), (total, ratio, bias))
+    plain = total * ratio[:, None, None] + bias[:, :, None, None]
+    truth = torch.autograd.grad((plain * weight).sum(), (total, ratio, bias))
+    for a, b in zip(ours, truth):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_saturated_unit_gets_only_the_gradient_that_leads_back():
+    total = torch.full((1, 2, 1, 1), 50.0, requires_grad=True)
+    out = requantise_ste(total, torch.ones(2), torch.zeros(1, 2), -10, 10)
+    (out * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)).sum().backward()
+    assert total.grad.flatten().tolist() == [1, 0]  # descent lowers the first, would raise the second
+
+
+def test_relu_has_no_gradient_below_zero():
+    total = torch.tensor([-3.0, 3.0]).view(1, 2, 1, 1).requires_grad_()
+    requantise_ste(total, torch.ones(2), torch.zeros(1, 2), 0, 10, relu=True).sum().backward()
+    assert total.grad.flatten().tolist() == [0, 1]
+
+
+def test_quantised_weights_lie_on_the_grid_and_learn_their_step():
+    torch.manual_seed(0)
+    weight = torch.randn(4, 50, requires_grad=True)
+    log_step = torch.full((4,), -4.0, requires_grad=True)
+    integers, step = quantise_weights(weight, log_step, 127)
+    assert torch.equal(integers, integers.round()) and integers.abs().max() <= 127
+    assert ((integers * step - weight).abs() <= step / 2 + 1e-6)[weight.abs() < 127 * step].all()
+    target = torch.randn(4, 50)
+    (integers * step - target).square().sum().backward()
+    assert log_step.grad.abs().min() > 0
+    # The straight-through gradient of the weights is that of the quantised weights.
+    torch.testing.assert_close(weight.grad, 2 * (integers * step - target).detach())

@@ -1,0 +1,35 @@
+"""A model small enough for tests, with weights that use the whole range of everything."""
+
+import torch
+
+from codec.integer import TrainableLayer
+from codec.model import CodecModel, ModelConfig
+from codec.training.loop import export
+from codec.training.model import TrainableModel
+
+CONFIG = ModelConfig(
+    M=32, N=8, C16=32, analysis_depth8=1, analysis_depth16=1, synthesis_depth8=1, synthesis_depth16=1,
+    hyper_width=16, entropy_width=16, context_width=24, anchors=3,
+)  # fmt: skip
+
+
+def trainable(seed=0):
+    """TrainableModel with random, lively entropy networks: no constant means, no constant indexes."""
+    torch.manual_seed(seed)
+    model = TrainableModel(CONFIG)
+    with torch.no_grad():
+        for _, layer in model.networks.layers():
+            assert isinstance(layer, TrainableLayer)
+            layer.bias.add_(0.3 * torch.randn_like(layer.bias))
+            layer.log_gain.add_(0.3 * torch.randn_like(layer.log_gain))
+        for net in model.networks.contexts:
+            net["mean"].log_gain.add_(2.0)
+            net["index"].log_gain.add_(1.0)
+        model.transforms.z_log_gain.table.add_(2.0)
+    return model
+
+
+def coding(folder, seed=0):
+    """CodecModel of :func:`trainable`, through a weights file in ``folder``."""
+    export(trainable(seed), folder)
+    return CodecModel.from_folder(folder)
