@@ -1,0 +1,154 @@
+"""The story, top to bottom: a picture becomes bytes, bytes become a picture."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from . import bitstream, image_io, pixels, weights
+from .errors import ModelError
+from .integer import QUALITY_UNIT
+from .model import CodecModel
+
+
+class Codec:
+    """Compresses and decompresses pictures; loads the weights once.
+
+    Args:
+        model: id of an installed model or path of a model folder; None for the shipped default. With None, files
+            made by any installed model are decompressed; otherwise only those of this model.
+        device: "cpu", "cuda", ... Files are the same size and quality everywhere, and each decodes everywhere.
+        threads: PyTorch threads, for the whole process; None leaves the setting alone.
+
+    Raises:
+        ModelError: there is no such model, or its files are damaged.
+
+    Example:
+        >>> codec = Codec()
+        >>> data = codec.compress("picture.png", quality=40)
+        >>> image = codec.decompress(data)
+    """
+
+    def __init__(self, model=None, device="cpu", threads=None):
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = device
+        self._any_model = model is None
+        folder = weights.find_model(model)
+        self.model_id = weights.model_id(folder)
+        self._models = {self.model_id: self._load(folder)}
+
+    def compress(self, image, quality=50.0, *, exif=False):
+        """The picture as the bytes of one file.
+
+        Args:
+            image: path, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
+            quality: 0 (smallest) to 100 (best); continuous, in hundredths.
+            exif: keep EXIF metadata. The orientation is applied in any case.
+
+        Raises:
+            ImageError: the picture cannot be read or is too large. ValueError: the quality is out of range.
+        """
+        return self._compress(image_io.read_picture(image), _hundredths(quality), exif)
+
+    def decompress(self, data):
+        """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
+
+        Raises:
+            BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
+        """
+        return self._decompress(bitstream.unpack(data))
+
+    def compress_batch(self, images, quality=50.0, *, exif=False):
+        """A list of files' bytes, each the same as :meth:`compress` gives; the next picture is read meanwhile."""
+        hundredths = _hundredths(quality)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return [self._compress(picture, hundredths, exif) for picture in pool.map(image_io.read_picture, images)]
+
+    def decompress_batch(self, files):
+        """A list of PIL.Images, each the same as :meth:`decompress` gives."""
+        return [self.decompress(data) for data in files]
+
+    def reconstruct(self, image, quality=50.0):
+        """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
+        picture = image_io.read_picture(image)
+        x = pixels.to_tensor(picture.pixels).to(self.device)
+        model = self._models[self.model_id]
+        *_, y_hat = model.encode(x, _hundredths(quality))
+        return pixels.to_uint8(model.reconstruct(y_hat, _hundredths(quality)), *picture.pixels.shape[:2])
+
+    def _compress(self, picture, quality, exif):
+        height, width = picture.pixels.shape[:2]
+        x = pixels.to_tensor(picture.pixels).to(self.device)
+        z_string, y_string, crc, _ = self._models[self.model_id].encode(x, quality)
+        return bitstream.pack(
+            bitstream.Container(
+                model_id=self.model_id,
+                quality=quality,
+                width=width,
+                height=height,
+                grey=picture.grey,
+                z_string=z_string,
+                y_string=y_string,
+                symbols_crc=crc,
+                alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
+                icc=picture.icc,
+                exif=picture.exif if exif else None,
+            )
+        )
+
+    def _decompress(self, container):
+        model = self._model(container.model_id)
+        height, width = container.height, container.width
+        size = pixels.padded_size(height, width)
+        x_hat = model.decode(
+            container.z_string, container.y_string, container.symbols_crc, *size, container.quality
+        )
+        decoded = pixels.to_uint8(x_hat, height, width)
+        alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
+        return image_io.to_image(decoded, alpha, container.grey, container.icc, container.exif)
+
+    def _model(self, model_id):
+        if model_id not in self._models:
+            if not self._any_model or model_id not in weights.list_models():
+                have = ", ".join(sorted({*self._models, *(weights.list_models() if self._any_model else ())}))
+                raise ModelError(f"the file was made with model {model_id}, which is not here (have {have})")
+            folder = weights.find_model(model_id)
+            weights.model_id(folder)
+            self._models[model_id] = self._load(folder)
+        return self._models[model_id]
+
+    def _load(self, folder):
+        return CodecModel.from_folder(folder).to(self.device)
+
+
+@functools.cache
+def _shared():
+    """The codec behind the module-level functions."""
+    return Codec()
+
+
+def compress(image, quality=50.0, *, exif=False):
+    """See :meth:`Codec.compress`; with the shipped model, on the CPU."""
+    return _shared().compress(image, quality, exif=exif)
+
+
+def decompress(data):
+    """See :meth:`Codec.decompress`; with the shipped models, on the CPU."""
+    return _shared().decompress(data)
+
+
+def compress_batch(images, quality=50.0, *, exif=False):
+    """See :meth:`Codec.compress_batch`."""
+    return _shared().compress_batch(images, quality, exif=exif)
+
+
+def decompress_batch(files):
+    """See :meth:`Codec.decompress_batch`."""
+    return _shared().decompress_batch(files)
+
+
+def _hundredths(quality):
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality {quality} is not between 0 and 100")
+    return round(quality * QUALITY_UNIT)

@@ -1,0 +1,86 @@
+"""Find models: folders with ``weights.safetensors``, ``config.json`` and ``CARD.md``.
+
+A model's id is the first eight hexadecimal digits of the SHA-256 of its weights file. It stands in every compressed
+file, names the model's folder, and is checked when the model is loaded: a file is decoded with exactly the weights
+that made it. Standard library only.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from .errors import ModelError
+
+ID_DIGITS = 8
+
+
+def models_folder():
+    """Folder of the installed models: inside the package (wheel), or ``models/`` beside it (checkout)."""
+    package = Path(__file__).resolve().parent
+    inside = package / "_models"
+    return inside if inside.is_dir() else package.parent / "models"
+
+
+def _index():
+    path = models_folder() / "index.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}; is the installation complete?") from None
+
+
+def default_model_id():
+    """Id of the model that is used when none is named. ModelError when the installation has none."""
+    return _index()["default"]
+
+
+def list_models():
+    """Ids of the installed models, the default first."""
+    default = default_model_id()
+    found = {path.parent.name for path in models_folder().glob("*/weights.safetensors")}
+    return sorted(found, key=lambda name: (name != default, name))
+
+
+def find_model(name=None):
+    """Folder of a model.
+
+    Args:
+        name: None for the default, the id of an installed model, or a path to a model folder.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if name is None:
+        name = default_model_id()
+    folder = models_folder() / str(name)
+    if not re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", str(name)) or not folder.is_dir():
+        folder = Path(name)
+    if not (folder / "weights.safetensors").is_file():
+        raise ModelError(f"no model {name}; installed: {', '.join(list_models()) or 'none'}")
+    return folder
+
+
+def model_id(folder):
+    """Id of the model in a folder, from its weights file.
+
+    Raises:
+        ModelError: the weights cannot be read, or the folder is named after another id (a damaged installation).
+    """
+    try:
+        with open(folder / "weights.safetensors", "rb") as file:
+            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
+    except OSError as error:
+        raise ModelError(f"{folder}: {error}") from None
+    found = digest.hexdigest()[:ID_DIGITS]
+    if folder.parent == models_folder() and folder.name != found:
+        raise ModelError(f"{folder}: the weights file is damaged (its id is {found}); reinstall")
+    return found
+
+
+def _sha256(file):
+    """hashlib.file_digest for Python 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest

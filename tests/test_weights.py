@@ -1,0 +1,47 @@
+import json
+import shutil
+
+import pytest
+
+from codec import weights
+from codec.errors import ModelError
+
+
+def test_default_model_is_installed_whole_and_named_after_its_weights():
+    folder = weights.find_model()
+    assert weights.model_id(folder) == folder.name == weights.default_model_id() == weights.list_models()[0]
+    assert (folder / "CARD.md").is_file() and (folder / "config.json").is_file()
+    assert (folder / "weights.safetensors").stat().st_size < 25e6
+
+
+def test_a_folder_is_a_model_too(tmp_path):
+    shutil.copytree(weights.find_model(), tmp_path / "mine")
+    assert weights.find_model(tmp_path / "mine") == tmp_path / "mine"
+    assert weights.model_id(tmp_path / "mine") == weights.default_model_id()
+
+
+@pytest.mark.parametrize("name", ["ffffffff", "../models", "nowhere/at/all"])
+def test_unknown_models_are_refused_by_name(name):
+    with pytest.raises(ModelError, match="no model"):
+        weights.find_model(name)
+
+
+def test_damaged_installation_is_noticed(tmp_path, monkeypatch):
+    source = weights.find_model()
+    broken = tmp_path / source.name
+    broken.mkdir()
+    data = bytearray((source / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (broken / "weights.safetensors").write_bytes(data)
+    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    with pytest.raises(ModelError, match="damaged"):
+        weights.model_id(broken)
+
+
+def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    with pytest.raises(ModelError, match="installation"):
+        weights.find_model()
+    (tmp_path / "index.json").write_text(json.dumps({"default": "00000000"}))
+    with pytest.raises(ModelError, match="no model 00000000"):
+        weights.find_model()
