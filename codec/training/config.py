@@ -1,0 +1,71 @@
+"""What a training run is: one small object, stored with every checkpoint."""
+
+import json
+from dataclasses import dataclass, field
+
+from ..model import ModelConfig
+
+
+@dataclass
+class TrainingConfig:
+    """Settings of a run.
+
+    Attributes:
+        pictures: files and folders of training pictures; folders are searched recursively, and again while it runs.
+        output: folder for checkpoints, logs and exported weights.
+        resume: checkpoint file, folder of a run, or folder of exported weights to continue from; empty to start anew.
+        valid: folder of validation pictures; empty for none.
+        architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'.
+            Ignored when resuming: the weights say what they are.
+        steps: stop after this many optimiser steps in all; 0 for no limit.
+        max_minutes: stop after this much wall-clock time; 0 for no limit. The learning rate reaches its end at
+            whichever limit comes first.
+        batch, crop: pictures per step and process, and their side in pixels (multiple of 64).
+        downscale: probability that a crop is taken from a randomly downscaled picture (factor 1 to 2).
+        lr, lr_end, warmup: peak learning rate, final rate relative to it (cosine between), steps of linear warm-up.
+        prior_lr: learning rate of gains and of the prior of z, relative to lr.
+        clip: largest gradient norm.
+        ema: decay of the exponential moving average of the weights, which is what is validated and exported.
+        balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
+        precision: "bf16" (autocast; rounding and entropy networks stay in float32) or "float32".
+        device: "auto", "cpu", "cuda".
+        devices: number of processes, one per GPU or CPU share.
+        threads: PyTorch threads per process; 0 leaves the default.
+        compile: torch.compile the transforms.
+        cache_gib: memory for decoded pictures, in GiB.
+        checkpoint_minutes, validate_minutes: how often to write, and to validate.
+        tensorboard: also write TensorBoard events.
+        seed: seed of everything random.
+    """
+
+    pictures: list = field(default_factory=list)
+    output: str = "runs/default"
+    resume: str = ""
+    valid: str = ""
+    architecture: str = "{}"
+    steps: int = 0
+    max_minutes: float = 0.0
+    batch: int = 8
+    crop: int = 256
+    downscale: float = 0.5
+    lr: float = 1e-3
+    lr_end: float = 0.02
+    warmup: int = 200
+    prior_lr: float = 5.0
+    clip: float = 1.0
+    ema: float = 0.999
+    balance: float = 0.5
+    precision: str = "bf16"
+    device: str = "auto"
+    devices: int = 1
+    threads: int = 0
+    compile: bool = False
+    cache_gib: float = 8.0
+    checkpoint_minutes: float = 2.0
+    validate_minutes: float = 10.0
+    tensorboard: bool = False
+    seed: int = 0
+
+    def model_config(self):
+        """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
+        return ModelConfig.from_dict(json.loads(self.architecture))

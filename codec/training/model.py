@@ -1,0 +1,145 @@
+"""The trainable model: the transforms of :mod:`codec.model` around fake-quantised entropy networks."""
+
+import math
+
+import torch
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from torch import nn
+
+from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, SCALE_MIN, Z_LIMIT
+from ..entropy import EntropyNetworks, place, scale_table, split
+from ..integer import QUALITY_UNIT, TrainableLayer
+from ..model import Transforms
+from ..quantise import add_uniform_noise, round_ste
+from ..transforms import coarse_deviation
+
+LIKELIHOOD_MIN = 1e-9
+
+
+class TrainableModel(nn.Module):
+    """Rate and distortion of a batch, differentiable.
+
+    Mixed quantisation: uniform noise where the rate is estimated, straight-through rounding where the synthesis and
+    the entropy networks look.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transforms = Transforms(config)
+        self.networks = EntropyNetworks(config, TrainableLayer)
+        # One prior of z per anchor quality, so that a small z_hat is cheap where z is small.
+        self.z_prior = EntropyBottleneck(config.anchors * config.N, init_scale=1.5)
+        self.z_prior.quantiles.requires_grad_(False)  # set when tables are built
+        self.y_prior = GaussianConditional(None)
+        self._start_scales()
+
+    @torch.no_grad()
+    def _start_scales(self):
+        """Start the predicted scales at the deviations that the DCT of photographs has."""
+        deviation = coarse_deviation(self.config)[: self.config.M]
+        gain = self.transforms.log_gain.table  # (anchors, M)
+        log_scale = (gain + deviation.log() - math.log(SCALE_MIN)).clamp(0, LOG_SCALE_STEP * (LEVELS - 1))
+        by_group = log_scale.view(len(log_scale), -1, 4).transpose(1, 2).flatten(1)
+        for net in self.networks.contexts:
+            net["index"].bias.copy_(by_group)
+            for head in ("index", "mean"):
+                net[head].weight.mul_(0.1)
+                net[head].log_step.add_(math.log(0.1))
+
+    def forward(self, x, quality, generator=None):
+        """Bits and squared error per picture.
+
+        Args:
+            x: float (B, 3, H, W) in [0, 1]; H and W multiples of 64.
+            quality: float (B,) in [0, 100].
+            generator: source of the quantisation noise.
+
+        Returns:
+            dict of float tensors (B,): ``y_bpp`` and ``z_bpp`` in bits per pixel, ``mse`` on the scale of 0 to 255.
+        """
+        batch, _, height, width = x.shape
+        y = self.transforms.analyse(x, quality)
+        with torch.autocast(x.device.type, enabled=False):
+            # The integer networks run in float32: bfloat16 holds 8 bits.
+            z = self.transforms.side_information(y, quality)
+            z_likelihood = self._z_likelihood(add_uniform_noise(z, generator), quality)
+            hundredths = quality * QUALITY_UNIT
+            z_hat = round_ste(z).clamp(-Z_LIMIT, Z_LIMIT)
+            features = self.networks.features(z_hat, hundredths)
+            known, y_bits = 0.0, 0.0
+            for k, part in enumerate(split(y)):
+                means, indexes = self.networks.context(k, features, known, hundredths)
+                means = means / MEAN_UNIT
+                scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
+                noisy = add_uniform_noise(part, generator)
+                likelihood = self.y_prior._likelihood(noisy, scales, means).clamp_min(LIKELIHOOD_MIN)
+                y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
+                known = known + place((round_ste(part - means) + means) * MEAN_UNIT, k)
+            y_hat = known / MEAN_UNIT
+        x_hat = self.transforms.synthesise(y_hat, quality)
+        pixels = height * width
+        return {
+            "y_bpp": y_bits / pixels,
+            "z_bpp": -z_likelihood.log2().flatten(1).sum(1) / pixels,
+            "mse": 255**2 * (x_hat - x).square().flatten(1).mean(1),
+        }
+
+    def _z_likelihood(self, z, quality):
+        """Probability of each element of z (B, N, h, w) under the prior of its picture's nearest anchor."""
+        batch, N, height, width = z.shape
+        anchors = self.config.anchors
+        values = z.permute(1, 0, 2, 3).reshape(1, N, -1).expand(anchors, -1, -1).reshape(anchors * N, 1, -1)
+        likelihood, _, _ = self.z_prior._likelihood(values)
+        likelihood = likelihood.view(anchors, N, batch, height * width)
+        anchor = (quality / 100 * (anchors - 1) + 0.5).floor().long()
+        chosen = likelihood.permute(2, 0, 1, 3)[torch.arange(batch, device=z.device), anchor]
+        return chosen.clamp_min(LIKELIHOOD_MIN)
+
+    # --- Weights files ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def export_tensors(self):
+        """Everything that a weights file holds: half-precision transforms, integer networks, CDF tables."""
+        tensors = {name: t.to(torch.float16) for name, t in self.transforms.state_dict().items()}
+        for name, layer in self.networks.layers():
+            tensors.update({f"entropy.{name}.{key}": t for key, t in layer.integers().items()})
+        self._fit_z_support()
+        self.z_prior.update(force=True)
+        self.y_prior.update_scale_table(scale_table(), force=True)
+        for which, prior in (("z", self.z_prior), ("y", self.y_prior)):
+            lengths = prior._cdf_length.int()
+            rows = [row[:n] for row, n in zip(prior._quantized_cdf, lengths.tolist())]
+            tensors[f"entropy.{which}_cdf"] = torch.cat(rows).int()
+            tensors[f"entropy.{which}_lengths"] = lengths
+            tensors[f"entropy.{which}_offsets"] = prior._offset.int()
+        for name, t in self.z_prior.named_parameters():
+            tensors[f"entropy.z_prior.{name}"] = t.to(torch.float16)  # lets training continue
+        return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+    @torch.no_grad()
+    def import_tensors(self, tensors):
+        """Continue training from a weights file."""
+        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
+        self.transforms.load_state_dict(floats)
+        for name, layer in self.networks.layers():
+            prefix = f"entropy.{name}."
+            layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.z_prior.named_parameters():
+            parameter.copy_(tensors[f"entropy.z_prior.{name}"])
+
+    def _fit_z_support(self):
+        """Choose each prior's table: symmetric about zero, wide enough that the tails are rare.
+
+        CompressAI centres its tables on the median; z is rounded to plain integers here, because the exact
+        networks read the symbols themselves.
+        """
+        prior = self.z_prior
+        values = torch.arange(0.0, Z_LIMIT + 1, device=prior.quantiles.device).expand(prior.channels, 1, -1)
+        upper_tail = torch.sigmoid(-prior._logits_cumulative(values + 0.5, stop_gradient=True))[:, 0]
+        lower_tail = torch.sigmoid(prior._logits_cumulative(-values - 0.5, stop_gradient=True))[:, 0]
+        prior.quantiles[:, 0, 0] = -(lower_tail > 1e-6).sum(1).float()
+        prior.quantiles[:, 0, 1] = 0.0
+        prior.quantiles[:, 0, 2] = (upper_tail > 1e-6).sum(1).float()
+
+

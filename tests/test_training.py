@@ -1,0 +1,205 @@
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import CONFIG
+
+from codec.errors import ImageError, ModelError
+from codec.model import CodecModel
+from codec.training.config import TrainingConfig
+from codec.training.data import Crops, find_pictures, validation_crops
+from codec.training.loop import ema_update, learning_rate, train
+
+ARCHITECTURE = json.dumps(dataclasses.asdict(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, samples):
+    folder = tmp_path_factory.mktemp("pictures")
+    with Image.open(samples / "guitar.png") as guitar, Image.open(samples / "dog.png") as dog:
+        for i, picture in enumerate((guitar, dog)):
+            picture.convert("RGB").crop((100, 100, 340, 300)).save(folder / f"{i}.png")
+    return folder
+
+
+def config(pictures, output, **changes):
+    settings = dict(
+        pictures=[str(pictures)], output=str(output), architecture=ARCHITECTURE,
+        steps=6, batch=2, crop=64, warmup=2, precision="float32", device="cpu",
+    )  # fmt: skip
+    return TrainingConfig(**{**settings, **changes})
+
+
+def weights_of(path):
+    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}}, state
+
+
+def test_resumed_training_equals_uninterrupted(pictures, tmp_path):
+    train(config(pictures, tmp_path / "whole"), progress=False)
+    # The schedule is that of the whole run: only the process ends early.
+    code = (
+        "import sys, codec.training.loop as loop; from codec.training.config import TrainingConfig; import json;"
+        "import torch; torch.set_num_threads(2); one = loop._Run._one_step;"
+        "loop._Run._one_step = lambda run: (setattr(run, 'stopping', run.step == 2), one(run))[1];"
+        "loop.train(TrainingConfig(**json.loads(sys.argv[1])), progress=False)"
+    )
+    settings = json.dumps(dataclasses.asdict(config(pictures, tmp_path / "parts")))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, settings], check=True)
+    assert weights_of(tmp_path / "parts")[1]["step"] == 3
+    train(config(pictures, tmp_path / "parts", resume=str(tmp_path / "parts")), progress=False)
+    whole, parts = weights_of(tmp_path / "whole")[0], weights_of(tmp_path / "parts")[0]
+    assert whole.keys() == parts.keys()
+    different = [name for name in whole if not torch.equal(whole[name], parts[name])]
+    assert different == []
+
+
+def test_same_seed_same_weights_other_seed_other_weights(pictures, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(config(pictures, tmp_path / name, steps=2, seed=seed), progress=False)
+    a, b, c = (weights_of(tmp_path / name)[0] for name in "abc")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_training_learns_and_logs(pictures, tmp_path):
+    export = train(
+        config(pictures, tmp_path / "run", steps=100, lr=2e-3, warmup=10, valid=str(pictures), ema=0.9), progress=False
+    )
+    with open(tmp_path / "run" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["value"]) for row in rows if row["name"] == "loss"]
+    assert len(losses) == 2 and losses[1] < 0.8 * losses[0]
+    assert {"bpp", "psnr_db", "lr"} <= {row["name"] for row in rows}
+    assert CodecModel.from_folder(export).config == CONFIG
+    assert json.loads((export / "config.json").read_text())["training"]["steps"] == 100
+
+
+def test_training_continues_from_exported_weights(pictures, tmp_path):
+    export = train(config(pictures, tmp_path / "first"), progress=False)
+    again = train(
+        config(pictures, tmp_path / "second", resume=str(export), steps=1, lr=0.0, ema=0.0), progress=False
+    )
+    first, second = CodecModel.from_folder(export), CodecModel.from_folder(again)
+    x = torch.rand(1, 3, 64, 64)
+    y, y_again = (m.transforms.analyse(x, torch.tensor([50.0])) for m in (first, second))
+    torch.testing.assert_close(y, y_again)
+    for (name, a), (_, b) in zip(first.entropy.networks.layers(), second.entropy.networks.layers()):
+        assert torch.equal(a.weight, b.weight), name
+
+
+def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
+    export = train(config(pictures, tmp_path / "first", steps=1), progress=False)
+    again = train(
+        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture="{}"), progress=False
+    )
+    assert CodecModel.from_folder(again).config == CONFIG
+
+
+def test_wall_clock_limit_ends_the_run_with_everything_saved(pictures, tmp_path):
+    train(config(pictures, tmp_path / "run", steps=0, max_minutes=0.05), progress=False)
+    state = weights_of(tmp_path / "run")[1]
+    assert state["step"] > 0 and state["seconds"] >= 3
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_interrupted_run_saves_before_it_ends(pictures, tmp_path):
+    settings = json.dumps(dataclasses.asdict(config(pictures, tmp_path / "run", steps=10**6)))
+    code = (
+        "import sys, json; from codec.training.loop import train; from codec.training.config import TrainingConfig;"
+        "train(TrainingConfig(**json.loads(sys.argv[1])), progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, settings])
+    deadline = time.monotonic() + 120
+    log = tmp_path / "run" / "log.csv"
+    while time.monotonic() < deadline and not (log.exists() and "loss" in log.read_text()):
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 0
+    assert weights_of(tmp_path / "run")[1]["step"] >= 50
+    assert (tmp_path / "run" / "export" / "weights.safetensors").exists()
+
+
+def test_two_processes_train_one_model(pictures, tmp_path):
+    settings = json.dumps(dataclasses.asdict(config(pictures, tmp_path / "run", steps=2, devices=2, threads=1)))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys, json; from codec.training.loop import train; from codec.training.config import TrainingConfig\n"
+        "train(TrainingConfig(**json.loads(sys.argv[1])), progress=False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-W", "ignore", str(script), settings], check=True, timeout=300, env=environment)
+    assert weights_of(tmp_path / "run")[1]["step"] == 2
+
+
+def test_learning_rate_warms_up_and_falls_to_its_end():
+    settings = TrainingConfig(lr=1.0, lr_end=0.1, warmup=10)
+    assert learning_rate(settings, 0, 0.0) == pytest.approx(0.1)
+    rates = [learning_rate(settings, 100, done) for done in np.linspace(0, 1, 11)]
+    assert rates[0] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_average_forgets_the_beginning():
+    averaged, current = [torch.zeros(1)], [torch.ones(1)]
+    for n in range(200):
+        ema_update(0.999)(averaged, current, torch.tensor(n))
+    assert averaged[0] > 0.99
+
+
+def test_new_pictures_are_found_while_it_runs(pictures, tmp_path):
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    (folder / "0.png").write_bytes((pictures / "0.png").read_bytes())
+    crops = Crops(config(folder, tmp_path / "run"))
+    assert crops.rescan() == 1
+    (folder / "1.png").write_bytes((pictures / "1.png").read_bytes())
+    assert crops.rescan() == 2
+    crops.close()
+
+
+def test_crops_are_windows_of_the_pictures(pictures, tmp_path):
+    crops = Crops(config(pictures, tmp_path, downscale=0.0, batch=4))
+    batch = crops.batch(0)
+    assert batch.shape == (4, 3, 64, 64) and batch.dtype == torch.uint8
+    colours = set()
+    for path in find_pictures([pictures]):
+        colours |= {tuple(c) for c in np.asarray(Image.open(path)).reshape(-1, 3)}
+    assert {tuple(c) for c in batch.permute(0, 2, 3, 1).reshape(-1, 3).numpy()} <= colours
+    again = Crops(config(pictures, tmp_path, downscale=0.0, batch=4))
+    assert torch.equal(again.batch(0), batch) and not torch.equal(again.batch(1), batch)
+    crops.close(), again.close()
+
+
+def test_unusable_pictures_are_passed_over(pictures, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    crops = Crops(config(tmp_path, tmp_path / "run"))
+    with pytest.raises(ImageError, match="no usable pictures"):
+        crops.batch(0)
+    crops.close()
+    (tmp_path / "good.png").write_bytes((pictures / "0.png").read_bytes())
+    crops = Crops(config(tmp_path, tmp_path / "run"))
+    assert crops.batch(0).shape == (2, 3, 64, 64)
+    crops.close()
+
+
+def test_missing_inputs_are_clear_errors(pictures, tmp_path):
+    with pytest.raises(ImageError, match="no such file"):
+        train(config(tmp_path / "nowhere", tmp_path / "run"), progress=False)
+    with pytest.raises(ModelError, match="nothing to resume"):
+        train(config(pictures, tmp_path / "run", resume=str(tmp_path / "nowhere")), progress=False)
+    (tmp_path / "bad.pt").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        train(config(pictures, tmp_path / "run", resume=str(tmp_path / "bad.pt")), progress=False)
+    with pytest.raises(ImageError, match="no validation pictures"):
+        validation_crops(pictures, side=4096)
