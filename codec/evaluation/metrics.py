@@ -1,0 +1,76 @@
+"""How far a decoded picture is from its original: uint8 (H, W, 3) twice -> one number.
+
+All of them look at the pixels that a viewer would get, after rounding to 8 bits.
+"""
+
+import math
+
+import numpy as np
+
+PEAK = 255
+CAP_DB = 99.99  # stands for "identical"; larger values are cut to it as well, so that it stays the largest
+MS_SSIM_MIN_SIDE = 161  # an 11-pixel window must fit after four halvings: (11 - 1) * 2**4 + 1
+
+
+def mse(original, decoded):
+    """Mean squared error over pixels and RGB channels in squared 8-bit steps; exact up to the final division.
+
+    Args:
+        original, decoded: uint8 (H, W, 3) of equal shape.
+
+    Raises:
+        ValueError: shapes differ, or the arrays are not uint8 RGB.
+    """
+    _check(original, decoded)
+    difference = original.astype(np.int32) - decoded
+    return int(np.sum(np.square(difference, out=difference), dtype=np.int64)) / difference.size
+
+
+def psnr_db(original, decoded):
+    """Peak signal-to-noise ratio in dB over RGB, ``10 log10(255^2 / mse)``, at most :data:`CAP_DB`.
+
+    Identical pictures would give infinity, which neither a mean nor JSON can hold: they give ``CAP_DB``.
+    """
+    error = mse(original, decoded)
+    return CAP_DB if error == 0 else min(10 * math.log10(PEAK**2 / error), CAP_DB)
+
+
+def ms_ssim(original, decoded):
+    """Multi-scale structural similarity, mean over the RGB channels, at most 1; None for a small picture.
+
+    Five scales with their usual weights (Wang, Simoncelli, Bovik 2003), by the library pytorch_msssim. A
+    picture whose shorter side is under :data:`MS_SSIM_MIN_SIDE` pixels has no fifth scale and therefore no
+    value.
+    """
+    _check(original, decoded)
+    if min(original.shape[:2]) < MS_SSIM_MIN_SIDE:
+        return None
+    import torch
+    from pytorch_msssim import ms_ssim as similarity
+
+    def plane(pixels, channel):
+        values = np.ascontiguousarray(pixels[:, :, channel], dtype=np.float32)
+        return torch.from_numpy(values)[None, None]  # (1, 1, H, W)
+
+    with torch.inference_mode():
+        # Channel by channel the mean is the same, and the dozen temporary planes take a third of the memory.
+        values = [
+            similarity(plane(original, channel), plane(decoded, channel), data_range=PEAK).item()
+            for channel in range(3)
+        ]
+    return min(sum(values) / 3, 1.0)  # float32 may end a rounding step above 1
+
+
+def ms_ssim_db(value):
+    """MS-SSIM on a logarithmic scale, ``-10 log10(1 - value)``, at most :data:`CAP_DB`; None stays None."""
+    if value is None:
+        return None
+    return CAP_DB if value >= 1 else min(-10 * math.log10(1 - value), CAP_DB)
+
+
+def _check(original, decoded):
+    for pixels in (original, decoded):
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"expected uint8 (H, W, 3), found {pixels.dtype} {pixels.shape}")
+    if original.shape != decoded.shape:
+        raise ValueError(f"sizes differ: {original.shape[:2]} and {decoded.shape[:2]}")

@@ -1,0 +1,107 @@
+"""Metrics against values worked out by hand and against the library's own call."""
+
+import math
+
+import numpy as np
+import pytest
+
+from codec.evaluation.metrics import CAP_DB, MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db, mse, psnr_db
+
+
+def flat(value, height=4, width=5):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def noisy(pixels, deviation, seed=0):
+    noise = np.random.default_rng(seed).normal(0, deviation, pixels.shape)
+    return np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def texture():
+    """uint8 (170, 180, 3): waves of several lengths, different in each channel."""
+    rows, columns = np.mgrid[:170, :180]
+    waves = [np.sin(rows / 3 + channel) + np.cos(columns / (5 + channel)) for channel in range(3)]
+    return np.rint(127 + 60 * np.stack(waves, axis=2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("difference", "decibels"), [(1, 48.1308036), (2, 42.1102037), (16, 24.0484040), (255, 0.0)]
+)
+def test_psnr_of_a_constant_difference(difference, decibels):
+    assert psnr_db(flat(0), flat(difference)) == pytest.approx(decibels, abs=1e-6)
+    assert psnr_db(flat(difference), flat(0)) == pytest.approx(decibels, abs=1e-6)
+
+
+def test_mse_is_exact(texture):
+    decoded = noisy(texture, 5)
+    expected = sum((int(a) - int(b)) ** 2 for a, b in zip(texture.flat, decoded.flat)) / texture.size
+    assert mse(texture, decoded) == expected
+
+
+def test_identical_pictures_have_a_finite_psnr_that_no_other_exceeds():
+    assert psnr_db(flat(7), flat(7)) == CAP_DB
+    original = flat(7, 2000, 2000)
+    decoded = original.copy()
+    decoded[0, 0, 0] += 1  # 118.9 dB
+    assert psnr_db(original, decoded) == CAP_DB
+    assert math.isfinite(CAP_DB)
+
+
+def test_pixels_are_left_alone_and_may_be_read_only(texture):
+    decoded = noisy(texture, 5)
+    before = texture.copy(), decoded.copy()
+    texture.flags.writeable = decoded.flags.writeable = False
+    psnr_db(texture, decoded)
+    ms_ssim(texture, decoded)
+    texture.flags.writeable = True
+    assert np.array_equal(texture, before[0]) and np.array_equal(decoded, before[1])
+
+
+def test_any_memory_order_gives_the_same_figures(texture):
+    decoded = noisy(texture, 5)
+    columns_first = np.asfortranarray(decoded)
+    assert psnr_db(texture, columns_first) == psnr_db(texture, decoded)
+    assert ms_ssim(texture, columns_first) == ms_ssim(texture, decoded)
+    assert ms_ssim(texture[::-1], decoded[::-1]) == pytest.approx(ms_ssim(texture, decoded), abs=1e-5)
+
+
+def test_ms_ssim_is_that_of_the_library_on_all_channels_at_once(texture):
+    import pytorch_msssim
+    import torch
+
+    decoded = noisy(texture, 12)
+    x, x_hat = (torch.tensor(pixels).permute(2, 0, 1)[None].double() for pixels in (texture, decoded))
+    expected = pytorch_msssim.ms_ssim(x, x_hat, data_range=255).item()
+    assert ms_ssim(texture, decoded) == pytest.approx(expected, abs=2e-6)
+    assert 0.5 < expected < 0.999
+
+
+def test_ms_ssim_falls_with_noise_and_is_one_without(texture):
+    values = [ms_ssim(texture, noisy(texture, deviation)) for deviation in (0, 4, 16, 40)]
+    assert values[0] == pytest.approx(1, abs=1e-6) and values[0] <= 1
+    assert values == sorted(values, reverse=True)
+
+
+def test_ms_ssim_needs_five_scales():
+    side = MS_SSIM_MIN_SIDE
+    assert ms_ssim(flat(9, side, side), flat(9, side, side)) == pytest.approx(1)
+    assert ms_ssim(flat(9, side - 1, 2 * side), flat(9, side - 1, 2 * side)) is None
+    assert ms_ssim(flat(9, 2 * side, side - 1), flat(9, 2 * side, side - 1)) is None
+
+
+def test_ms_ssim_in_decibels():
+    assert ms_ssim_db(0.9) == pytest.approx(10)
+    assert ms_ssim_db(0.99) == pytest.approx(20)
+    assert ms_ssim_db(0.0) == 0
+    assert ms_ssim_db(1.0) == CAP_DB
+    assert ms_ssim_db(None) is None
+
+
+@pytest.mark.parametrize("metric", [mse, psnr_db, ms_ssim])
+@pytest.mark.parametrize(
+    "decoded", [flat(0, 5, 4), flat(0).astype(np.float32), flat(0)[..., 0], np.zeros((4, 5, 4), np.uint8)]
+)
+def test_what_is_not_a_pair_of_pictures_is_refused(metric, decoded):
+    with pytest.raises(ValueError):
+        metric(flat(0), decoded)
