@@ -1,0 +1,75 @@
+"""``codec compress``: pictures to compressed files."""
+
+import io
+
+import click
+
+from codec import bitstream
+from codec.errors import ImageError
+
+from .common import COMPRESSED_SUFFIX, Quality, coder_options, plan, run
+
+# What is taken from a folder; a file named by itself may be anything that Pillow reads.
+PICTURE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".avif", ".jp2"
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="PICTURES...")
+@click.option("-o", "--output", metavar="PATH", help="File to write; a folder for several pictures.")
+@click.option(
+    "-q", "--quality", type=Quality(), default=50, show_default=True, help="0 (small) to 100 (faithful)."
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+@click.option(
+    "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
+)
+@click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
+@click.option(
+    "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
+)
+@coder_options
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def compress(inputs, output, quality, force, recursive, exif, model, device, threads, quiet):
+    """Compress pictures.
+
+    PICTURES are files or folders, or - for standard input. Each picture becomes a file of the same name
+    ending in .bin beside it, or what -o says; -o - writes to standard output.
+
+    Nothing is written when an output exists (without --force) or two inputs would become one file. When one
+    of several pictures fails, the others are still compressed and the exit status is 1.
+    """
+    jobs = plan(
+        inputs, output, suffix=COMPRESSED_SUFFIX, suffixes=PICTURE_SUFFIXES, recursive=recursive, force=force
+    )
+    coder = None
+
+    def load():
+        nonlocal coder
+        from codec import Codec
+
+        coder = Codec(model, device=device, threads=threads)
+
+    def work(job):
+        image = _picture_in(job.source.read_bytes()) if job.source.path is None else job.source.path
+        data = coder.compress(image, quality, exif=exif)
+        job.write_bytes(data)
+        header = bitstream.read_header(data)
+        target = "standard output" if job.target is None else job.target
+        bpp = 8 * len(data) / (header.width * header.height)
+        return f"{job} -> {target}: {len(data):,} bytes, {bpp:.3f} bpp"
+
+    run(jobs, work, verb="compressing", quiet=quiet, prepare=load)
+
+
+def _picture_in(data: bytes):
+    """A Pillow image of the bytes of a picture file."""
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(data))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of many kinds
+        raise ImageError("not a picture of a known kind, or damaged at its beginning") from error

@@ -1,0 +1,114 @@
+"""``codec info``: what a compressed file says about itself; the standard library is enough for it."""
+
+import json
+
+import click
+
+from codec import bitstream, weights
+from codec.errors import ModelError
+
+from .common import COMPRESSED_SUFFIX, expand, run
+
+# Section name -> what a user calls it. Anything the format gains later is shown under its own name.
+LABELS = {
+    "header": "header",
+    "z": "side information (z)",
+    "y": "latents (y)",
+    "alpha": "alpha plane",
+    "icc": "ICC profile",
+    "exif": "EXIF",
+    "checksum": "checksum",
+}
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="FILES...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file.")
+@click.option("--recursive", is_flag=True, help="Look into the folders below a folder too.")
+def info(inputs, as_json, recursive):
+    """Show what compressed files hold.
+
+    Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
+    standard input. The checksum is verified; the picture is not decoded.
+    """
+    show = _as_json if as_json else _as_text
+
+    def describe_file(source):
+        return show(examine(source.read_bytes(), str(source)))
+
+    run(expand(inputs, (COMPRESSED_SUFFIX,), recursive), describe_file, verb="reading")
+
+
+def examine(data: bytes, name: str) -> dict:
+    """Everything that ``codec info`` shows of one file, as plain values.
+
+    Raises:
+        BitstreamError: the bytes are not a whole and undamaged file.
+    """
+    container = bitstream.unpack(data)
+    pixels = container.width * container.height
+    return {
+        "file": name,
+        "bytes": len(data),
+        "bpp": _bpp(len(data), pixels),
+        "width": container.width,
+        "height": container.height,
+        "colour": "grey" if container.grey else "rgb",
+        "alpha": container.alpha is not None,
+        "icc": container.icc is not None,
+        "exif": container.exif is not None,
+        "quality": container.quality / 100,
+        "model": container.model_id,
+        "model_installed": _is_installed(container.model_id),
+        "parts": [
+            {
+                "name": part,
+                "offset": offset,
+                "bytes": length,
+                "percent": round(100 * length / len(data), 2),
+                "bpp": _bpp(length, pixels),
+            }
+            for part, offset, length in bitstream.sections(data)
+        ],
+    }
+
+
+def _is_installed(model_id: str) -> bool:
+    try:
+        return model_id in weights.list_models()
+    except ModelError:  # no model at all
+        return False
+
+
+def _bpp(length: int, pixels: int) -> float:
+    return round(8 * length / pixels, 4)
+
+
+def _as_json(found: dict) -> str:
+    return json.dumps(found)
+
+
+def _as_text(found: dict) -> str:
+    kind = "grey" if found["colour"] == "grey" else "RGB"
+    extras = [
+        word for key, word in (("alpha", "alpha"), ("icc", "ICC profile"), ("exif", "EXIF")) if found[key]
+    ]
+    installed = "installed" if found["model_installed"] else "not installed; decompress needs --model"
+    rows = [(LABELS.get(part["name"], part["name"]), part) for part in found["parts"]]
+    total = {"bytes": found["bytes"], "percent": 100.0, "bpp": found["bpp"]}
+    return "\n".join(
+        [
+            found["file"],
+            f"  picture  {found['width']} x {found['height']}, {', '.join([kind, *extras])}",
+            f"  quality  {found['quality']:g}",
+            f"  model    {found['model']} ({installed})",
+            "",
+            f"  {'part':<22}{'bytes':>12}{'share':>9}{'bpp':>10}",
+            *(_row(label, part) for label, part in [*rows, ("total", total)]),
+            "",
+        ]
+    )
+
+
+def _row(label: str, part: dict) -> str:
+    return f"  {label:<22}{part['bytes']:>12,}{part['percent']:>8.2f}%{part['bpp']:>10.4f}"

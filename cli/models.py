@@ -1,0 +1,45 @@
+"""``codec models``: the weights that are installed here."""
+
+import json
+
+import click
+
+from codec import weights
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+def models(as_json):
+    """List the installed models.
+
+    A star marks the one used by default.
+    """
+    default = weights.default_model_id()
+    found = [_describe(model_id, default) for model_id in weights.list_models()]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for model in found:
+        star = "*" if model["default"] else " "
+        click.echo(f"{star} {model['id']}  {model['bytes'] / 1e6:6.1f} MB  {model['folder']}")
+        if model["title"]:
+            click.echo(f"              {model['title']}")
+
+
+def _describe(model_id: str, default: str) -> dict:
+    folder = weights.find_model(model_id)
+    return {
+        "id": model_id,
+        "default": model_id == default,
+        "bytes": (folder / "weights.safetensors").stat().st_size,
+        "folder": str(folder),
+        "title": _title(folder / "CARD.md"),
+    }
+
+
+def _title(card) -> str:
+    """The first line of text of a model's card; empty without one, as a model in training has no card yet."""
+    if not card.is_file():
+        return ""
+    lines = (line.lstrip("#").strip() for line in card.read_text(encoding="utf-8").splitlines())
+    return next(filter(None, lines), "")

@@ -1,0 +1,106 @@
+"""What is installed: the wheel and the editable installation, built here and used from a fresh process."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import codec
+from codec import weights
+
+# Runs a command of the installed package and says where its parts were found.
+USE = """
+import codec, sys
+from codec import weights
+from codec.__main__ import main
+print(codec.__file__, weights.find_model(), sep="\\n")
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def source(root, tmp_path_factory):
+    """A copy of what the build needs: building in place would leave folders behind, and pick up old ones."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("codec", "cli", "models"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(root / name, folder)
+    return folder
+
+
+def build(source, kind, folder, settings=None):
+    """Path of the wheel (``kind``: wheel or editable) that the project's own backend builds, offline."""
+    call = f"build_meta.build_{kind}(sys.argv[1], {settings})"
+    code = f"import sys; from setuptools import build_meta; print({call})"
+    result = subprocess.run([sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder / result.stdout.splitlines()[-1]
+
+
+def use(folder, prelude, *arguments, cwd):
+    """Lines printed by the package installed in ``folder``, away from the checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = prelude.format(folder=str(folder)) + USE
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    return build(source, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_holds_the_codec_its_commands_and_its_weights(root, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    model = f"codec/_models/{weights.default_model_id()}"
+    wanted = {f"{model}/{file}" for file in ("weights.safetensors", "config.json", "CARD.md")}
+    wanted |= {"codec/_models/index.json", "codec/BITSTREAM.md"}
+    wanted |= {f"codec/_cli/{path.name}" for path in (root / "cli").glob("*.py")}
+    wanted |= {str(path.relative_to(root).as_posix()) for path in (root / "codec").rglob("*.py")}
+    assert wanted - names == set()
+
+
+def test_the_wheel_installs_no_other_top_level_package(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        entry_points = archive.read(
+            next(name for name in names if name.endswith("/entry_points.txt"))
+        ).decode()
+    top_level = {name.split("/")[0] for name in names}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"codec"}
+    assert entry_points.split() == ["[console_scripts]", "codec", "=", "codec.__main__:main"]
+
+
+def test_the_wheel_works_away_from_the_checkout(wheel, samples, tmp_path):
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    prelude = "import sys; sys.path.insert(0, {folder!r})"
+    output = tmp_path / "dog.bin"
+    lines = use(installed, prelude, "compress", samples / "dog.png", "-o", output, cwd=tmp_path)
+    assert lines[0] == str(installed / "codec" / "__init__.py")
+    assert lines[1].startswith(str(installed / "codec" / "_models"))
+    assert output.stat().st_size > 0 and lines[2].endswith("bpp")
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict", "compat"])
+def test_an_editable_installation_finds_the_sources(source, tmp_path, mode):
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(build(source, "editable", tmp_path, {"editable_mode": mode})) as archive:
+        archive.extractall(installed)
+    # addsitedir runs the .pth file, as the interpreter does for site-packages when it starts.
+    lines = use(installed, "import site; site.addsitedir({folder!r})", "--version", cwd=tmp_path)
+    assert lines[0].startswith(str(source)) and lines[1].startswith(str(source))
+    assert lines[2] == f"codec {codec.__version__}"
