@@ -22,7 +22,8 @@ from codec.training.loop import _Run
 from codec.macs import multiply_adds
 
 CANDIDATES = {
-    "gated, 192 wide": {"block": "gated", "C8": 192, "analysis_depth8": 8, "synthesis_depth8": 8},
+    "gated, 192 wide": {"block": "gated", "C8": 192, "analysis_depth8": 8, "synthesis_depth8": 8,
+                        "analysis_depth16": 2, "synthesis_depth16": 2},
     "gated, 256 wide": {"block": "gated", "C8": 256, "analysis_depth8": 5, "synthesis_depth8": 5,
                         "analysis_depth16": 1, "synthesis_depth16": 1},
     "bottleneck, 256 wide": {"block": "bottleneck", "C8": 256, "analysis_depth8": 12, "synthesis_depth8": 12,

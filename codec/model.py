@@ -39,13 +39,13 @@ class ModelConfig:
 
     M: int = 320
     N: int = 128
-    C8: int = 192
+    C8: int = 256
     C16: int = 320
-    block: str = "gated"
-    analysis_depth8: int = 8
-    analysis_depth16: int = 2
-    synthesis_depth8: int = 8
-    synthesis_depth16: int = 2
+    block: str = "bottleneck"
+    analysis_depth8: int = 12
+    analysis_depth16: int = 3
+    synthesis_depth8: int = 12
+    synthesis_depth16: int = 3
     hyper_width: int = 160
     entropy_width: int = 192
     context_width: int = 256

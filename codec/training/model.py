@@ -1,5 +1,6 @@
 """The trainable model: the transforms of :mod:`codec.model` around fake-quantised entropy networks."""
 
+import copy
 import math
 
 import torch
@@ -104,10 +105,12 @@ class TrainableModel(nn.Module):
         tensors = {name: t.to(torch.float16) for name, t in self.transforms.state_dict().items()}
         for name, layer in self.networks.layers():
             tensors.update({f"entropy.{name}.{key}": t for key, t in layer.integers().items()})
-        self._fit_z_support()
-        self.z_prior.update(force=True)
-        self.y_prior.update_scale_table(scale_table(), force=True)
-        for which, prior in (("z", self.z_prior), ("y", self.y_prior)):
+        # Tables are built on copies: they are buffers, and would change size under the optimiser's feet.
+        z_prior, y_prior = copy.deepcopy(self.z_prior), copy.deepcopy(self.y_prior)
+        _fit_support(z_prior)
+        z_prior.update(force=True)
+        y_prior.update_scale_table(scale_table(), force=True)
+        for which, prior in (("z", z_prior), ("y", y_prior)):
             lengths = prior._cdf_length.int()
             rows = [row[:n] for row, n in zip(prior._quantized_cdf, lengths.tolist())]
             tensors[f"entropy.{which}_cdf"] = torch.cat(rows).int()
@@ -128,18 +131,16 @@ class TrainableModel(nn.Module):
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
 
-    def _fit_z_support(self):
-        """Choose each prior's table: symmetric about zero, wide enough that the tails are rare.
 
-        CompressAI centres its tables on the median; z is rounded to plain integers here, because the exact
-        networks read the symbols themselves.
-        """
-        prior = self.z_prior
-        values = torch.arange(0.0, Z_LIMIT + 1, device=prior.quantiles.device).expand(prior.channels, 1, -1)
-        upper_tail = torch.sigmoid(-prior._logits_cumulative(values + 0.5, stop_gradient=True))[:, 0]
-        lower_tail = torch.sigmoid(prior._logits_cumulative(-values - 0.5, stop_gradient=True))[:, 0]
-        prior.quantiles[:, 0, 0] = -(lower_tail > 1e-6).sum(1).float()
-        prior.quantiles[:, 0, 1] = 0.0
-        prior.quantiles[:, 0, 2] = (upper_tail > 1e-6).sum(1).float()
+def _fit_support(prior):
+    """Choose each prior's table: symmetric about zero, wide enough that the tails are rare.
 
-
+    CompressAI centres its tables on the median; z is rounded to plain integers here, because the exact networks
+    read the symbols themselves.
+    """
+    values = torch.arange(0.0, Z_LIMIT + 1, device=prior.quantiles.device).expand(prior.channels, 1, -1)
+    upper_tail = torch.sigmoid(-prior._logits_cumulative(values + 0.5, stop_gradient=True))[:, 0]
+    lower_tail = torch.sigmoid(prior._logits_cumulative(-values - 0.5, stop_gradient=True))[:, 0]
+    prior.quantiles[:, 0, 0] = -(lower_tail > 1e-6).sum(1).float()
+    prior.quantiles[:, 0, 1] = 0.0
+    prior.quantiles[:, 0, 2] = (upper_tail > 1e-6).sum(1).float()
