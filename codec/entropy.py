@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import Corrupt, ModelError
-from .integer import QUALITY_MAX, ExactLayer, LayerSpec
+from .integer import QUALITY_MAX, ExactLayer, LayerSpec, exact_arithmetic
 from .quantise import round_half_up, round_ste
 
 GROUPS = 4
@@ -286,6 +286,10 @@ class EntropyCoder(nn.Module):
             ``(z_string, y_string, y_hat, crc)``; y_hat (1, M, h, w) in symbols, float32 multiples of 1/16; crc is
             the CRC-32 of all symbols.
         """
+        with exact_arithmetic(y.device):
+            return self._encode(z, y, quality)
+
+    def _encode(self, z, y, quality):
         z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
         symbols = z_hat.flatten().to(torch.int16).cpu().numpy()
         z_coder = _ans().RansEncoder()
@@ -317,6 +321,10 @@ class EntropyCoder(nn.Module):
         Raises:
             Corrupt: the strings do not decode to the symbols whose checksum is ``crc``.
         """
+        with exact_arithmetic(device):
+            return self._decode(z_string, y_string, height, width, quality, crc, device)
+
+    def _decode(self, z_string, y_string, height, width, quality, crc, device):
         shape = (1, self.config.N, height // 4, width // 4)
         indexes = _channel_indexes(shape)
         z_coder = _ans().RansDecoder()

@@ -13,6 +13,7 @@ is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer 
 :class:`ExactLayer` executes it. The training forward pass evaluates the same expression on integer-valued floats.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,18 @@ BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
 MULTIPLIER_BITS = 15
 QUALITY_UNIT = 100  # qualities are integers, in hundredths
 QUALITY_MAX = 100 * QUALITY_UNIT
+
+
+@contextmanager
+def exact_arithmetic(device):
+    """Full float32 products, whatever the caller has chosen: no TF32 or bfloat16 in matrix products, no autocast."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,10 @@ class ExactLayer(nn.Module):
         for name, buffer in self.integers().items():
             buffer.copy_(integers[name])
         self._ready = None
+
+    def _apply(self, fn, recurse=True):
+        self._ready = None  # made for another device or memory format
+        return super()._apply(fn, recurse)
 
     def largest_sum(self):
         """Bound on every partial sum of the accumulator, over output channels."""

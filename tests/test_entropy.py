@@ -114,6 +114,18 @@ def test_indexes_do_not_depend_on_threads_memory_format_or_precision(folder):
         torch.set_num_threads(threads)
 
 
+def test_bytes_do_not_depend_on_the_callers_precision_settings(folder):
+    z, y = latents(16, 24)
+    truth = coder(folder).encode(z, y, 6000)[:2]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert coder(folder).encode(z, y, 6000)[:2] == truth
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 def test_indexes_do_not_depend_on_the_device(folder):
     z, y = latents(16, 24)

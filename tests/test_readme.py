@@ -1,0 +1,64 @@
+"""Every example in the README runs as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Arguments that keep long commands short here; what the README shows stays what a user would type.
+SHORT = {
+    "train": ["--steps", "1", "--set", "batch=1", "--set", "crop=64", "--device", "cpu"],
+    "evaluate": ["--qualities", "20,80", "--against", "none"],
+}
+
+
+def blocks(root, language):
+    return re.findall(rf"```{language}\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, photo):
+    """A folder with the files that the examples speak of."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo).save("picture.png")
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        Image.fromarray(np.ascontiguousarray(photo[:, 64 * i : 64 * i + 100])).save(f"photos/{i}.png")
+    return tmp_path
+
+
+def test_commands_run(root, workplace):
+    commands = [
+        line.split("#")[0].strip()
+        for block in blocks(root, "sh")
+        for line in block.splitlines()
+        if line.startswith("codec ")
+    ]
+    assert len(commands) >= 6
+    for command in commands:
+        _, name, *rest = shlex.split(command)
+        arguments = [sys.executable, "-W", "ignore", "-m", "codec", name, *rest, *SHORT.get(name, [])]
+        result = subprocess.run(
+            arguments, env=_environment(root), capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+
+
+def test_python_examples_run(root, workplace):
+    examples = blocks(root, "python")
+    assert examples
+    for example in examples:
+        result = subprocess.run(
+            [sys.executable, "-c", example], env=_environment(root), capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, f"{example}\n{result.stderr}"
+
+
+def _environment(root):
+    return {**os.environ, "PYTHONPATH": str(root)}
