@@ -1,6 +1,7 @@
 """``codec models``: the weights that are installed here."""
 
 import json
+from pathlib import Path
 
 import click
 
@@ -9,11 +10,17 @@ from codec import weights
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
-def models(as_json):
+@click.option("--add", metavar="FOLDER", help="Install an exported model (weights, config.json, CARD.md) first.")
+@click.option("--default", "as_default", is_flag=True, help="With --add: use it when no model is named.")
+def models(as_json, add, as_default):
     """List the installed models.
 
     A star marks the one used by default.
     """
+    if add is not None:
+        weights.install(Path(add), default=as_default)
+    elif as_default:
+        raise click.UsageError("--default goes with --add.")
     default = weights.default_model_id()
     found = [_describe(model_id, default) for model_id in weights.list_models()]
     if as_json:

@@ -8,6 +8,7 @@ that made it. Standard library only.
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 from .errors import ModelError
@@ -75,6 +76,31 @@ def model_id(folder):
     found = digest.hexdigest()[:ID_DIGITS]
     if folder.parent == models_folder() and folder.name != found:
         raise ModelError(f"{folder}: the weights file is damaged (its id is {found}); reinstall")
+    return found
+
+
+def install(source, default=False):
+    """Copy an exported model's folder among the installed ones, under its id; returns the id.
+
+    Args:
+        source: folder with weights.safetensors, config.json and CARD.md.
+        default: make it the model that is used when none is named.
+
+    Raises:
+        ModelError: a file is missing, or the folder of models cannot be written.
+    """
+    try:
+        found = model_id(source)
+        target = models_folder() / found
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("weights.safetensors", "config.json", "CARD.md"):
+            shutil.copyfile(source / name, target / name)
+        if default:
+            part = models_folder() / "index.json.part"
+            part.write_text(json.dumps({"default": found}, indent=2) + "\n", encoding="utf-8")
+            part.replace(models_folder() / "index.json")
+    except OSError as error:
+        raise ModelError(f"{source}: cannot be installed: {error}") from None
     return found
 
 

@@ -84,6 +84,19 @@ def test_training_learns_and_logs(pictures, tmp_path):
     assert json.loads((export / "config.json").read_text())["training"]["steps"] == 100
 
 
+def test_saving_and_validating_on_the_way_change_nothing(pictures, tmp_path):
+    train(config(pictures, tmp_path / "quiet", steps=3), progress=False)
+    busy = config(
+        pictures, tmp_path / "busy", steps=3, valid=str(pictures), checkpoint_minutes=0.0, validate_minutes=0.0
+    )
+    train(busy, progress=False)
+    quiet, other = weights_of(tmp_path / "quiet")[0], weights_of(tmp_path / "busy")[0]
+    assert quiet.keys() == other.keys() and all(torch.equal(quiet[name], other[name]) for name in quiet)
+    with open(tmp_path / "busy" / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len([row for row in rows if row["name"] == "valid_loss"]) >= 2
+
+
 def test_training_continues_from_exported_weights(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first"), progress=False)
     again = train(

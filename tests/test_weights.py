@@ -45,3 +45,17 @@ def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "index.json").write_text(json.dumps({"default": "00000000"}))
     with pytest.raises(ModelError, match="no model 00000000"):
         weights.find_model()
+
+
+def test_install_makes_a_folder_a_default_model(tmp_path, monkeypatch):
+    source = tmp_path / "export"
+    source.mkdir()
+    (source / "weights.safetensors").write_bytes(b"weights")
+    (source / "config.json").write_text("{}")
+    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path / "models")
+    with pytest.raises(ModelError, match="CARD.md"):
+        weights.install(source)
+    (source / "CARD.md").write_text("# A model")
+    found = weights.install(source, default=True)
+    assert weights.default_model_id() == found and weights.list_models() == [found]
+    assert weights.model_id(weights.find_model(found)) == found
