@@ -217,8 +217,7 @@ class _Run:
     @torch.no_grad()
     def _validate(self, crops):
         """Loss of the moving average over the validation crops, overall and per quality."""
-        model = self.ema.module
-        generator = torch.Generator(self.fabric.device).manual_seed(0)
+        model = self.ema.module.eval()
         row, losses = {}, []
         for q in VALIDATION_QUALITIES:
             parts = []
@@ -226,7 +225,7 @@ class _Run:
                 x = batch.to(self.fabric.device).float().div_(255).contiguous(memory_format=torch.channels_last)
                 quality = torch.full((len(x),), float(q), device=x.device)
                 with self._autocast():
-                    parts.append(model(x, quality, generator))
+                    parts.append(model(x, quality))
             figures = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
             lmbda = self.bare.config.lmbda(torch.full((len(crops),), float(q), device=x.device))
             losses.append(rate_distortion_loss(figures, lmbda, self.config.balance).item())

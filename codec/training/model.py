@@ -11,7 +11,7 @@ from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, SCALE_MIN, Z_LIMIT
 from ..entropy import EntropyNetworks, place, scale_table, split
 from ..integer import QUALITY_UNIT, TrainableLayer
 from ..model import Transforms
-from ..quantise import add_uniform_noise, round_ste
+from ..quantise import add_uniform_noise, round_half_up, round_ste
 from ..transforms import coarse_deviation
 
 LIKELIHOOD_MIN = 1e-9
@@ -21,7 +21,7 @@ class TrainableModel(nn.Module):
     """Rate and distortion of a batch, differentiable.
 
     Mixed quantisation: uniform noise where the rate is estimated, straight-through rounding where the synthesis and
-    the entropy networks look.
+    the entropy networks look. In eval mode the rate, too, is that of the rounded latents: what a file would take.
     """
 
     def __init__(self, config):
@@ -64,7 +64,7 @@ class TrainableModel(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # The integer networks run in float32: bfloat16 holds 8 bits.
             z = self.transforms.side_information(y, quality)
-            z_likelihood = self._z_likelihood(add_uniform_noise(z, generator), quality)
+            z_likelihood = self._z_likelihood(self._for_rate(z, generator), quality)
             hundredths = quality * QUALITY_UNIT
             z_hat = round_ste(z).clamp(-Z_LIMIT, Z_LIMIT)
             features = self.networks.features(z_hat, hundredths)
@@ -73,8 +73,8 @@ class TrainableModel(nn.Module):
                 means, indexes = self.networks.context(k, features, known, hundredths)
                 means = means / MEAN_UNIT
                 scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
-                noisy = add_uniform_noise(part, generator)
-                likelihood = self.y_prior._likelihood(noisy, scales, means).clamp_min(LIKELIHOOD_MIN)
+                residual = self._for_rate(part - means, generator)
+                likelihood = self.y_prior._likelihood(residual, scales).clamp_min(LIKELIHOOD_MIN)
                 y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
                 known = known + place((round_ste(part - means) + means) * MEAN_UNIT, k)
             y_hat = known / MEAN_UNIT
@@ -85,6 +85,9 @@ class TrainableModel(nn.Module):
             "z_bpp": -z_likelihood.log2().flatten(1).sum(1) / pixels,
             "mse": 255**2 * (x_hat - x).square().flatten(1).mean(1),
         }
+
+    def _for_rate(self, latents, generator):
+        return add_uniform_noise(latents, generator) if self.training else round_half_up(latents)
 
     def _z_likelihood(self, z, quality):
         """Probability of each element of z (B, N, h, w) under the prior of its picture's nearest anchor."""
