@@ -75,11 +75,6 @@ def split(y):
     return [take(y, k) for k in range(len(PASSES))]
 
 
-def merge(parts):
-    """The first passes -> (B, M, h, w), zero where nothing is known yet; inverse of :func:`split`."""
-    return sum(place(part, k) for k, part in enumerate(parts))
-
-
 class _Take(torch.autograd.Function):
     """take and place are each other's gradient; slice assignments alone would cost autograd a copy each."""
 

@@ -17,7 +17,7 @@ from torch import nn
 from .entropy import EntropyCoder
 from .errors import ModelError
 from .integer import QUALITY_UNIT
-from .transforms import Analysis, HyperAnalysis, QualityTable, Synthesis
+from .transforms import BLOCKS, PATCH, Analysis, HyperAnalysis, QualityTable, Synthesis
 
 TILE = 96  # side of the tiles that large pictures are transformed in, in latent positions (16 pixels)
 
@@ -52,6 +52,17 @@ class ModelConfig:
     anchors: int = 9
     lmbda_min: float = 0.0004
     lmbda_max: float = 0.5
+
+    def __post_init__(self):
+        """ModelError for architectures that cannot be built."""
+        if self.block not in BLOCKS:
+            raise ModelError(f"block is {self.block!r}; there are {', '.join(BLOCKS)}")
+        if self.M % 4 or not 0 < self.M <= min(self.C16, 12 * PATCH**2):
+            raise ModelError(f"M is {self.M}; it must be a multiple of 4, at most C16 = {self.C16} and at most 768")
+        if self.C8 < 3 * PATCH**2:
+            raise ModelError(f"C8 is {self.C8}; the DCT needs {3 * PATCH**2}")
+        if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
+            raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
 
     @classmethod
     def from_dict(cls, values):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import CONFIG, coding
 
-from codec.entropy import LEVELS, PASSES, EntropyCoder, gather, merge, place, scale_table, split, take
+from codec.entropy import LEVELS, PASSES, EntropyCoder, gather, place, scale_table, split, take
 from codec.errors import Corrupt
 from codec.model import read_folder
 
@@ -22,6 +22,11 @@ def coder(folder, dtype=None):
     entropy = EntropyCoder(CONFIG, dtype)
     entropy.load(read_folder(folder)[1])
     return entropy
+
+
+def merge(parts):
+    """Inverse of split; of its first parts, zero where the others belong."""
+    return sum(place(part, k) for k, part in enumerate(parts))
 
 
 def latents(height=8, width=12, seed=0):

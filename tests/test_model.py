@@ -94,6 +94,12 @@ def test_unknown_config_fields_are_refused():
         ModelConfig.from_dict({"widht": 3})
 
 
+@pytest.mark.parametrize("bad", [{"M": 30}, {"M": 640}, {"C8": 100}, {"block": "x"}, {"anchors": 1}, {"lmbda_min": 2.0}])
+def test_architectures_that_cannot_be_built_are_refused(bad):
+    with pytest.raises(ModelError):
+        ModelConfig(**bad)
+
+
 def test_weights_that_do_not_fit_their_config_are_refused(folder, model, tmp_path):
     values = dataclasses.asdict(dataclasses.replace(CONFIG, M=16))
     (tmp_path / "config.json").write_text(json.dumps({"architecture": values}))

@@ -44,7 +44,7 @@ def test_commands_run(root, workplace):
         _, name, *rest = shlex.split(command)
         arguments = [sys.executable, "-W", "ignore", "-m", "codec", name, *rest, *SHORT.get(name, [])]
         result = subprocess.run(
-            arguments, env=_environment(root), capture_output=True, text=True, timeout=300, check=False
+            arguments, env=_environment(root), capture_output=True, text=True, timeout=900, check=False
         )
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
@@ -54,7 +54,7 @@ def test_python_examples_run(root, workplace):
     assert examples
     for example in examples:
         result = subprocess.run(
-            [sys.executable, "-c", example], env=_environment(root), capture_output=True, text=True, timeout=300,
+            [sys.executable, "-c", example], env=_environment(root), capture_output=True, text=True, timeout=900,
             check=False,
         )  # fmt: skip
         assert result.returncode == 0, f"{example}\n{result.stderr}"

@@ -8,7 +8,7 @@ from codec.training.loop import export
 from codec.training.model import TrainableModel
 
 CONFIG = ModelConfig(
-    M=32, N=8, C16=32, analysis_depth8=1, analysis_depth16=1, synthesis_depth8=1, synthesis_depth16=1,
+    M=32, N=8, C8=192, C16=32, analysis_depth8=1, analysis_depth16=1, synthesis_depth8=1, synthesis_depth16=1,
     hyper_width=16, entropy_width=16, context_width=24, anchors=3,
 )  # fmt: skip
 

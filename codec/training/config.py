@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 from ..model import ModelConfig
+from ..transforms import STRIDE
 
 
 @dataclass
@@ -65,6 +66,15 @@ class TrainingConfig:
     validate_minutes: float = 10.0
     tensorboard: bool = False
     seed: int = 0
+
+    def __post_init__(self):
+        """ValueError for settings that cannot work, before anything is loaded."""
+        if self.crop < STRIDE or self.crop % STRIDE:
+            raise ValueError(f"crop is {self.crop}; it must be a multiple of {STRIDE}")
+        if self.batch < 1 or self.devices < 1:
+            raise ValueError("batch and devices must be at least 1")
+        if self.precision not in ("bf16", "float32"):
+            raise ValueError(f"precision is {self.precision!r}; there are bf16 and float32")
 
     def model_config(self):
         """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
