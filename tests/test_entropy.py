@@ -140,18 +140,24 @@ def test_indexes_do_not_depend_on_the_device(folder):
         assert torch.equal(a, b.cpu())
 
 
-def test_damaged_strings_are_refused(folder):
+def test_damaged_strings_are_refused_or_harmless(folder):
     entropy = coder(folder)
-    z_string, y_string, _, crc = entropy.encode(*latents(), 5000)
+    z_string, y_string, y_hat, crc = entropy.encode(*latents(), 5000)
     rng = np.random.default_rng(0)
+    refused = 0
     for _ in range(60):
         z_bad, y_bad = bytearray(z_string), bytearray(y_string)
         target = z_bad if rng.random() < 0.3 else y_bad
         target[rng.integers(len(target))] ^= 1 << rng.integers(8)
         if rng.random() < 0.3:
             del target[rng.integers(len(target)) :]
-        with pytest.raises(Corrupt):
-            entropy.decode(bytes(z_bad), bytes(y_bad), 8, 12, 5000, crc)
+        try:
+            decoded = entropy.decode(bytes(z_bad), bytes(y_bad), 8, 12, 5000, crc)
+        except Corrupt:
+            refused += 1
+        else:  # some bits of a string's end are never read
+            assert torch.equal(decoded, y_hat)
+    assert refused > 50
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xff" * 3000, b"\x00" * 50, bytes(range(256)) * 8])

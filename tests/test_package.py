@@ -100,7 +100,14 @@ def test_an_editable_installation_finds_the_sources(source, tmp_path, mode):
     installed = tmp_path / "installed"
     with zipfile.ZipFile(build(source, "editable", tmp_path, {"editable_mode": mode})) as archive:
         archive.extractall(installed)
-    # addsitedir runs the .pth file, as the interpreter does for site-packages when it starts.
-    lines = use(installed, "import site; site.addsitedir({folder!r})", "--version", cwd=tmp_path)
+    # addsitedir runs the .pth file, as the interpreter does for site-packages when it starts. An editable
+    # installation of this project in the environment of the tests has a finder of the same name: it must go first.
+    prelude = (
+        "import site, sys;"
+        "sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in getattr(f, '__module__', '')];"
+        "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('__editable__')];"
+        "sys.path.insert(0, {folder!r}); site.addsitedir({folder!r})"
+    )
+    lines = use(installed, prelude, "--version", cwd=tmp_path)
     assert lines[0].startswith(str(source)) and lines[1].startswith(str(source))
     assert lines[2] == f"codec {codec.__version__}"
