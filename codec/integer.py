@@ -13,6 +13,7 @@ is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer 
 :class:`ExactLayer` executes it. The training forward pass evaluates the same expression on integer-valued floats.
 """
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -135,6 +136,9 @@ class TrainableLayer(nn.Module):
         gain = ratio * spec.output_step / (spec.input_step * step)
         self.log_gain.copy_(gain.log())
         self.bias.copy_(integers["bias"].float() / BIAS_UNIT * spec.output_step / gain)
+        # Clipped weights have no gradient. Rows in which many are get a larger step, and so room to move again.
+        saturated = (integers["weight"].abs() == self.weight_limit).float().mean(1) > 0.25
+        self.log_step.add_(math.log(4.0) * saturated)
 
 
 class ExactLayer(nn.Module):

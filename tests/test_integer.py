@@ -112,6 +112,17 @@ def test_integers_survive_a_return_to_training():
         assert torch.equal(exact_layer(layer)(a, quality), exact_layer(again)(a, quality))
 
 
+def test_saturated_rows_get_room_to_move_when_training_continues():
+    spec = SPECS["pointwise"]
+    integers = random_layer(spec).integers()
+    integers["weight"][0] = 127
+    layer = TrainableLayer(spec)
+    layer.set_integers(integers)
+    again = layer.integers()
+    assert again["weight"][0].unique().tolist() == [32]  # 127 in steps four times as large
+    assert torch.equal(again["weight"][1:], integers["weight"][1:])
+
+
 def test_interpolation_is_exact_at_anchors_and_monotone_between():
     table = torch.tensor([[-700], [100], [900000]], dtype=torch.int32)
     values = [interpolate_integers(table, q).item() for q in range(0, QUALITY_MAX + 1, 50)]

@@ -24,7 +24,7 @@ class TrainingConfig:
         batch, crop: pictures per step and process, and their side in pixels (multiple of 64).
         downscale: probability that a crop is taken from a randomly downscaled picture (factor 1 to 2).
         lr, lr_end, warmup: peak learning rate, final rate relative to it (cosine between), steps of linear warm-up.
-        prior_lr: learning rate of gains and of the prior of z, relative to lr.
+        prior_lr: learning rate of gains, of the steps of quantised weights and of the prior of z, relative to lr.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and exported.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.

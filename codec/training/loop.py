@@ -112,7 +112,8 @@ class _Run:
         fast, slow = [], []
         for name, parameter in self.bare.named_parameters():
             if parameter.requires_grad:
-                (fast if "gain" in name.split(".")[1] or "z_prior" in name else slow).append(parameter)
+                quick = "gain" in name.split(".")[1] or "z_prior" in name or name.endswith("log_step")
+                (fast if quick else slow).append(parameter)
         groups = [{"params": slow, "factor": 1.0}, {"params": fast, "factor": config.prior_lr}]
         optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.98), foreach=True)
         self.model, self.optimiser = fabric.setup(self.bare, optimiser)

@@ -45,8 +45,8 @@ class TrainableModel(nn.Module):
         for net in self.networks.contexts:
             net["index"].bias.copy_(by_group)
             for head in ("index", "mean"):
+                # The steps stay: small weights must have room to grow, as clipped ones have no gradient.
                 net[head].weight.mul_(0.1)
-                net[head].log_step.add_(math.log(0.1))
 
     def forward(self, x, quality, generator=None):
         """Bits and squared error per picture.
