@@ -136,8 +136,12 @@ class TrainableLayer(nn.Module):
         gain = ratio * spec.output_step / (spec.input_step * step)
         self.log_gain.copy_(gain.log())
         self.bias.copy_(integers["bias"].float() / BIAS_UNIT * spec.output_step / gain)
-        # Clipped weights have no gradient. Rows in which many are get a larger step, and so room to move again.
-        saturated = (integers["weight"].abs() == self.weight_limit).float().mean(1) > 0.25
+
+    @torch.no_grad()
+    def make_room(self):
+        """Give rows with many clipped weights a step four times as large: clipped weights have no gradient."""
+        integers, _ = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        saturated = (integers.abs() == self.weight_limit).float().mean(1) > 0.25
         self.log_step.add_(math.log(4.0) * saturated)
 
 

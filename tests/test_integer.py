@@ -118,6 +118,8 @@ def test_saturated_rows_get_room_to_move_when_training_continues():
     integers["weight"][0] = 127
     layer = TrainableLayer(spec)
     layer.set_integers(integers)
+    assert torch.equal(layer.integers()["weight"], integers["weight"])
+    layer.make_room()
     again = layer.integers()
     assert again["weight"][0].unique().tolist() == [32]  # 127 in steps four times as large
     assert torch.equal(again["weight"][1:], integers["weight"][1:])

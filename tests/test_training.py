@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from compressai.entropy_models import GaussianConditional
 from PIL import Image
 from tiny import CONFIG
 
@@ -18,6 +19,7 @@ from codec.model import CodecModel
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.loop import ema_update, learning_rate, train
+from codec.training.model import _tamed
 
 ARCHITECTURE = json.dumps(dataclasses.asdict(CONFIG))
 
@@ -161,6 +163,18 @@ def test_learning_rate_warms_up_and_falls_to_its_end():
     rates = [learning_rate(settings, 100, done) for done in np.linspace(0, 1, 11)]
     assert rates[0] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
     assert rates == sorted(rates, reverse=True)
+
+
+def test_an_outlier_costs_about_what_its_escape_takes_and_pulls_at_mean_and_scale():
+    scales = torch.tensor([0.11, 1.0, 30.0], requires_grad=True)
+    residual = torch.tensor([40.0, -40.0, 900.0], requires_grad=True)
+    likelihood = GaussianConditional(None)._likelihood(_tamed(residual, scales), scales)
+    bits = -likelihood.log2()
+    bits.sum().backward()
+    assert 17 < bits.min() and bits.max() < 25
+    assert torch.equal(residual.grad.sign(), residual.detach().sign()) and (scales.grad < 0).all()
+    common = torch.tensor([0.3, -4.0, 60.0])
+    assert torch.equal(_tamed(common, scales.detach()), common)
 
 
 def test_average_forgets_the_beginning():

@@ -1,5 +1,6 @@
 """Random crops from a folder of pictures that may grow while they are read."""
 
+import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,7 @@ class Crops:
         self._skipped = set()
         self._cache, self._cached_bytes = OrderedDict(), 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=4)
+        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count()))
         self._pending = {}
         self.rescan()
 

@@ -103,6 +103,8 @@ class _Run:
         self.bare = TrainableModel(architecture)
         if tensors is not None:
             self.bare.import_tensors(tensors)
+            for _, layer in self.bare.networks.layers():
+                layer.make_room()
         if checkpoint:
             self.bare.load_state_dict(checkpoint["model"])
         self.bare.to(memory_format=torch.channels_last)

@@ -15,6 +15,9 @@ from ..quantise import add_uniform_noise, round_half_up, round_ste
 from ..transforms import coarse_deviation
 
 LIKELIHOOD_MIN = 1e-9
+# Outliers count as if this many standard deviations away: 18 bits, about what the coder's escapes take. A plain
+# floor under the likelihood would cost more than the file does, and leave no gradient to widen the scale with.
+OUTLIER = 4.5
 
 
 class TrainableModel(nn.Module):
@@ -74,7 +77,7 @@ class TrainableModel(nn.Module):
                 means = means / MEAN_UNIT
                 scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
                 residual = self._for_rate(part - means, generator)
-                likelihood = self.y_prior._likelihood(residual, scales).clamp_min(LIKELIHOOD_MIN)
+                likelihood = self.y_prior._likelihood(_tamed(residual, scales), scales)
                 y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
                 known = known + place((round_ste(part - means) + means) * MEAN_UNIT, k)
             y_hat = known / MEAN_UNIT
@@ -133,6 +136,16 @@ class TrainableModel(nn.Module):
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
+
+
+def _tamed(residual, scales):
+    """Residuals of y with the magnitude limited to OUTLIER standard deviations beyond the zero bin.
+
+    The limit is a factor without a gradient of its own, so that outliers pull at means and scales as they would
+    at the limit.
+    """
+    limit = (0.5 + OUTLIER * scales) / residual.abs().clamp_min(0.5)
+    return residual * limit.detach().clamp(max=1)
 
 
 def _fit_support(prior):
