@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from .. import bitstream
-from ..errors import ImageError
+from ..errors import BitstreamError, ImageError, ModelError
 from ..image_io import read_picture
 from . import pages
 
@@ -68,7 +68,10 @@ def compare(original, others, decode, pictures=False, step=None):
         if step is not None:
             step(path)
         file = _File(path, decode, original, (width, height))
-        measured, decoded = pages.measure(str(path), file, str(path), pixels, None)
+        try:
+            measured, decoded = pages.measure(str(path), file, str(path), pixels, None)
+        except (BitstreamError, ModelError) as error:  # which know the bytes, not the file
+            raise type(error)(f"{path}: {error}") from error
         shown = {key: value for key, value in measured.items() if key not in LEFT_OUT}
         shown["quality"] = file.quality
         if pictures:

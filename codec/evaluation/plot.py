@@ -5,6 +5,7 @@ import math
 
 from ..errors import CodecError
 from .bd_rate import bd_rate
+from .published import dataset_of
 from .report import ours, titles
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -31,6 +32,7 @@ def draw(results, curves, suffix):
         suffix: ".png", ".svg" or ".pdf".
     """
     # Not pyplot: it would choose a window system, and keep the figure for the rest of the process.
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     measured = {
@@ -65,9 +67,7 @@ def draw(results, curves, suffix):
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    pictures = len({row["picture"] for row in results["rows"]})
-    dataset = "Kodak, " if curves else ""
-    axes.set_title(f"{dataset}{pictures} pictures, means" if pictures > 1 else "1 picture", fontsize=11)
+    axes.set_title(_about({row["picture"] for row in results["rows"]}), fontsize=11)
     note = f"BD-rate of {called[test]} against each"
     if printed:
         note += "\n(dashed: as published, not measured)"
@@ -75,10 +75,17 @@ def draw(results, curves, suffix):
     figure.legend(title=note, fontsize=8, title_fontsize=8, **place)
 
     buffer = io.BytesIO()
-    # No date in SVG and PDF: the same results give the same file.
+    # No date in SVG and PDF, and no random names in SVG: the same results give the same file.
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix.lower())
-    figure.savefig(buffer, format=suffix.lower().lstrip("."), dpi=DPI, metadata=metadata)
+    with rc_context({"svg.hashsalt": "codec"}):
+        figure.savefig(buffer, format=suffix.lower().lstrip("."), dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+def _about(pictures):
+    dataset = dataset_of(pictures)
+    count = f"{len(pictures)} pictures, means" if len(pictures) > 1 else "1 picture"
+    return f"{dataset.capitalize()}, {count}" if dataset else count
 
 
 def _limits(points):
