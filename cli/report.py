@@ -1,5 +1,6 @@
 """``codec report``: what ``codec evaluate --json`` wrote as one HTML page, and as a plot."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -108,6 +109,10 @@ def _views(results, pictures, qualities, against, model, device, threads):
     described = results["conditions"].get("codecs", {}).get(name, {})
     coder = Codec(model or described.get("model"), device=device, threads=threads)
 
+    def failed(anchor, error):
+        bar.write(f"codec: {anchor.title} left out: {error}", file=sys.stderr)
+
+    title = making.titles(results)[name]
     total = len(pictures) * len(qualities) * (1 + len(anchors))
     found = []
     # disable=None: no bar unless stderr is a terminal.
@@ -115,8 +120,7 @@ def _views(results, pictures, qualities, against, model, device, threads):
         for picture, path in pictures:
             bar.set_description_str(picture, refresh=True)
             pixels = read_picture(path).pixels
-            title = making.titles(results)[name]
-            found.append(making.views(picture, pixels, coder, qualities, anchors, title, bar.update))
+            found.append(making.views(picture, pixels, coder, qualities, anchors, title, bar.update, failed))
     return found
 
 

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from test_report import Page, pixels_of
+from tiny import trainable
 
 import codec
 from cli.main import codec as codec_command
@@ -12,6 +13,7 @@ from codec import bitstream
 from codec.errors import ImageError
 from codec.evaluation import compare
 from codec.evaluation.metrics import psnr_db
+from codec.training.loop import export
 
 
 def run(*arguments):
@@ -49,16 +51,19 @@ def test_figures_are_those_of_the_files(folder, photo):
 
 
 def test_our_files_are_decoded_and_tell_their_quality(folder, photo):
-    data = codec.compress("photo.png", 42.5)
+    export(trainable(), folder / "model")
+    coder = codec.Codec(folder / "model")
+    data = coder.compress("photo.png", 42.5)
     (folder / "photo.bin").write_bytes(data)
     (folder / "renamed.jpg").write_bytes(data)  # known by its beginning, not by its name
-    result = run("compare", "photo.png", "photo.bin", "renamed.jpg", "photo.jpg", "--html", "page.html")
+    files = ("photo.png", "photo.bin", "renamed.jpg", "photo.jpg")
+    result = run("compare", *files, "--html", "page.html", "--model", "model")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == f"photo.png: 192 x 128, {(folder / 'photo.png').stat().st_size:,} bytes, " + (
         f"{8 * (folder / 'photo.png').stat().st_size / (192 * 128):.3f} bpp"
     )
-    decoded = np.asarray(codec.decompress(data))
+    decoded = np.asarray(coder.decompress(data))
     assert lines[2].split() == ["file", "quality", "bytes", "bpp", "PSNR", "dB"]  # too small for MS-SSIM
     figures = ["42.5", f"{len(data):,}", f"{8 * len(data) / (192 * 128):.4f}", f"{psnr_db(photo, decoded):.2f}"]
     assert lines[3].split() == ["photo.bin", *figures] and lines[4].split() == ["renamed.jpg", *figures]

@@ -15,7 +15,7 @@ from PIL import Image
 
 import made_up
 from cli.main import codec as codec_command
-from codec.errors import CodecError
+from codec.errors import CodecError, ImageError
 from codec.evaluation import pages, plot, published, report
 from codec.evaluation.anchors import ANCHORS
 from codec.evaluation.metrics import psnr_db
@@ -193,6 +193,34 @@ def test_the_search_finds_the_highest_quality_that_fits(photo):
         assert quality == 95 or sizes[quality + 1] > wanted
     assert search.quality_for(1) == 5  # nothing fits: the smallest there is
     assert search.sizes.items() <= sizes.items() and len(search.sizes) < len(sizes) / 2
+
+
+def test_the_search_keeps_to_the_scale_of_the_codec(photo):
+    rates = report.scale((0.05, 0.1, 3.4))
+    assert rates[0] == 0.05 and rates[-1] == pytest.approx(3.4)
+    assert all(1 < high / low < 1.02 for low, high in zip(rates, rates[1:]))
+    assert report.scale((0, 2.5, 10)) == pytest.approx(np.linspace(0, 10, 101))
+    assert report.scale((1, 2, 5, 8)) == [1, 2, 5, 8]  # levels: 3 may not be there
+    assert report.scale((5, 50, 95)) == list(range(5, 96))
+
+
+def test_an_anchor_that_does_not_take_the_picture_is_left_out(photo):
+    class Refusing(made_up.Coder):
+        title, qualities = "fussy", (1, 50)
+
+        def compress(self, image, quality):
+            raise ImageError("too small for it")
+
+    anchors = [Refusing(), ANCHORS["webp"]]
+    failures = []
+    made = report.views(
+        "a.png", photo[:40, :40], made_up.Coder(), (50,), anchors,
+        failed=lambda anchor, error: failures.append((anchor.title, str(error))),
+    )  # fmt: skip
+    assert failures == [("fussy", "too small for it")]
+    assert [view["title"] for view in made["levels"][0]["views"]] == ["codec", "WebP"]
+    with pytest.raises(ImageError):
+        report.views("a.png", photo[:40, :40], made_up.Coder(), (50,), anchors)
 
 
 def test_views_are_measured_pictures_at_about_one_size(photo):

@@ -413,6 +413,15 @@ def test_without_pictures_there_is_no_viewer(visit, tmp_path):
     assert page.locator(".published:visible").count() == 0  # not Kodak: nothing was published about them
 
 
+def test_times_of_work_in_parallel_are_not_drawn(visit, tmp_path):
+    file = made_up.results(tmp_path)
+    made_up.edit(file, lambda found: found["conditions"].update(times_comparable=False))
+    path = tmp_path / "report.html"
+    path.write_text(report.build(report.load(file)), encoding="utf-8")
+    page = visit(path)
+    assert page.locator("#speed").is_hidden() and page.locator("#curves").is_visible()
+
+
 # The page of ``codec compare`` ------------------------------------------------------------------------------
 
 

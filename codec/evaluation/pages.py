@@ -29,9 +29,8 @@ LABELS = {
     "psnr_db": ("PSNR, dB", 2),
     "ms_ssim": ("MS-SSIM", 4),
     "ms_ssim_db": ("MS-SSIM, dB", 2),
-    "psnr_y": ("PSNR of luma, dB", 2),
-    "psnr_y_db": ("PSNR of luma, dB", 2),
-    "ssimulacra2": ("SSIMULACRA 2", 2),
+    "psnr_y_db": ("PSNR-Y, dB", 2),
+    "ssimulacra2": ("SSIMULACRA2", 2),
 }
 
 

@@ -7,16 +7,19 @@ Published curves (:mod:`codec.evaluation.published`) go beside measured ones onl
 same pictures.
 """
 
+import bisect
 import json
 import math
 
-from ..errors import CodecError
+from ..errors import CodecError, ImageError
 from . import pages, published
 from .bd_rate import bd_rate
 from .metrics import ms_ssim_db
 from .rate_distortion import BANDS
 
 TITLE = "Image codec evaluation"
+# A scale of so few whole numbers counts models, each with a quality of its own, and has nothing in between.
+LEVELS = 10
 
 
 def load(path):
@@ -186,7 +189,7 @@ def _printed(curve):
 # Pictures for the viewer ------------------------------------------------------------------------------------
 
 
-def views(name, pixels, coder, qualities, anchors, title="codec", step=None):
+def views(name, pixels, coder, qualities, anchors, title="codec", step=None, failed=None):
     """One picture for the viewer: ours at some qualities, and each anchor at about the same number of bytes.
 
     Args:
@@ -194,7 +197,9 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None):
         pixels: uint8 (H, W, 3).
         coder: ours, with ``compress(pixels, quality)`` and ``decompress(data)``.
         anchors: ``anchors.Anchor`` or the like: ``title``, ``qualities`` and the two methods.
-        step: called without arguments after each picture that was made, for a progress display.
+        step: called without arguments for each version of the picture, for a progress display.
+        failed: called as ``failed(anchor, error)`` when an anchor does not take this picture, which is then
+            shown without it. Without it the error is raised.
 
     Returns:
         dict: ``name``, ``width``, ``height``, ``src`` and ``levels``, a list with one entry a quality:
@@ -205,16 +210,23 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None):
 
     def version(title, coder, quality):
         measured, decoded = pages.measure(title, coder, name, pixels, quality)
-        if step is not None:
-            step()
         return {**measured, "src": pages.data_uri(decoded)}
 
     levels = []
     for quality in qualities:
         made = [version(title, coder, quality)]
         for search in searches:
-            nearest = search.quality_for(made[0]["bytes"])
-            made.append(version(search.coder.title, search.coder, nearest))
+            if step is not None:
+                step()
+            try:
+                nearest = search.quality_for(made[0]["bytes"])
+                made.append(version(search.coder.title, search.coder, nearest))
+            except ImageError as error:
+                if failed is None:
+                    raise
+                failed(search.coder, error)
+        if step is not None:
+            step()
         levels.append({"label": f"{made[0]['bpp']:.2f} bpp (quality {quality:g})", "views": made})
     return {
         "name": name, "width": width, "height": height, "src": pages.data_uri(pixels), "levels": levels
@@ -226,23 +238,27 @@ class Search:
 
     def __init__(self, coder, pixels):
         self.coder, self.pixels = coder, pixels
+        self.scale = scale(coder.qualities)
         self.sizes = {}
 
     def quality_for(self, size):
-        """The highest whole number on the codec's scale whose file has at most ``size`` bytes.
-
-        The scale is that between the ends of ``coder.qualities``; its lowest where even that is too large.
-        """
-        low, high = math.ceil(self.coder.qualities[0]), math.floor(self.coder.qualities[-1])
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._size(middle) <= size:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        """The highest quality whose file has at most ``size`` bytes; the lowest where even that has more."""
+        fitting = bisect.bisect_right(self.scale, size, key=self._size)
+        return self.scale[max(fitting - 1, 0)]
 
     def _size(self, quality):
         if quality not in self.sizes:
             self.sizes[quality] = len(self.coder.compress(self.pixels, quality))
         return self.sizes[quality]
+
+
+def scale(qualities):
+    """Every quality to try between the ends of a ladder, rising."""
+    low, high = qualities[0], qualities[-1]
+    if any(quality != int(quality) for quality in qualities):  # such as rates: in steps of one per cent or so
+        steps = 100 if low <= 0 else max(2, math.ceil(100 * math.log(high / low)))
+        ratios = [step / steps for step in range(steps + 1)]
+        return [low + (high - low) * part if low <= 0 else low * (high / low) ** part for part in ratios]
+    if high <= LEVELS:
+        return list(qualities)
+    return list(range(int(low), int(high) + 1))

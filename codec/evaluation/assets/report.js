@@ -269,8 +269,14 @@
   fill(byId("rows-codec"), [["", "all"], ...codecPairs]);
   byId("rows-codec").value = data.ours;
   fill(byId("rows-picture"), [["", "all"], ...picturePairs]);
-  byId("bd-rate").hidden = Object.keys(data.bd_rate).length === 0;
-  document.querySelector('nav a[href="#bd-rate"]').hidden = byId("bd-rate").hidden;
+  const absent = {
+    "bd-rate": Object.keys(data.bd_rate).length === 0,
+    // Of several codings at once, which is no measure of any.
+    speed: data.conditions.times_comparable === false,
+  };
+  for (const [id, hidden] of Object.entries(absent)) {
+    byId(id).hidden = document.querySelector(`nav a[href="#${id}"]`).hidden = hidden;
+  }
 
   const draws = { rd: drawCurves, bd: drawMatrix, speed: drawSpeed, means: drawMeans, rows: drawRows };
   for (const [prefix, draw] of Object.entries(draws)) {
