@@ -262,8 +262,7 @@ def test_the_page_is_one_file_that_fetches_nothing(results, photo):
 
 
 def test_the_page_holds_the_results(results, photo):
-    curves = published.load("kodak")
-    data = Page(report.build(results, curves)).data
+    data = Page(report.build(results)).data
     assert data["ours"] == "codec" and data["titles"] == {"codec": "codec", "jpeg": "JPEG 4:2:0"}
     assert data["pictures"] == ["a.png", "b.png"]
     assert [row["bytes"] for row in data["rows"]] == [row["bytes"] for row in results["rows"]]
@@ -272,11 +271,22 @@ def test_the_page_holds_the_results(results, photo):
     assert mean["decode_mps"] == pytest.approx(100 * 80 / 0.1 / 1e6)
     assert data["bd_rate"]["psnr_db"]["overall"]["codec"]["jpeg"][0] == pytest.approx(-20, abs=0.01)
     assert data["per_picture"]["jpeg"] == {"a.png": pytest.approx(-20), "b.png": pytest.approx(-20)}
-    assert len(data["published"]) == len(curves)
-    elic = next(curve for curve in data["published"] if curve["name"] == "elic")
-    assert elic["points"][0] == {"bpp": 0.1235, "psnr_db": 29.113}
-    assert data["bd_rate"]["psnr_db"]["overall"]["published:elic"]["published:vtm"][0] == pytest.approx(-7, abs=1)
-    assert data["viewer"] == []
+    assert data["viewer"] == data["published"] == []
+
+
+def test_published_curves_are_compared_with_what_was_measured_on_the_same_pictures(tmp_path, results):
+    curves = published.load("kodak")
+    kodak = Page(report.build(report.load(made_up.results(tmp_path, made_up.KODAK)), curves)).data
+    other = Page(report.build(results, curves)).data
+    for data in (kodak, other):
+        assert len(data["published"]) == len(curves)
+        elic = next(curve for curve in data["published"] if curve["name"] == "elic")
+        assert elic["points"][0] == {"bpp": 0.1235, "psnr_db": 29.113}
+    assert kodak["same_pictures"] and not other["same_pictures"]
+    overall = kodak["bd_rate"]["psnr_db"]["overall"]
+    assert overall["published:elic"]["published:vtm"][0] == pytest.approx(-7, abs=1)
+    assert overall["codec"]["published:vtm"] is not None
+    assert set(other["bd_rate"]["psnr_db"]["overall"]) == {"codec", "jpeg"}
 
 
 def test_names_cannot_break_out_of_the_page(tmp_path):
@@ -308,19 +318,22 @@ def test_the_plot_is_drawn_in_every_format(results):
     assert b"<svg" in drawing and drawing == plot.draw(results, [], ".svg")
 
 
-def test_the_plot_names_codecs_bd_rates_and_the_main_published_curves(results):
+def test_the_plot_names_codecs_bd_rates_and_the_main_published_curves(tmp_path, results):
     def words(*arguments):
         # Text is drawn as paths, which matplotlib introduces by comments.
         return re.findall(r"<!-- (.*?) -->", plot.draw(*arguments, ".svg").decode())
 
     curves = published.load("kodak")
-    alone, among = words(results, []), words(results, curves)
+    kodak = report.load(made_up.results(tmp_path, made_up.KODAK))
+    alone, among, apart = words(results, []), words(kodak, curves), words(results, curves)
+    assert "2 pictures, means" in alone and "Kodak, 24 pictures, means" in among
     assert "codec" in alone and "JPEG 4:2:0: -20.0 %" in alone
     assert not any("published" in word for word in alone)
     assert any("as published, not measured" in word for word in among)
     for curve in curves:
         pattern = re.compile(re.escape(curve.title) + r": [+-][0-9.]+ %")
         assert any(map(pattern.fullmatch, among)) == curve.main
+        assert (curve.title in apart) == curve.main  # of other pictures: drawn, but without a figure
 
 
 # The command ------------------------------------------------------------------------------------------------

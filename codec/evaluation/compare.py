@@ -84,7 +84,14 @@ def compare(original, others, decode, pictures=False, step=None):
 
 def build(found):
     """The text of a page that shows what :func:`compare` found, with pictures."""
-    picture = {key: found[key] for key in ("name", "width", "height", "src", "bytes", "bpp")}
-    picture["levels"] = [{"label": "", "views": found["views"]}]
-    data = {"metrics": pages.metrics_of(found["views"]), "viewer": [picture], "rows": found["views"]}
-    return pages.page(f"{Path(found['name']).name}, compared", "compare", data, ("compare", "viewer"))
+    # Without their folders, which say more about the computer than about the pictures, where that is clear.
+    short = [Path(view["title"]).name for view in found["views"]]
+    views = found["views"]
+    if len(set(short)) == len(short):
+        views = [{**view, "title": name} for view, name in zip(views, short)]
+    name = Path(found["name"]).name
+    picture = {**{key: found[key] for key in ("width", "height", "src", "bytes", "bpp")}, "name": name}
+    picture["levels"] = [{"label": "", "views": views}]
+    rows = [{key: value for key, value in view.items() if key != "src"} for view in views]
+    data = {"metrics": pages.metrics_of(rows), "viewer": [picture], "rows": rows}
+    return pages.page(f"{name}, compared", "compare", data, ("compare", "viewer"))

@@ -48,12 +48,15 @@ def draw(results, curves, suffix):
         label = called[name] + _against(points, measured[test]) * (name != test)
         own = {"linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 5} if name == test else {}
         axes.plot(*zip(*points), label=label, **{"linewidth": 1.6, "marker": "o", "markersize": 3, **own})
+    pictures = {row["picture"] for row in results["rows"]}
     printed = [(curve.title, list(zip(curve.bpp, curve.psnr))) for curve in curves if curve.main]
     printed.sort(key=lambda curve: -_percent(curve[1], measured[test]))  # the best first, as in the plot
     for number, (title, points) in enumerate(printed):
+        # A BD-rate between other pictures would be a figure about the pictures.
+        label = title + _against(points, measured[test]) * (dataset_of(pictures) is not None)
         axes.plot(
-            *zip(*points), label=title + _against(points, measured[test]), color=("0.35", "0.6")[number % 2],
-            linewidth=1.1, dashes=DASHES[number % len(DASHES)], zorder=1.5,
+            *zip(*points), label=label, color=("0.35", "0.6")[number % 2], linewidth=1.1,
+            dashes=DASHES[number % len(DASHES)], zorder=1.5,
         )  # fmt: skip
 
     axes.set_xscale("log")
@@ -67,10 +70,10 @@ def draw(results, curves, suffix):
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(_about({row["picture"] for row in results["rows"]}), fontsize=11)
+    axes.set_title(_about(pictures), fontsize=11)
     note = f"BD-rate of {called[test]} against each"
     if printed:
-        note += "\n(dashed: as published, not measured)"
+        note += "\n(dashed: as published, " + ("not measured)" if dataset_of(pictures) else "of Kodak)")
     place = {"loc": "outside right upper", "alignment": "left", "frameon": False}
     figure.legend(title=note, fontsize=8, title_fontsize=8, **place)
 

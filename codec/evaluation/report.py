@@ -3,8 +3,8 @@
     results (JSON) -> load -> curves, BD-rate matrices, tables ─────────┐
     pictures -> ours at a few qualities -> each anchor at that size ────┴─> pages.page -> one HTML file
 
-Published curves (:mod:`codec.evaluation.published`) go beside measured ones only where both are means over the
-same pictures.
+Published curves (:mod:`codec.evaluation.published`) are drawn beside measured ones on request, and compared with
+them by figures only where both are means over the same pictures.
 """
 
 import bisect
@@ -92,7 +92,8 @@ def build(results, curves=(), pictures=()):
 
     Args:
         results: see :func:`load`.
-        curves: ``published.Curve`` to draw beside the means.
+        curves: ``published.Curve`` to draw beside the means; compared by BD-rate only where the pictures are
+            theirs.
         pictures: for the viewer, see :func:`views`.
     """
     from plotly.offline import get_plotlyjs
@@ -101,17 +102,20 @@ def build(results, curves=(), pictures=()):
     means = {name: _with_speed(curve, name, rows) for name, curve in results["means"].items()}
     metrics = pages.metrics_of(rows)
     printed = [_printed(curve) for curve in curves]
-    points = {**means, **{f"published:{curve['name']}": curve["points"] for curve in printed}}
+    names = list(dict.fromkeys(row["picture"] for row in rows))
+    same_pictures = published.dataset_of(names) is not None
+    points = {**means, **{f"published:{curve['name']}": curve["points"] for curve in printed if same_pictures}}
     data = {
         "ours": ours(results),
         "titles": titles(results),
         "conditions": results["conditions"],
         "violations": len(results["violations"]),
-        "pictures": list(dict.fromkeys(row["picture"] for row in rows)),
+        "pictures": names,
         "metrics": metrics,
         "means": means,
         "rows": rows,
         "published": printed,
+        "same_pictures": same_pictures,
         "bd_rate": matrices(points, metrics),
         "per_picture": {
             name: {picture: figure and figure["percent"] for picture, figure in found["per_picture"].items()}

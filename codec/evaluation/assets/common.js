@@ -11,13 +11,14 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A number with some decimals and a real minus sign; a dash for null. */
+/** A number with some decimals and a real minus sign, but none before a zero; a dash for null. */
 function decimals(value, digits) {
-  return value == null ? "–" : value.toFixed(digits).replace("-", "−");
+  return value == null ? "–" : value.toFixed(digits).replace(/^-(?=[0.]*$)/, "").replace("-", "−");
 }
 
 function signed(value, digits = 1) {
-  return value == null ? "–" : (value > 0 ? "+" : "") + decimals(value, digits);
+  const text = decimals(value, digits);
+  return value > 0 && Number(text) !== 0 ? `+${text}` : text;
 }
 
 /** At most six significant digits, for qualities on anybody's scale. */

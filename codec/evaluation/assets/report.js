@@ -30,6 +30,8 @@
     });
   }
   for (const element of document.querySelectorAll(".published")) element.hidden = published.size === 0;
+  byId("published-pictures").textContent = data.same_pictures ? "the same pictures"
+    : "other pictures, those of Kodak, and say where those codecs stand to each other, not to the measured ones";
 
   // Plots ---------------------------------------------------------------------------------------------------
 

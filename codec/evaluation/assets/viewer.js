@@ -52,7 +52,7 @@
     if (bytes != null) words.push(`${bytes.toLocaleString("en")} bytes`, `${decimals(bpp, 3)} bpp`);
     for (const { key, label, digits } of data.metrics) {
       const [word, unit = ""] = label.split(", ");
-      if (rest[key] != null && key !== "ms_ssim_db") words.push(`${word} ${decimals(rest[key], digits)} ${unit}`.trim());
+      if (rest[key] != null && key !== "ms_ssim_db") words.push(`${word} ${decimals(rest[key], digits)} ${unit}`.trim().replaceAll(" ", "\u00a0"));
     }
     if (reference && bytes != null && reference.bytes != null && reference.bytes !== bytes) {
       const more = 100 * (bytes / reference.bytes - 1);
