@@ -1,4 +1,4 @@
-"""The pages of ``codec report`` and ``codec compare`` in a real browser: they show what they promise, and fetch nothing.
+"""The pages of ``codec report`` and ``codec compare`` in a real browser: they work, and fetch nothing.
 
 Skipped where there is no Chromium or no Playwright (package "playwright"; it drives the Chromium of the system).
 """
@@ -145,8 +145,7 @@ def traces(page):
 # The report -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1100, 380])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 380)])
 def test_the_report_renders_without_a_word_of_complaint(visit, report_page, scheme, width):
     page = visit(report_page, width, color_scheme=scheme)
     assert "24 pictures" in page.inner_text("#summary") and "abacus" in page.inner_text("#summary")
@@ -191,6 +190,14 @@ def test_curves_follow_metric_picture_and_published_choice(visit, report_page):
     assert "ELIC" not in traces(page) and "VTM (H.266)" in traces(page)  # those that published it
     page.select_option("#rd-picture", "kodim07.png")
     assert traces(page) == ["codec", "JPEG 4:2:0"]
+
+
+def test_every_published_curve_links_to_its_source(visit, report_page):
+    page = visit(report_page)
+    links = page.locator("#sources-table a").evaluate_all("links => links.map(link => link.href)")
+    curves = published.load("kodak")
+    wanted = {address for curve in curves for address in (curve.source_url, curve.paper_url) if address}
+    assert set(links) == wanted
 
 
 def test_hover_says_quality_rate_and_psnr(visit, report_page):

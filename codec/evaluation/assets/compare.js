@@ -4,8 +4,9 @@
 {
   const [picture] = data.viewer;
   const bytes = (value) => value.toLocaleString("en");
+  const { name, width, height, bpp } = picture;
   byId("summary").textContent =
-    `${picture.name}: ${picture.width} × ${picture.height} pixels, ${bytes(picture.bytes)} bytes, ${decimals(picture.bpp, 3)} bpp`;
+    `${name}: ${width} × ${height} pixels, ${bytes(picture.bytes)} bytes, ${decimals(bpp, 3)} bpp`;
   table(byId("compare-table"), [
     { key: "title", label: "file", text: "text" },
     { key: "quality", label: "quality", show: general },

@@ -6,7 +6,10 @@
   const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6bb1", "#7f7f7f"];
   const DASHES = ["8px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "5px,2px", "4px,6px"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star"];
-  const TICKS = { wide: [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10], narrow: [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10] };
+  const TICKS = {
+    wide: [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10],
+    narrow: [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10],
+  };
   const codecs = Object.keys(data.means);
   const labels = Object.fromEntries(data.metrics.map(({ key, label }) => [key, label]));
   const digits = Object.fromEntries(data.metrics.map((metric) => [metric.key, metric.digits]));
@@ -14,6 +17,9 @@
   const titleOf = (name) => published.get(name)?.title ?? data.titles[name];
   const theme = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 700px)");
+  /** The rows of one codec and picture; all where either is "". */
+  const rowsOf = (codec, picture) => data.rows.filter((row) => (
+    (codec === "" || row.codec === codec) && (picture === "" || row.picture === picture)));
   const metricPairs = data.metrics.map(({ key, label }) => [key, label]);
 
   // Which published curves are shown: one choice, with a select beside every place that it governs.
@@ -33,6 +39,9 @@
   byId("published-pictures").textContent = data.same_pictures ? "the same pictures"
     : "other pictures, those of Kodak, and say where those codecs stand to each other, not to the measured ones";
 
+  /** Text that Plotly, which reads simple HTML, will show as it is. */
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+
   // Plots ---------------------------------------------------------------------------------------------------
 
   function layout(x, y, revision) {
@@ -47,7 +56,8 @@
       // Zoom and hidden curves outlast whatever is drawn anew with the same axes.
       uirevision: revision,
       legend: {
-        groupclick: "toggleitem", font: { size: 12 }, ...(narrow.matches && { orientation: "h", y: -0.2, yanchor: "top" }),
+        groupclick: "toggleitem", font: { size: 12 },
+        ...(narrow.matches && { orientation: "h", y: -0.2, yanchor: "top" }),
       },
       xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
     };
@@ -64,15 +74,14 @@
     const i = codecs.indexOf(name);
     const own = name === data.ours;
     return {
-      name: data.titles[name], x: points.map((point) => point[x]), y: points.map((point) => point[y]),
+      name: plain(data.titles[name]), x: points.map((point) => point[x]), y: points.map((point) => point[y]),
       customdata: points.map(hover), hovertemplate: "%{customdata}<extra></extra>",
       mode: "lines+markers", line: { width: own ? 3.5 : 2, color: COLOURS[i % COLOURS.length] },
       marker: { size: own ? 8 : 6, symbol: SYMBOLS[i % SYMBOLS.length] }, legendgroup: "measured",
     };
   }
 
-  /** What the pointer says of a point, with the name in bold; Plotly reads this as simple HTML. */
-  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
+  /** What the pointer says of a point, with the name in bold. */
   function hoverText(title, point, lines) {
     const quality = point.quality === undefined ? [] : [`quality ${general(point.quality)}`];
     return [`<b>${plain(title)}</b>`, ...quality, ...lines].join("<br>");
@@ -90,12 +99,12 @@
     const traces = [];
     let largest = 0;
     for (const name of codecs) {
-      const all = picture === "" ? data.means[name]
-        : data.rows.filter((row) => row.codec === name && row.picture === picture).sort((a, b) => a.quality - b.quality);
+      const all = picture === "" ? data.means[name] : rowsOf(name, picture).sort((a, b) => a.quality - b.quality);
       const points = all.filter((point) => point[metric] != null);
       if (points.length === 0) continue;
       largest = Math.max(largest, ...points.map((point) => point.bpp));
-      traces.push(measuredTrace(name, points, "bpp", metric, (point) => hoverText(data.titles[name], point, lines(point))));
+      const hover = (point) => hoverText(data.titles[name], point, lines(point));
+      traces.push(measuredTrace(name, points, "bpp", metric, hover));
     }
     if (picture === "") {
       const greys = theme.matches ? ["#9aa2aa", "#6f7982"] : ["#7b848c", "#a3abb3"];
@@ -118,8 +127,8 @@
     const x = { title: { text: "bits per pixel" }, range, type: log ? "log" : "linear" };
     const ticks = TICKS[narrow.matches ? "narrow" : "wide"];
     if (log) Object.assign(x, { tickvals: ticks, ticktext: ticks.map(String) });
-    const label = labels[metric] ?? metric;
-    Plotly.react("rd-plot", traces, layout(x, { title: { text: label } }, `${metric} ${log} ${picture}`), CONFIG);
+    const y = { title: { text: plain(labels[metric]) } };
+    Plotly.react("rd-plot", traces, layout(x, y, `${metric} ${log} ${picture}`), CONFIG);
   }
 
   function drawSpeed() {
@@ -138,7 +147,7 @@
     }
     const direction = { decode: "decoding", encode: "encoding" }[way];
     const x = { title: { text: `${direction}, ${text}` }, type: "log", dtick: "D2" };
-    const y = { title: { text: metric === "bpp" ? "bits per pixel" : labels[metric] } };
+    const y = { title: { text: metric === "bpp" ? "bits per pixel" : plain(labels[metric]) } };
     Plotly.react("speed-plot", traces, layout(x, y, `${key} ${metric}`), CONFIG);
   }
 
@@ -161,12 +170,14 @@
         const figure = figures[test][anchor];
         if (figure === null) {
           cell.textContent = "–";
-          cell.dataset.detail = `${titleOf(test)} and ${titleOf(anchor)}: under four points, or no ${labels[metric]} in common.`;
+          cell.dataset.detail =
+            `${titleOf(test)} and ${titleOf(anchor)}: under four points, or no ${labels[metric]} in common.`;
         } else {
           const [percent, low, high] = figure;
           cell.textContent = signed(percent);
           const strength = Math.min(Math.abs(percent) / 80, 1) * 60;
-          cell.style.background = `color-mix(in srgb, var(--${percent < 0 ? "good" : "bad"}) ${strength}%, transparent)`;
+          const colour = percent < 0 ? "good" : "bad";
+          cell.style.background = `color-mix(in srgb, var(--${colour}) ${strength}%, transparent)`;
           cell.dataset.detail = `${titleOf(test)} against ${titleOf(anchor)}: ${signed(percent)} % bits at equal ` +
             `${labels[metric]}, mean from ${decimals(low, digits[metric])} to ${decimals(high, digits[metric])}.`;
         }
@@ -199,8 +210,7 @@
   }
 
   function drawRows() {
-    const [codec, picture] = [byId("rows-codec").value, byId("rows-picture").value];
-    const rows = data.rows.filter((row) => (codec === "" || row.codec === codec) && (picture === "" || row.picture === picture));
+    const rows = rowsOf(byId("rows-codec").value, byId("rows-picture").value);
     table(byId("rows-table"), [
       { key: "picture", label: "picture", text: "text" },
       { key: "codec", label: "codec", text: "text", show: (value) => data.titles[value] },
@@ -226,12 +236,15 @@
   }
 
   function drawSources() {
-    const link = (text, href) => make("a", { href, textContent: text, rel: "noreferrer" });
+    const link = (text, href) => (href ? make("a", { href, textContent: text, rel: "noreferrer" }) : text);
     table(byId("sources-table"), [
       { key: "title", label: "curve", text: "text" },
-      { key: "paper", label: "paper", text: "text", show: (text, row) => (row.paper_url ? link(text, row.paper_url) : text ?? "–") },
+      { key: "paper", label: "paper", text: "text", show: (text, row) => link(text ?? "–", row.paper_url) },
       { key: "notes", label: "what it is", text: "text wrap" },
-      { key: "source", label: "source of the figures", text: "text", show: (text, row) => link(text.split(":")[0], row.source_url) },
+      {
+        key: "source", label: "source of the figures", text: "text",
+        show: (text, row) => link(text.split(":")[0], row.source_url),
+      },
     ], data.published);
   }
 
@@ -251,7 +264,8 @@
       : Array.isArray(value) ? value.map(show).join(" ") : String(value));
     const entries = [
       ["date", date], ["processor", cpu], ["cores", cores], ["threads", threads], ["system", system],
-      ["versions", show(versions)], ...Object.entries(settings).map(([name, value]) => [data.titles[name] ?? name, show(value)]),
+      ["versions", show(versions)],
+      ...Object.entries(settings).map(([name, value]) => [data.titles[name] ?? name, show(value)]),
     ].filter(([, value]) => value !== undefined);
     byId("conditions-list").replaceChildren(...entries.flatMap(([key, value]) => [
       make("dt", { textContent: key }), make("dd", { textContent: value }),

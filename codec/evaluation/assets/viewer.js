@@ -52,7 +52,9 @@
     if (bytes != null) words.push(`${bytes.toLocaleString("en")} bytes`, `${decimals(bpp, 3)} bpp`);
     for (const { key, label, digits } of data.metrics) {
       const [word, unit = ""] = label.split(", ");
-      if (rest[key] != null && key !== "ms_ssim_db") words.push(`${word} ${decimals(rest[key], digits)} ${unit}`.trim().replaceAll(" ", "\u00a0"));
+      if (rest[key] == null || key === "ms_ssim_db") continue;
+      const text = `${word} ${decimals(rest[key], digits)} ${unit}`.trim();
+      words.push(text.replaceAll(" ", "\u00a0")); // no break between a number and its unit
     }
     if (reference && bytes != null && reference.bytes != null && reference.bytes !== bytes) {
       const more = 100 * (bytes / reference.bytes - 1);
@@ -131,7 +133,10 @@
 
     const half = mode === "beside";
     const one = mode === "flicker";
-    Object.assign(byId("pane-left").style, { right: half ? "50%" : "0", visibility: one && state.shown === "right" ? "hidden" : "" });
+    Object.assign(byId("pane-left").style, {
+      right: half ? "50%" : "0",
+      visibility: one && state.shown === "right" ? "hidden" : "",
+    });
     Object.assign(byId("pane-right").style, {
       left: half ? "50%" : "0",
       visibility: one && state.shown === "left" ? "hidden" : "",
