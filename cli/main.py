@@ -17,6 +17,8 @@ COMMANDS = {
     "models": ("models", "models"),
     "train": ("train", "train"),
     "evaluate": ("evaluate", "evaluate"),
+    "report": ("report", "report"),
+    "compare": ("compare", "compare"),
     "demo": ("demo", "demo"),
 }
 

@@ -47,6 +47,8 @@ def test_importing_loads_nothing_heavy(root, module):
         "models --help",
         "train --help",
         "evaluate --help",
+        "report --help",
+        "compare --help",
         "info FILE",
         "info --json FILE",
         "models",

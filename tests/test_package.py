@@ -68,7 +68,8 @@ def test_the_wheel_holds_the_codec_its_commands_and_its_weights(root, wheel):
     wanted = {f"{model}/{file}" for file in ("weights.safetensors", "config.json", "CARD.md")}
     wanted |= {"codec/_models/index.json", "codec/BITSTREAM.md"}
     wanted |= {f"codec/_cli/{path.name}" for path in (root / "cli").glob("*.py")}
-    wanted |= {str(path.relative_to(root).as_posix()) for path in (root / "codec").rglob("*.py")}
+    files = [path for path in (root / "codec").rglob("*") if path.suffix not in ("", ".pyc")]
+    wanted |= {path.relative_to(root).as_posix() for path in files if path.is_file()}
     assert wanted - names == set()
 
 

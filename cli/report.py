@@ -1,0 +1,146 @@
+"""``codec report``: what ``codec evaluate --json`` wrote as one HTML page, and as a plot."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from .common import Failure, coder_options
+from .evaluate import Names, Qualities, _pictures
+
+
+@click.command()
+@click.argument("results_file", metavar="RESULTS.json")
+@click.argument("inputs", nargs=-1, metavar="[PICTURES]...")
+@click.option("-o", "--output", metavar="FILE", help="The page to write, .html.")
+@click.option("--plot", metavar="FILE", help="Also, or only, the main plot as .png, .svg or .pdf.")
+@click.option(
+    "--published", default="auto", show_default=True, type=click.Choice(["auto", "kodak", "none"]),
+    help="Published curves to draw; auto: Kodak's where the results are of its 24 pictures.",
+)  # fmt: skip
+@click.option(
+    "--qualities", type=Qualities(), default="15,40,70", show_default=True, metavar="Q,Q,...",
+    help="Ours, of the pictures in the viewer.",
+)  # fmt: skip
+@click.option(
+    "--against", type=Names(), metavar="NAME,...",
+    help="Codecs to show beside ours, at the same size, or none. [those of the results]",
+)  # fmt: skip
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=4, show_default=True, metavar="N",
+    help="Pictures in the viewer at most; each takes a few megabytes of the page.",
+)  # fmt: skip
+@click.option("--model", metavar="MODEL", help="Id or folder of a model. [that of the results]")
+@click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+@coder_options
+def report(
+    results_file, inputs, output, plot, published, qualities, against, limit, model, force, device, threads
+):
+    """Make a page of an evaluation.
+
+    RESULTS.json is what 'codec evaluate --json' wrote. The page is a single file that needs no network:
+    rate-distortion plots, BD-rates of every codec against every other, speed, and tables.
+
+    PICTURES are files or folders, usually those evaluated. They are compressed again, by this codec at
+    --qualities and by each other codec at the quality whose file comes nearest to ours without being larger,
+    and go into a viewer with a slider, flicker, zoom and a difference map.
+
+    Published curves are drawn as published, dashed. They were not measured here.
+    """
+    if output is None and plot is None:
+        raise click.UsageError("say what to write: --output page.html, --plot plot.png, or both.")
+    if inputs and output is None:
+        raise click.UsageError("PICTURES are for the page; name it with --output.")
+    require(
+        "report", "scipy", *(["plotly"] if output else []), *(["matplotlib"] if plot else []),
+        *(["pytorch_msssim"] if inputs else []),
+    )  # fmt: skip
+    for file in (output, plot):
+        if file is not None:
+            check_output(file, force, results_file, *inputs)
+
+    from codec.evaluation import report as making
+    from codec.image_io import write_bytes_atomic
+
+    if plot is not None:
+        from codec.evaluation import plot as plotting
+
+        plotting.check_suffix(plot)
+    results = making.load(results_file)
+    curves = making.published_for(results, published)
+
+    shown = []
+    if inputs:
+        found = _pictures(inputs, recursive=False)
+        if len(found) > limit:
+            note = f"the first {limit} of {len(found)} pictures are shown; --limit N for more"
+            click.echo(f"codec: {note}", err=True)
+        shown = _views(results, found[:limit], qualities, against, model, device, threads)
+
+    if plot is not None:
+        write_bytes_atomic(plot, plotting.draw(results, curves, Path(plot).suffix))
+        click.echo(f"{plot}: {Path(plot).stat().st_size:,} bytes")
+    if output is not None:
+        page = making.build(results, curves, shown).encode("utf-8")
+        write_bytes_atomic(output, page)
+        click.echo(f"{output}: {len(page) / 1e6:.1f} MB")
+
+
+def _views(results, pictures, qualities, against, model, device, threads):
+    """The pictures for the viewer; a codec of the results that cannot be run here is named and left out."""
+    from tqdm import tqdm
+
+    from codec import Codec
+    from codec.errors import CodecError
+    from codec.evaluation import report as making
+    from codec.evaluation.anchors import find_anchors
+    from codec.image_io import read_picture
+
+    name = making.ours(results)
+    if against is None:
+        anchors = []
+        for other in results["means"]:
+            try:
+                anchors += find_anchors([other]) if other != name else []
+            except CodecError as error:
+                click.echo(f"codec: not in the viewer: {error}", err=True)
+    else:
+        anchors = find_anchors(against)
+    described = results["conditions"].get("codecs", {}).get(name, {})
+    coder = Codec(model or described.get("model"), device=device, threads=threads)
+
+    def failed(anchor, error):
+        bar.write(f"codec: {anchor.title} left out: {error}", file=sys.stderr)
+
+    title = making.titles(results)[name]
+    total = len(pictures) * len(qualities) * (1 + len(anchors))
+    found = []
+    # disable=None: no bar unless stderr is a terminal.
+    with tqdm(total=total, unit="picture", leave=False, dynamic_ncols=True, disable=None) as bar:
+        for picture, path in pictures:
+            bar.set_description_str(picture, refresh=True)
+            pixels = read_picture(path).pixels
+            found.append(making.views(picture, pixels, coder, qualities, anchors, title, bar.update, failed))
+    return found
+
+
+def check_output(file, force, *inputs):
+    """Refuse now what would be refused, or lost, when all the work is done."""
+    path = Path(file)
+    if path.is_dir():
+        raise Failure(f"{path}: is a folder")
+    if not path.absolute().parent.is_dir():
+        raise Failure(f"{path}: the folder {path.parent} does not exist")
+    if any(path.resolve() == Path(name).resolve() for name in inputs):
+        raise Failure(f"{path}: would be written over an input")
+    if path.is_file() and not force:
+        raise Failure(f"{path}: exists already; --force overwrites")
+
+
+def require(command, *modules):
+    """Name the extra that is missing, rather than fail half-way."""
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise Failure(f"{command} needs {', '.join(missing)}: pip install 'neural-image-codec[eval]'")
