@@ -39,16 +39,18 @@ class Cold:
     decode_peak_bytes: int | None
 
 
-def cold(entrant, name, pixels, quality, runs=RUNS):
+def cold(entrant, name, pixels, quality, runs=None):
     """:class:`Cold` of an entrant on a picture.
 
     Args:
         entrant: rate_distortion.Entrant whose ``make``, or else ``coder``, can be pickled.
         pixels: uint8 (H, W, 3).
+        runs: of which the median is taken; :data:`RUNS` unless given.
 
     Raises:
         CodecError: the process fails.
     """
+    runs = RUNS if runs is None else runs
     coder = entrant.make or entrant.coder
     height, width, _ = pixels.shape
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ How everything is measured:
   move with other pictures of the same kind.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -246,7 +248,8 @@ def _run_in_workers(tasks, entrants, metrics, bad, workers, threads):
     sent = [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
     pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, metrics, threads))
     try:
-        futures = {pool.submit(_work, task): task for task in tasks}
+        with _deaf_to_interrupts():
+            futures = {pool.submit(_work, task): task for task in tasks}
         for future in as_completed(futures):
             task = futures[future]
             if task[0] in bad:
@@ -266,9 +269,22 @@ def _run_in_workers(tasks, entrants, metrics, bad, workers, threads):
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts():
+    """Processes that are started in here never see Ctrl-C, not even while Python starts: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker(entrants, metrics, threads):
     global _bench
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, where it is not inherited
     if threads is not None:
         import torch
 
@@ -358,7 +374,7 @@ def summarise(rows, test, anchors, resamples=0, method="pchip", step=None):
 
     Args:
         resamples, method: see :func:`compare`.
-        step: called without arguments after each anchor: a thousand resamples take about two seconds for each.
+        step: called without arguments after each anchor: a thousand resamples take a few seconds for each.
     """
     of = {name: [row for row in rows if row.codec == name] for name in (test, *anchors)}
     ours = _Curves(of[test], resamples, method)
