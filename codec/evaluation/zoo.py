@@ -19,6 +19,7 @@ Begaint, Racape, Feltman, Pushparaja 2020, "CompressAI", arXiv:2011.03029.
 """
 
 import hashlib
+import pickle
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,8 +163,9 @@ class Zoo:
             try:
                 state = load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
                 model = model_architectures[self.model].from_state_dict(state)
-            except (OSError, RuntimeError, KeyError, ValueError) as error:
-                raise CodecError(f"{path}: not the weights of {self.model}: {str(error).splitlines()[0]}") from None
+            except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CodecError(f"{path}: not the weights of {self.model}: {reason}") from None
             model.update()
             self._models[level] = model.eval().to(self.device)
         return self._models[level]
