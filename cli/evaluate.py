@@ -1,7 +1,11 @@
-"""``codec evaluate``: rate, distortion and time on pictures of the user's choice, beside JPEG and WebP."""
+"""``codec evaluate``: rate, distortion and time on pictures of the user's choice, beside other codecs."""
 
+import functools
+import os
 import sys
+import textwrap
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -11,6 +15,9 @@ from .compress import PICTURE_SUFFIXES
 
 OURS = "codec"  # our name in tables and files
 SHOWN_VIOLATIONS = 20  # the JSON file has all
+METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
+WIDTH = 110  # of what is printed
+MIB = 2**20
 
 
 class Qualities(click.ParamType):
@@ -45,62 +52,108 @@ class Names(click.ParamType):
 )  # fmt: skip
 @click.option(
     "--against", type=Names(), default="jpeg,webp", show_default=True, metavar="NAME,...",
-    help="Codecs to compare with: jpeg (4:2:0), jpeg444, webp; or none.",
+    help="Codecs to compare with: jpeg (4:2:0), jpeg444, webp, avif (4:2:0), avif444, jpeg2000, jxl, x265, "
+    "compressai:MODEL[=FOLDER]; or none.",
+)  # fmt: skip
+@click.option(
+    "--metrics", type=Names(), default=METRICS, show_default=True, metavar="NAME,...",
+    help="What to measure; psnr is always there.",
 )  # fmt: skip
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
 @click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
 @click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows.")
+@click.option(
+    "--resume", "journal_file", metavar="FILE",
+    help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, metavar="N",
+    help="Processes that share the work, and the threads. With more than one, times are not shown.",
+)  # fmt: skip
+@click.option("--cold", is_flag=True, help="Also time fresh processes, with their peak memory; one picture.")
+@click.option(
+    "--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
+    help="Resamplings of the pictures for the 95 % intervals of BD-rates; 0 for none.",
+)  # fmt: skip
+@click.option(
+    "--interpolation", type=click.Choice(["pchip", "akima"]), default="pchip", show_default=True,
+    help="Of the curves between their points.",
+)  # fmt: skip
 @coder_options
-def evaluate(inputs, qualities, against, recursive, model, csv_file, json_file, device, threads):
+def evaluate(
+    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, cold,
+    bootstrap, interpolation, device, threads,
+):  # fmt: skip
     """Measure rate, distortion and time on pictures.
 
     PICTURES are files or folders. Each picture is compressed and decompressed at every quality, by this codec
     and by those of --against at a dozen qualities of their own.
 
-    Rate is the size of the real file, headers included. PSNR and MS-SSIM are over RGB, rounded to 8 bits.
-    Means are over pictures. Seconds are for one picture, without reading or writing files and without loading
-    the model. Alpha, colour profiles and metadata are left out; grey pictures count as RGB.
+    Rate is the size of the real file, headers included. PSNR and MS-SSIM are over RGB, PSNR-Y over BT.601 luma,
+    all from pixels rounded to 8 bits. Means are over pictures. Seconds are for one picture, without reading or
+    writing files and without loading the model; --cold is the whole of that. Alpha, colour profiles and
+    metadata are left out; grey pictures count as RGB.
 
     BD-rate is the mean difference in rate at equal PSNR, over the PSNR interval printed beside it: that which
     both mean curves cover and, in the columns named after rates, where this codec's own rate is within them.
+    BD-PSNR is the mean difference in PSNR at equal rate. In brackets: where 95 of 100 other sets of pictures like
+    these would put the figure.
 
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
     _require("pytorch_msssim", "scipy")
     pictures = _pictures(inputs, recursive)
-    for file in (csv_file, json_file):
+    for file in (csv_file, json_file, journal_file):
         if file is not None:
             _check_writable(file)
 
     from codec.evaluation.anchors import find_anchors
+    from codec.evaluation.metrics import METRICS
 
-    anchors = find_anchors(against)
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise Failure(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+    # The threads that one process may use; the anchors take them too, so that all codecs have the same.
+    total_threads = threads or _cores()
+    each = max(1, total_threads // workers) if workers > 1 else threads
+    anchors = find_anchors(against, each, device)
 
     import torch
     from tqdm import tqdm
 
     from codec import Codec
     from codec.evaluation import rate_distortion as rd
+    from codec.evaluation.journal import Journal
 
     if threads is not None:
         torch.set_num_threads(threads)  # for MS-SSIM too
     coder = Codec(model, device=device, threads=threads)
-    entrants = [rd.Entrant(OURS, coder, qualities)]
-    entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities) for anchor in anchors]
+    make = functools.partial(Codec, model, device=device, threads=each)
+    settings = {"model": coder.model_id, "device": str(device), "qualities": qualities}
+    entrants = [rd.Entrant(OURS, coder, qualities, make, settings)]
+    entrants += [rd.Entrant(a.name, a, a.qualities, settings=a.settings()) for a in anchors]
     conditions = rd.conditions()
-    conditions["codecs"] = {OURS: {"model": coder.model_id, "device": str(device), "qualities": qualities}}
-    for anchor in anchors:
-        settings = {"title": anchor.title, "options": anchor.options, "qualities": anchor.qualities}
-        conditions["codecs"][anchor.name] = settings
+    conditions["metrics"] = ["psnr", *(name for name in metrics if name != "psnr")]
+    common = {name: value for name, value in conditions.items() if name not in ("date", "metrics")}
+    common["timed alone"] = workers == 1
+    conditions["codecs"] = {entrant.name: entrant.settings for entrant in entrants}
+    conditions["workers"] = workers
+    conditions["times_comparable"] = workers == 1
+    conditions["bd"] = {"interpolation": interpolation, "resamples": bootstrap, "seed": rd.SEED, "confidence": 0.95}
 
     steps = sum(len(entrant.qualities) for entrant in entrants)
     failures = []
+    counts = Counter()
     total = steps * len(pictures)
     # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=total, unit="coding", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with (
+        Journal(journal_file, rd.Row, common) if journal_file else nullcontext() as journal,
+        tqdm(total=total, unit="coding", leave=False, dynamic_ncols=True, disable=None) as bar,
+    ):
 
         def step(row):
+            counts[row.picture] += 1
             bar.set_description_str(f"{row.picture} {row.codec}", refresh=False)
             bar.update()
 
@@ -108,11 +161,17 @@ def evaluate(inputs, qualities, against, recursive, model, csv_file, json_file, 
             failures.append(name)
             bar.write(f"codec: {error}", file=sys.stderr)
             bar.total -= steps
+            bar.n -= counts.pop(name, 0)
 
-        rows = rd.evaluate(pictures, entrants, step, failed)
+        options = {"metrics": conditions["metrics"], "workers": workers, "threads": each, "journal": journal}
+        rows = rd.evaluate(pictures, entrants, step, failed, **options)
     if not rows:
         raise Failure("none of the pictures could be used")
-    summary = rd.summarise(rows, OURS, [anchor.name for anchor in anchors])
+    names = [anchor.name for anchor in anchors]
+    with tqdm(total=len(anchors), desc="BD-rates", leave=False, dynamic_ncols=True, disable=None) as bar:
+        summary = rd.summarise(rows, OURS, names, bootstrap, interpolation, bar.update)
+    if cold:
+        summary = _add_cold(summary, entrants, rows[0].picture, dict(pictures))
 
     if csv_file is not None:
         rd.write_csv(csv_file, rows)
@@ -120,32 +179,49 @@ def evaluate(inputs, qualities, against, recursive, model, csv_file, json_file, 
         rd.write_json(json_file, conditions, summary, rows)
 
     measured = len(pictures) - len(failures)
-    threads = _count(conditions["threads"], "thread")
-    click.echo(f"{_count(measured, 'picture')}; {conditions['cpu']}, {threads}")
+    line = f"{_count(measured, 'picture')}; {conditions['cpu']}, {_count(conditions['threads'], 'thread')}"
+    click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
+    if journal is not None and journal.found:
+        click.echo(f"{journal.found} of {len(rows)} rows from {journal_file}")
     titles = {OURS: f"codec, model {coder.model_id}, {device}"}
     titles.update((anchor.name, _settings(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
-        click.echo(f"\n{titles[name]}\n{means_table(curve)}")
+        click.echo(f"\n{titles[name]}\n{means_table(curve, times=workers == 1)}")
     click.echo(f"\n{monotony(summary.violations, measured)}")
     if anchors:
-        click.echo(f"\n{bd_rate_table(summary.bd_rate, {anchor.name: anchor.title for anchor in anchors})}")
+        titles = {anchor.name: anchor.title for anchor in anchors}
+        click.echo(f"\n{bd_rate_table(summary.bd_rate, titles)}")
+        if any(any(comparison.bd_psnr.values()) for comparison in summary.bd_rate.values()):
+            click.echo(f"\n{bd_psnr_table(summary.bd_rate, titles)}")
+        if any(any(comparison.by_metric.values()) for comparison in summary.bd_rate.values()):
+            click.echo(f"\n{by_metric_table(summary.bd_rate, titles)}")
+    if summary.cold:
+        click.echo(f"\n{cold_table(summary.cold)}")
     if failures:
         click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
         click.get_current_context().exit(1)
 
 
-def means_table(curve) -> str:
+def means_table(curve, times=True) -> str:
     """The means of one codec, a line per quality."""
-    columns = ("quality", "bpp", "PSNR dB", "MS-SSIM", "MS-SSIM dB", "encode s", "decode s")
-    widths = (8, 9, 9, 9, 12, 10, 10)
-    lines = [columns]
-    for mean in curve:
-        similarity = ("-", "-")  # every picture is too small for it
-        if mean.ms_ssim is not None:
-            similarity = (f"{mean.ms_ssim:.4f}", f"{mean.ms_ssim_db:.2f}")
-        seconds = (f"{mean.encode_s:.3f}", f"{mean.decode_s:.3f}")
-        lines.append((f"{mean.quality:g}", f"{mean.bpp:.4f}", f"{mean.psnr_db:.2f}", *similarity, *seconds))
-    return "\n".join("".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+    columns = [("quality", 8, lambda mean: f"{mean.quality:g}")]
+    for title, width, field, form in (
+        ("bpp", 9, "bpp", ".4f"), ("PSNR dB", 9, "psnr_db", ".2f"), ("PSNR-Y dB", 11, "psnr_y_db", ".2f"),
+        ("MS-SSIM", 9, "ms_ssim", ".4f"), ("MS-SSIM dB", 12, "ms_ssim_db", ".2f"),
+        ("SSIMULACRA2", 13, "ssimulacra2", ".2f"), ("encode s", 10, "encode_s", ".3f"),
+        ("decode s", 10, "decode_s", ".3f"),
+    ):  # fmt: skip
+        optional = field in ("psnr_y_db", "ssimulacra2") and all(getattr(mean, field) is None for mean in curve)
+        if not optional and (times or not field.endswith("_s")):
+            columns.append((title, width, functools.partial(_cell, field=field, form=form)))
+    lines = ["".join(title.rjust(width) for title, width, _ in columns)]
+    lines += ["".join(cell(mean).rjust(width) for _, width, cell in columns) for mean in curve]
+    return "\n".join(lines)
+
+
+def _cell(mean, field, form) -> str:
+    value = getattr(mean, field)
+    return "-" if value is None else format(value, form)  # every picture is too small for it
 
 
 def monotony(violations, pictures) -> str:
@@ -161,18 +237,79 @@ def monotony(violations, pictures) -> str:
 
 
 def bd_rate_table(comparisons, titles) -> str:
-    """The BD-rates against every anchor, each with its PSNR interval."""
-    rows = []
-    for name, comparison in comparisons.items():
-        figures = {"overall": comparison.overall, **comparison.bands}
-        rows.append((titles[name], {key: _figure(figure) for key, figure in figures.items()}))
-    lines = ["BD-rate of codec by PSNR, negative where it needs fewer bits"]
-    lines.append(f"{'against':<12}" + "".join(f"{key:>26}" for key in rows[0][1]))
-    for title, figures in rows:
-        lines.append(f"{title:<12}" + "".join(f"{figure:>26}" for figure in figures.values()))
-    if any("n/a" in figures.values() for _, figures in rows):
+    """The BD-rates against every anchor, each with its PSNR interval and, below, its confidence interval."""
+    cells = {
+        name: [
+            (_figure(figure), _interval(comparison.percent_interval.get(key)))
+            for key, figure in {"overall": comparison.overall, **comparison.bands}.items()
+        ]
+        for name, comparison in comparisons.items()
+    }
+    heads = ["overall", *next(iter(comparisons.values())).bands]
+    lines = _table("BD-rate of codec by PSNR, negative where it needs fewer bits", heads, cells, titles, 28)
+    if any(figure == "n/a" for row in cells.values() for figure, _ in row):
         lines.append("n/a: under four usable points on a curve, or no PSNR in common")
     return "\n".join(lines)
+
+
+def bd_psnr_table(comparisons, titles) -> str:
+    """The BD-PSNRs against every anchor, each with its interval of rates and of confidence."""
+    cells = {
+        name: [
+            (
+                "n/a" if figure is None else f"{figure.db:+.2f} dB ({figure.bpp[0]:.2f}-{figure.bpp[1]:.2f} bpp)",
+                _interval(comparison.db_interval.get(key), 2),
+            )
+            for key, figure in comparison.bd_psnr.items()
+        ]
+        for name, comparison in comparisons.items()
+    }
+    heads = list(next(iter(comparisons.values())).bd_psnr)
+    return "\n".join(_table("BD-PSNR of codec, positive where it is better", heads, cells, titles, 28))
+
+
+def by_metric_table(comparisons, titles) -> str:
+    """The overall BD-rates by the metrics other than PSNR."""
+    from codec.evaluation.metrics import METRICS
+
+    keys = list(dict.fromkeys(key for comparison in comparisons.values() for key in comparison.by_metric))
+    cells = {name: [] for name in comparisons}
+    for name, comparison in comparisons.items():
+        for key in keys:
+            figure = comparison.by_metric.get(key)
+            text = "n/a" if figure is None else f"{figure.percent:+.1f} %"
+            cells[name].append((text, _interval(comparison.by_metric_interval.get(key))))
+    heads = [METRICS[key].title for key in keys]
+    return "\n".join(_table("BD-rate of codec by other metrics, overall", heads, cells, titles, 28))
+
+
+def cold_table(cold) -> str:
+    """Times and memory of fresh processes."""
+    first = next(iter(cold.values()))
+    lines = [
+        f"A fresh process for one picture ({first.picture}, {first.width} x {first.height}), with the start of "
+        "Python, imports and",
+        f"weights; median of {first.runs}",
+        f"{'':<24}{'quality':>8}{'encode s':>10}{'decode s':>10}{'encode MiB':>12}{'decode MiB':>12}",
+    ]
+    for name, figure in cold.items():
+        peaks = (figure.encode_peak_bytes, figure.decode_peak_bytes)
+        encode, decode = ("-" if peak is None else f"{peak / MIB:.0f}" for peak in peaks)
+        times = f"{figure.encode_s:>10.2f}{figure.decode_s:>10.2f}"
+        lines.append(f"{name:<24}{figure.quality:>8g}{times}{encode:>12}{decode:>12}")
+    return "\n".join(lines)
+
+
+def _table(caption, heads, cells, titles, width) -> list[str]:
+    """Lines of a table whose cells are (figure, interval); a second line per row where there are intervals."""
+    label = max(12, *(len(titles[name]) for name in cells))
+    width = min(width, (WIDTH - label) // len(heads))
+    lines = [caption, f"{'against':<{label}}" + "".join(f"{head:>{width}}" for head in heads)]
+    for name, row in cells.items():
+        lines.append(f"{titles[name]:<{label}}" + "".join(f"{figure:>{width}}" for figure, _ in row))
+        if any(spread for _, spread in row):
+            lines.append(" " * label + "".join(f"{spread:>{width}}" for _, spread in row))
+    return lines
 
 
 def _figure(figure) -> str:
@@ -182,13 +319,43 @@ def _figure(figure) -> str:
     return f"{figure.percent:+.1f} % ({low:.1f}-{high:.1f} dB)"
 
 
+def _interval(spread, digits=1) -> str:
+    return "" if spread is None else f"[{spread[0]:+.{digits}f}, {spread[1]:+.{digits}f}]"
+
+
+def _add_cold(summary, entrants, picture, paths):
+    """The summary with the figures of fresh processes, on one picture, at the middle of every ladder."""
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from codec.evaluation.process import cold
+    from codec.image_io import read_picture
+
+    pixels = read_picture(paths[picture]).pixels
+    found = {}
+    for entrant in tqdm(entrants, "cold", leave=False, dynamic_ncols=True, disable=None):
+        quality = entrant.qualities[len(entrant.qualities) // 2]
+        found[entrant.name] = cold(entrant, picture, pixels, quality)
+    return replace(summary, cold=found)
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _count(number, noun) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _settings(anchor) -> str:
-    options = ", ".join(f"{name}={value}" for name, value in anchor.options.items())
-    return f"{anchor.name}: {anchor.title} (Pillow, {options})"
+    def flat(options):
+        for name, value in options.items():
+            yield from flat(value) if isinstance(value, dict) else [f"{name}={value}"]
+
+    text = f"{anchor.name}: {anchor.title} ({', '.join([anchor.writer, *flat(anchor.options)])})"
+    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))
 
 
 def _pictures(inputs, recursive):

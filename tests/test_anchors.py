@@ -1,16 +1,29 @@
 """Anchors write what their titles say, and have the two methods of our own codec."""
 
+import importlib.util
 import io
+import pickle
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
 from codec.errors import CodecError, ImageError
+from codec.evaluation import anchors
 from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation.metrics import psnr_db
 
-each_anchor = pytest.mark.parametrize("name", list(ANCHORS))
+
+def installed(name):
+    try:
+        ANCHORS[name].check()
+    except CodecError as error:
+        return pytest.param(name, marks=pytest.mark.skip(reason=str(error)))
+    return name
+
+
+each_anchor = pytest.mark.parametrize("name", [installed(name) for name in ANCHORS])
 
 
 def written_by_pillow(pixels, form, **options):
@@ -32,15 +45,84 @@ def test_rate_and_psnr_rise_along_the_ladder(name, photo):
 @each_anchor
 def test_a_pillow_image_and_its_pixels_give_the_same_bytes(name, photo):
     anchor = ANCHORS[name]
-    assert anchor.compress(photo, 50) == anchor.compress(Image.fromarray(photo), 50)
+    quality = anchor.qualities[6]
+    assert anchor.compress(photo, quality) == anchor.compress(Image.fromarray(photo), quality)
 
 
 @each_anchor
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (33, 16)])
-def test_any_size_comes_back(name, size):
+def test_any_size_that_the_format_takes_comes_back(name, size):
     anchor = ANCHORS[name]
-    image = anchor.decompress(anchor.compress(np.full((*size, 3), 90, np.uint8), 50))
+    pixels = np.full((*size, 3), 90, np.uint8)
+    if min(size) < anchor.min_side:
+        with pytest.raises(ImageError, match=f"{size[1]} x {size[0]} pixels; at least {anchor.min_side}"):
+            anchor.compress(pixels, anchor.qualities[6])
+        return
+    image = anchor.decompress(anchor.compress(pixels, anchor.qualities[6]))
     assert (image.height, image.width) == size
+    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 90).max() <= 4  # grey stays grey
+
+
+@each_anchor
+def test_threads_change_no_byte_and_no_pixel(name, photo):
+    one, two = (find_anchors([name], threads)[0] for threads in (1, 2))
+    for quality in one.qualities[4:10:5]:
+        data = one.compress(photo, quality)
+        assert two.compress(photo, quality) == data
+        assert np.array_equal(*(np.asarray(anchor.decompress(data)) for anchor in (one, two)))
+
+
+@each_anchor
+def test_another_process_can_be_sent_the_anchor(name, photo):
+    anchor = ANCHORS[name]
+    sent = pickle.loads(pickle.dumps(anchor))
+    assert sent == anchor
+    assert sent.compress(photo, anchor.qualities[3]) == anchor.compress(photo, anchor.qualities[3])
+
+
+@each_anchor
+def test_settings_say_what_wrote_the_files(name):
+    settings = ANCHORS[name].settings()
+    assert settings["title"] == ANCHORS[name].title and settings["options"] == ANCHORS[name].options
+    assert settings["version"] and settings["writer"]
+
+
+@pytest.mark.parametrize(("name", "subsampling"), [("avif", 1), ("avif444", 0)])
+def test_avif_files_have_the_sampling_of_their_title(name, subsampling, photo):
+    try:
+        ANCHORS[name].check()
+    except CodecError as error:
+        pytest.skip(str(error))
+    data = ANCHORS[name].compress(photo, 50)
+    # The AV1 configuration box: two bytes of marker, profile and level, then one that ends in
+    # chroma_subsampling_x, chroma_subsampling_y and two bits of sample position.
+    flags = data[data.index(b"av1C") + 6]
+    assert (flags >> 3 & 1, flags >> 2 & 1) == (subsampling, subsampling)
+
+
+def test_jpeg2000_files_have_the_rate_asked_for(photo):
+    anchor = ANCHORS["jpeg2000"]
+    for bpp in anchor.qualities[2:10]:
+        assert 8 * len(anchor.compress(photo, bpp)) / (128 * 192) == pytest.approx(bpp, rel=0.05)
+
+
+def test_jpeg2000_is_not_made_weaker_than_it_is(photo):
+    # What the module's docstring says of Pillow's defaults.
+    from codec.evaluation.bd_rate import bd_rate
+
+    def curve(compress, qualities):
+        points = []
+        for quality in qualities:
+            data = compress(quality)
+            decoded = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            points.append((len(data), psnr_db(photo, decoded)))
+        return points
+
+    rates = (0.25, 0.5, 1, 2, 3)
+    plain = {"quality_mode": "rates", "irreversible": True}
+    default = curve(lambda bpp: written_by_pillow(photo, "JPEG2000", quality_layers=[24 / bpp], **plain), rates)
+    ours = curve(lambda bpp: ANCHORS["jpeg2000"].compress(photo, bpp), rates)
+    assert bd_rate(default, ours).percent < -10
 
 
 def test_jpeg_files_have_the_sampling_of_their_title(photo):
@@ -61,7 +143,7 @@ def test_files_are_those_of_pillow_with_the_documented_settings(photo):
 def test_anchors_are_found_by_name_in_the_order_asked_for():
     assert [anchor.name for anchor in find_anchors(["webp", "jpeg"])] == ["webp", "jpeg"]
     assert find_anchors([]) == []
-    with pytest.raises(CodecError, match="'jpg'.*jpeg, jpeg444, webp"):
+    with pytest.raises(CodecError, match="'jpg'.*jpeg, jpeg444, webp, avif, .*compressai:MODEL"):
         find_anchors(["jpg"])
 
 
@@ -70,6 +152,35 @@ def test_a_pillow_without_the_library_is_said_at_once(monkeypatch):
     assert find_anchors(["jpeg"])
     with pytest.raises(CodecError, match="WebP: this Pillow was built without"):
         find_anchors(["jpeg", "webp"])
+
+
+def test_what_is_not_installed_is_said_in_one_line(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(anchors, "find_spec", lambda name: None if name == "pillow_jxl" else find_spec(name))
+    with pytest.raises(CodecError, match=r"JPEG XL: needs pillow-jxl-plugin: pip install 'neural-image-codec\[eval\]'"):
+        find_anchors(["jxl"])
+    monkeypatch.delitem(features.modules, "avif", raising=False)
+    with pytest.raises(CodecError, match="AVIF 4:4:4: needs Pillow 11.3 or newer"):
+        find_anchors(["avif444"])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(CodecError, match="HEVC 4:4:4: needs the program ffmpeg"):
+        find_anchors(["x265"])
+
+
+def test_an_ffmpeg_without_x265_is_said(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/ffmpeg")
+    monkeypatch.setattr(anchors, "_output", lambda *command: " V....D libx264 \n")
+    with pytest.raises(CodecError, match="built without libx265"):
+        find_anchors(["x265"])
+
+
+def test_the_first_complaint_of_ffmpeg_is_passed_on():
+    try:
+        ANCHORS["x265"].check()
+    except CodecError as error:
+        pytest.skip(str(error))
+    with pytest.raises(CodecError, match="^ffmpeg: "):
+        ANCHORS["x265"].decompress(b"no bitstream")
 
 
 def test_a_picture_beyond_the_format_is_an_image_error():

@@ -6,7 +6,7 @@ import bjontegaard
 import numpy as np
 import pytest
 
-from codec.evaluation.bd_rate import MIN_POINTS, bd_rate, rising_points
+from codec.evaluation.bd_rate import METHODS, MIN_POINTS, bd_psnr, bd_rate, interval, rate_curve, rising_points
 
 BPP = (0.08, 0.15, 0.25, 0.4, 0.6, 0.9, 1.3, 1.9, 2.8)
 
@@ -20,14 +20,18 @@ def cheaper(points, factor):
     return [(factor * bpp, psnr) for bpp, psnr in points]
 
 
-def referee(anchor, test):
+def referee(anchor, test, method="pchip", measure=bjontegaard.bd_rate):
     """What the bjontegaard package says."""
     (anchor_bpp, anchor_psnr), (test_bpp, test_psnr) = zip(*anchor), zip(*test)
-    return bjontegaard.bd_rate(
-        anchor_bpp, anchor_psnr, test_bpp, test_psnr, "pchip", require_matching_points=False, min_overlap=0
+    return measure(
+        anchor_bpp, anchor_psnr, test_bpp, test_psnr, method, require_matching_points=False, min_overlap=0
     )
 
 
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+@each_method
 @pytest.mark.parametrize(
     "test",
     [
@@ -38,20 +42,27 @@ def referee(anchor, test):
         curve(rates=(0.1, 0.5, 1.0, 3.0), offset=35.0),
     ],
 )
-def test_overall_agrees_with_the_bjontegaard_package(test):
-    expected = referee(curve(), test)
-    assert bd_rate(curve(), test).percent == pytest.approx(expected, abs=1e-6)
+def test_overall_agrees_with_the_bjontegaard_package(test, method):
+    expected = referee(curve(), test, method)
+    assert bd_rate(curve(), test, method=method).percent == pytest.approx(expected, abs=1e-6)
     assert abs(expected) > 0.1
+    expected = referee(curve(), test, method, bjontegaard.bd_psnr)
+    assert bd_psnr(curve(), test, method=method).db == pytest.approx(expected, abs=1e-9)
+    assert abs(expected) > 0.01
 
 
-def test_overall_agrees_with_the_bjontegaard_package_on_irregular_curves():
+@each_method
+def test_overall_agrees_with_the_bjontegaard_package_on_irregular_curves(method):
     random = np.random.default_rng(5)
     for _ in range(20):
         anchor, test = (
             list(zip(np.cumsum(random.uniform(0.05, 0.5, 8)), 25 + np.cumsum(random.uniform(0.3, 3, 8))))
             for _ in range(2)
         )
-        assert bd_rate(anchor, test).percent == pytest.approx(referee(anchor, test), rel=1e-6, abs=1e-6)
+        found = bd_rate(anchor, test, method=method)
+        assert found.percent == pytest.approx(referee(anchor, test, method), rel=1e-6, abs=1e-6)
+        found = bd_psnr(anchor, test, method=method)
+        assert found.db == pytest.approx(referee(anchor, test, method, bjontegaard.bd_psnr), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.25])
@@ -59,6 +70,53 @@ def test_overall_agrees_with_the_bjontegaard_package_on_irregular_curves():
 def test_a_constant_factor_is_found_in_every_band(factor, band):
     found = bd_rate(curve(), cheaper(curve(), factor), band)
     assert found.percent == pytest.approx(100 * (factor - 1), abs=1e-6)
+
+
+@each_method
+@pytest.mark.parametrize("band", [None, (0.1, 0.5), (0.5, 1.5)])
+def test_a_constant_gain_is_found_in_every_band(band, method):
+    better = [(bpp, psnr + 1.25) for bpp, psnr in curve()]
+    found = bd_psnr(curve(), better, band, method)
+    assert found.db == pytest.approx(1.25)
+    assert found.bpp == pytest.approx(band or (BPP[0], BPP[-1]))
+    assert found.psnr_db[0] == pytest.approx(curve(rates=found.bpp[:1])[0][1] + 1.25, abs=0.05)
+
+
+def test_bd_psnr_is_cut_to_the_rates_that_both_curves_cover():
+    found = bd_psnr(curve(rates=(0.3, 0.5, 0.8, 1.2)), curve(), (0.1, 0.5))
+    assert found.bpp == pytest.approx((0.3, 0.5))
+    assert bd_psnr(curve(), curve(), (5, 9)) is None
+    assert bd_psnr(curve()[: MIN_POINTS - 1], curve()) is None
+    assert bd_psnr(curve(), curve(rates=(10, 20, 30, 40))) is None
+
+
+def test_exchanging_the_curves_changes_the_sign_of_the_gain():
+    one, other = curve(), curve(slope=3.9, offset=35)
+    assert bd_psnr(one, other).db == pytest.approx(-bd_psnr(other, one).db)
+
+
+@each_method
+def test_a_rate_is_found_on_irregular_curves(method):
+    random = np.random.default_rng(6)
+    for _ in range(50):
+        points = list(zip(np.cumsum(random.uniform(0.01, 0.5, 8)), 25 + np.cumsum(random.uniform(0.1, 3, 8))))
+        found = rate_curve(points, method)
+        for bpp in (*random.uniform(points[0][0], points[-1][0], 5), *(bpp for bpp, _ in points)):
+            assert found(found.where(math.log10(bpp))) == pytest.approx(math.log10(bpp))
+        assert found.where(-9) == found.low and found.where(9) == found.high
+
+
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(ValueError, match="'cubic' is none of pchip, akima"):
+        bd_rate(curve(), curve(), method="cubic")
+
+
+def test_an_interval_leaves_out_five_of_a_hundred():
+    figures = list(np.random.default_rng(0).permutation(2001) / 2000)
+    assert interval(figures) == pytest.approx((0.025, 0.975))
+    assert interval([None] * 5 + [3.0] * 95) == (3.0, 3.0)
+    assert interval([None] * 6 + [3.0] * 94) is None
+    assert interval([]) is None
 
 
 def test_exchanging_the_curves_inverts_the_ratio():

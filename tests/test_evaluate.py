@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,35 +18,15 @@ from cli.main import codec as codec_command
 from codec.errors import CodecError, ImageError
 from codec.evaluation import rate_distortion as rd
 from codec.evaluation.anchors import ANCHORS
-from codec.evaluation.metrics import CAP_DB, psnr_db
+from codec.evaluation.journal import Journal
+from codec.evaluation.metrics import CAP_DB, METRICS, psnr_db, psnr_y_db, ssimulacra2
+from codec.evaluation.process import cold, peak_bytes
 from codec.image_io import read_picture
+from jpeg_coder import Dying, Greedy, JpegCoder
 
-COLUMNS = "codec,picture,width,height,quality,bytes,bpp,psnr_db,ms_ssim,encode_s,decode_s".split(",")
-
-
-class JpegCoder:
-    """The methods of ``codec.Codec`` that evaluation uses, with JPEG 4:4:4 behind them."""
-
-    model_id = "0badcafe"
-    decoded_size = None  # set to give back another one
-    limit = 65535  # pixels a side
-
-    def __init__(self, model=None, device="cpu", threads=None):
-        self.model, self.device, self.threads = model, device, threads
-        self.calls = []
-
-    def compress(self, image, quality=50.0):
-        assert isinstance(image, np.ndarray) and image.dtype == np.uint8
-        if max(image.shape) > self.limit:
-            raise ImageError("too large for this coder")
-        self.calls.append(quality)
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=max(1, round(0.95 * quality)), subsampling=0)
-        return buffer.getvalue()
-
-    def decompress(self, data):
-        image = Image.open(io.BytesIO(data))
-        return image.resize(self.decoded_size) if self.decoded_size else image
+COLUMNS = (
+    "codec,picture,width,height,quality,bytes,bpp,psnr_db,ms_ssim,encode_s,decode_s,psnr_y_db,ssimulacra2".split(",")
+)
 
 
 def entrant(qualities=(20, 40, 60, 80), name="codec", **attributes):
@@ -65,6 +46,15 @@ def run(*arguments, command=codec_command):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def usable(name):
+    """Whether what an anchor needs is installed here."""
+    try:
+        ANCHORS[name].check()
+    except CodecError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -100,7 +90,9 @@ def test_a_row_is_about_the_real_file(photo):
     assert measured.bytes == len(data)
     assert measured.bpp == 8 * len(data) / (192 * 128)
     assert measured.psnr_db == psnr_db(photo, decoded)
+    assert measured.psnr_y_db == psnr_y_db(photo, decoded)
     assert measured.ms_ssim is None  # 128 pixels are too few
+    assert measured.ssimulacra2 is None  # not asked for
     assert measured.encode_s > 0 and measured.decode_s > 0
 
 
@@ -127,6 +119,55 @@ def test_each_codec_warms_up_once(pictures):
     contender = entrant((10, 50, 90))
     rd.evaluate([(name, pictures / name) for name in ("a.png", "b.png")], [contender])
     assert contender.coder.calls == [50, 10, 50, 90, 10, 50, 90]
+
+
+def test_only_the_metrics_asked_for_are_measured(photo):
+    found = rd.measure(entrant(), "photo.png", photo, 60, ())
+    assert (found.psnr_y_db, found.ms_ssim, found.ssimulacra2) == (None, None, None) and found.psnr_db > 20
+    found = rd.measure(entrant(), "photo.png", photo, 60, ("ssimulacra2",))
+    decoded = np.asarray(JpegCoder().decompress(JpegCoder().compress(photo, 60)))
+    assert found.ssimulacra2 == ssimulacra2(photo, decoded) and found.psnr_y_db is None
+    assert {metric.column for metric in METRICS.values()} <= set(COLUMNS)
+
+
+def test_a_codec_that_has_something_to_load_loads_it_before_it_is_timed(pictures):
+    class Loading(JpegCoder):
+        def load(self):
+            self.calls.append("load")
+
+    contender = rd.Entrant("codec", Loading(), (10, 50))
+    rd.evaluate([("a.png", pictures / "a.png")], [contender])
+    assert contender.coder.calls == ["load", 50, 10, 50]
+
+
+def without_times(rows):
+    return [replace(row, encode_s=0, decode_s=0) for row in rows]
+
+
+def test_workers_give_the_rows_of_a_single_process(pictures):
+    paths = [(name, pictures / name) for name in ("notes.txt", "a.png", "b.png")]
+    entrants = [entrant((10, 50, 90)), rd.Entrant("webp", ANCHORS["webp"], (0, 60))]
+    entrants[0] = replace(entrants[0], make=JpegCoder)  # one is built by the worker, the other sent to it
+    alone, together = [], []
+    steps = []
+    expected = rd.evaluate(paths, entrants, failed=lambda *failure: alone.append(failure))
+    found = rd.evaluate(
+        paths, entrants, step=steps.append, failed=lambda *failure: together.append(failure), workers=2, threads=1
+    )
+    assert without_times(found) == without_times(expected) and len(expected) == 10
+    assert sorted(map(repr, without_times(steps))) == sorted(map(repr, without_times(expected)))
+    assert [(name, str(error)) for name, error in together] == [(name, str(error)) for name, error in alone]
+    assert [name for name, _ in together] == ["notes.txt"]
+
+
+def test_errors_of_workers_are_those_of_a_single_process(pictures):
+    paths = [("a.png", pictures / "a.png"), ("b.png", pictures / "b.png")]
+    with pytest.raises(CodecError, match="a.png: codec gave back 7 x 7 pixels|b.png: codec gave back 7 x 7"):
+        rd.evaluate(paths, [entrant(decoded_size=(7, 7))], workers=2)
+    with pytest.raises(ImageError, match="too large"):
+        rd.evaluate(paths, [entrant(limit=8)], workers=2)
+    with pytest.raises(CodecError, match="a worker process was killed"):
+        rd.evaluate(paths, [rd.Entrant("codec", Dying(), (50,))], workers=2)
 
 
 def test_alpha_and_greyness_weigh_on_nobody(tmp_path, photo):
@@ -175,6 +216,132 @@ def test_a_picture_that_comes_back_in_another_mode_is_compared_as_rgb(photo, mon
     for mode in ("L", "RGBA"):
         monkeypatch.setattr(JpegCoder, "decompress", lambda self, data: Image.fromarray(grey).convert(mode))
         assert rd.measure(entrant(), "grey.png", grey, 50).psnr_db == CAP_DB
+
+
+# Going on where a run was stopped ----------------------------------------------------------------------------
+
+
+def interrupted_after(number):
+    """A step that stops the run as Ctrl-C would."""
+    seen = []
+
+    def step(row):
+        seen.append(row)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+
+    return step
+
+
+def test_a_stopped_run_goes_on_where_it_was(pictures, tmp_path):
+    paths = [(name, pictures / name) for name in ("a.png", "b.png")]
+    file = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt), Journal(file, rd.Row) as journal:
+        rd.evaluate(paths, [entrant((10, 50, 90))], step=interrupted_after(4), journal=journal)
+
+    contender, steps = entrant((10, 50, 90)), []
+    with Journal(file, rd.Row) as journal:
+        rows = rd.evaluate(paths, [contender], step=steps.append, journal=journal)
+    assert journal.found == 4
+    assert contender.coder.calls == [50, 50, 90]  # the warm-up, and what was missing
+    assert steps == rows
+    assert without_times(rows) == without_times(rd.evaluate(paths, [entrant((10, 50, 90))]))
+
+    contender = entrant((10, 50, 90))
+    with Journal(file, rd.Row) as journal:
+        assert rd.evaluate(paths, [contender], journal=journal) == rows  # times included
+    assert contender.coder.calls == []
+
+
+@pytest.mark.parametrize("change", ["picture", "settings", "name", "quality", "metrics", "conditions"])
+def test_rows_of_other_settings_are_not_taken(pictures, tmp_path, change):
+    paths, file = [("a.png", pictures / "a.png")], tmp_path / "rows.jsonl"
+    contender = replace(entrant((10,)), settings={"model": "0badcafe", "qualities": (10,)})
+    with Journal(file, rd.Row, {"torch": "2.0"}) as journal:
+        rd.evaluate(paths, [contender], journal=journal)
+
+    common, metrics = {"torch": "2.0"}, rd.DEFAULT_METRICS
+    again = replace(contender, settings={"model": "0badcafe", "qualities": (10, 20)})
+    with Journal(file, rd.Row, common) as journal:
+        rd.evaluate(paths, [again], metrics=tuple(reversed(metrics)), journal=journal)
+        assert journal.found == 1  # neither the other qualities nor the order of the metrics matter
+
+    if change == "picture":
+        with Image.open(pictures / "a.png") as image:
+            image.rotate(180).save(pictures / "a.png")
+    elif change == "settings":
+        contender = replace(contender, settings={"model": "deadbeef"})
+    elif change == "name":
+        contender = replace(contender, name="other")
+    elif change == "quality":
+        contender = replace(contender, qualities=(10.5,))
+    elif change == "metrics":
+        metrics = ("psnr",)
+    else:
+        common = {"torch": "2.1"}
+    with Journal(file, rd.Row, common) as journal:
+        rd.evaluate(paths, [contender], metrics=metrics, journal=journal)
+    assert journal.found == 0
+    assert len(file.read_text().splitlines()) == 3  # what the file is, and both rows
+
+
+def test_a_file_cut_anywhere_loses_no_more_than_the_row_at_the_cut(pictures, tmp_path):
+    paths, file = [("a.png", pictures / "a.png")], tmp_path / "rows.jsonl"
+    with Journal(file, rd.Row) as journal:
+        expected = rd.evaluate(paths, [entrant((10, 50))], journal=journal)
+    whole = file.read_bytes()
+    ends = [position + 1 for position, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in {0, 1, *(end + shift for end in ends for shift in (-1, 0, 9) if end + shift <= len(whole))}:
+        file.write_bytes(whole[:cut])
+        with Journal(file, rd.Row) as journal:
+            rows = rd.evaluate(paths, [entrant((10, 50))], journal=journal)
+        # A row without its end of line is whole.
+        assert journal.found == sum(cut >= end - 1 for end in ends[1:])
+        assert without_times(rows) == without_times(expected)
+        with Journal(file, rd.Row) as journal:
+            assert rd.evaluate(paths, [entrant((10, 50))], journal=journal) == rows
+        assert journal.found == 2
+
+
+def test_a_file_that_is_no_journal_is_left_alone(pictures):
+    before = (pictures / "a.png").read_bytes()
+    for name in ("a.png", "notes.txt"):
+        with pytest.raises(CodecError, match=f"{name}: holds no rows"):
+            Journal(pictures / name, rd.Row)
+    assert (pictures / "a.png").read_bytes() == before
+
+
+def test_equal_pictures_of_two_names_share_rows_under_their_own_names(pictures, tmp_path):
+    (pictures / "c.png").write_bytes((pictures / "a.png").read_bytes())
+    with Journal(tmp_path / "rows.jsonl", rd.Row) as journal:
+        rd.evaluate([("a.png", pictures / "a.png")], [entrant((10,))], journal=journal)
+    with Journal(tmp_path / "rows.jsonl", rd.Row) as journal:
+        (row,) = rd.evaluate([("c.png", pictures / "c.png")], [entrant((10,))], journal=journal)
+    assert row.picture == "c.png" and journal.found == 1
+
+
+# Fresh processes --------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_process_is_timed_and_its_memory_is_its_own(photo):
+    hoard = np.ones(300_000_000, np.uint8)  # of the parent; the child must not be charged with it
+    found = cold(rd.Entrant("codec", Greedy(), (50,)), "photo.png", photo, 50, runs=1)
+    del hoard
+    assert (found.codec, found.picture, found.quality, found.runs) == ("codec", "photo.png", 50, 1)
+    assert (found.width, found.height) == (192, 128)
+    assert found.encode_s > 0 and found.decode_s > 0
+    if found.encode_peak_bytes is None:
+        pytest.skip("this system does not tell the peak memory of a process")
+    assert found.encode_peak_bytes > found.decode_peak_bytes + 150_000_000
+    if sys.platform == "linux":
+        assert found.decode_peak_bytes < peak_bytes() - 100_000_000
+
+
+def test_a_fresh_process_builds_the_codec_itself(photo):
+    found = cold(rd.Entrant("codec", None, (50,), make=JpegCoder), "photo.png", photo, 50, runs=1)
+    assert found.encode_s > 0
+    with pytest.raises(CodecError, match="a fresh process failed: .*too large for this coder"):
+        cold(entrant(limit=1), "photo.png", photo, 50, runs=1)
 
 
 # What follows from the rows ---------------------------------------------------------------------------------
@@ -246,6 +413,84 @@ def test_a_picture_without_a_curve_does_not_spoil_the_mean_of_pictures():
     assert found.per_picture_mean_percent == pytest.approx(-50)
 
 
+def wavering(codec, factor, pictures=12, seed=4):
+    """Rows of pictures on which the codec needs ``factor`` as many bits, more or less."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for index in range(pictures):
+        rows += ladder(f"{index:02}.png", codec, factor * draw.uniform(0.9, 1.1))
+    return rows
+
+
+def test_confidence_intervals_hold_the_figures_and_narrow_with_more_pictures():
+    def width(pictures):
+        rows = wavering("jpeg", 1, pictures) + wavering("codec", 0.7, pictures, seed=5)
+        found = rd.summarise(rows, "codec", ["jpeg"], resamples=200).bd_rate["jpeg"]
+        for name, (low, high) in found.percent_interval.items():
+            figure = found.overall if name == "overall" else found.bands[name]
+            assert low < figure.percent < high
+        for name, (low, high) in found.db_interval.items():
+            assert low < found.bd_psnr[name].db < high
+        assert list(found.percent_interval) == list(found.db_interval) == list(rd.RANGES)
+        low, high = found.percent_interval["overall"]
+        return high - low
+
+    assert width(100) < 0.6 * width(8)
+
+
+def test_intervals_are_those_of_the_means_over_resampled_pictures():
+    jpeg, ours = wavering("jpeg", 1, 5), wavering("codec", 0.7, 5, seed=5)
+    found = rd.compare(jpeg, ours, resamples=40)
+
+    def drawn(rows, chosen):
+        return [
+            replace(row, picture=f"{position}")
+            for position, index in enumerate(chosen)
+            for row in rows
+            if row.picture == f"{index:02}.png"
+        ]
+
+    draw = np.random.default_rng(rd.SEED)
+    figures = []
+    for _ in range(40):
+        chosen = draw.integers(5, size=5)
+        figures.append(rd.compare(drawn(jpeg, chosen), drawn(ours, chosen)).overall.percent)
+    assert found.percent_interval["overall"] == pytest.approx(np.percentile(figures, [2.5, 97.5]))
+
+
+def test_the_same_rows_give_the_same_intervals_in_any_order():
+    rows = wavering("jpeg", 1, 6) + wavering("codec", 0.7, 6, seed=5)
+    one, other = (rd.summarise(order, "codec", ["jpeg"], resamples=30) for order in (rows, rows[::-1]))
+    assert one.bd_rate["jpeg"].percent_interval == other.bd_rate["jpeg"].percent_interval
+
+
+def test_a_single_picture_has_no_interval():
+    found = rd.compare(ladder("a", "jpeg", 1), ladder("a", "codec", 0.5), resamples=10)
+    assert set(found.percent_interval.values()) == {None}
+    assert found.bd_psnr["overall"].db == pytest.approx(3)  # half the bits at 3 dB an octave
+
+
+def test_bd_rates_by_other_metrics_need_them_on_every_picture():
+    def rows(codec, factor):
+        figures = {"psnr_y_db": 31.0, "ssimulacra2": 20.0, "ms_ssim": 0.9}
+        found = ladder("a", codec, factor) + ladder("b", codec, factor)
+        for index, row in enumerate(found):
+            rise = index % 5
+            values = {
+                "psnr_y_db": figures["psnr_y_db"] + 2 * rise, "ssimulacra2": 20.0 + 10 * rise,
+                "ms_ssim": None if index == 0 else 1 - 0.1 * 2.0**-rise,
+            }  # fmt: skip
+            found[index] = replace(row, **values)
+        return found
+
+    found = rd.compare(rows("jpeg", 1), rows("codec", 0.8), resamples=10)
+    assert {key: figure.percent for key, figure in found.by_metric.items()} == pytest.approx(
+        {"psnr_y": -20, "ssimulacra2": -20}
+    )
+    assert found.by_metric["ssimulacra2"].psnr_db == (20, 60)  # in the metric's own unit
+    assert set(found.by_metric_interval) == {"psnr_y", "ssimulacra2"}
+
+
 def test_a_codec_is_zero_per_cent_from_itself():
     rows = ladder("a", "jpeg", 1) + ladder("a", "codec", 1)
     found = rd.summarise(rows, "codec", ["jpeg"]).bd_rate["jpeg"]
@@ -272,7 +517,7 @@ def test_json_holds_conditions_summary_and_rows(tmp_path):
     summary = rd.summarise(rows, "codec", ["jpeg", "webp"])
     rd.write_json(tmp_path / "all.json", {"date": "today"}, summary, rows)
     found = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
-    assert list(found) == ["conditions", "means", "violations", "bd_rate", "rows"]
+    assert list(found) == ["conditions", "means", "violations", "bd_rate", "cold", "rows"]
     assert found["bd_rate"]["jpeg"]["overall"]["percent"] == pytest.approx(-50)
     assert found["bd_rate"]["jpeg"]["bands"]["0.1-0.5 bpp"]["bpp"] == pytest.approx([0.1, 0.5])
     assert found["bd_rate"]["webp"]["overall"] is None
@@ -294,16 +539,19 @@ def test_conditions_name_versions_processor_and_threads():
 
 
 def test_the_printed_tables(pictures, fake_codec):
-    result = run("evaluate", pictures, "--qualities", "80,20,40,60,40", "--against", "jpeg444,webp")
+    options = ("--qualities", "80,20,40,60,40", "--against", "jpeg444,webp", "--bootstrap", "20")
+    result = run("evaluate", pictures, *options, "--metrics", "psnr_y,ms_ssim")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0].startswith("2 pictures; ")
     assert "codec, model 0badcafe, cpu" in lines
     start = lines.index("codec, model 0badcafe, cpu")
-    assert lines[start + 1].split() == "quality bpp PSNR dB MS-SSIM MS-SSIM dB encode s decode s".split()
+    assert lines[start + 1].split() == (
+        "quality bpp PSNR dB PSNR-Y dB MS-SSIM MS-SSIM dB encode s decode s".split()
+    )
     assert [line.split()[0] for line in lines[start + 2 : start + 6]] == ["20", "40", "60", "80"]
-    assert lines[start + 2].split()[3:5] == ["-", "-"]  # pictures too small for MS-SSIM
+    assert lines[start + 2].split()[4:6] == ["-", "-"]  # pictures too small for MS-SSIM
     assert "jpeg444: JPEG 4:4:4 (Pillow, optimize=True, subsampling=4:4:4)" in lines
     assert "webp: WebP (Pillow, method=6)" in lines
     assert "codec: rate and PSNR are monotone on all 2 pictures" in lines
@@ -311,6 +559,60 @@ def test_the_printed_tables(pictures, fake_codec):
     # Our stand-in is the same JPEG without optimised tables, and so spends more.
     assert 0 < float(jpeg444.split()[2]) < 100
     assert jpeg444.count(" dB)") + jpeg444.count("n/a") == 3
+    below = lines[lines.index(jpeg444) + 1]
+    low, high = map(float, below.split("]")[0].strip(" [").split(","))
+    assert low <= float(jpeg444.split()[2]) <= high
+    assert any(line.startswith("BD-PSNR of codec") for line in lines)
+    assert max(map(len, lines)) <= 110
+
+
+def test_all_metrics_and_long_names_fit_the_page(pictures, fake_codec):
+    names = [name for name in ANCHORS if usable(name)]
+    options = ("--qualities", "20,40,60,80", "--against", ",".join(names), "--bootstrap", "10")
+    result = run("evaluate", pictures / "b.png", *options)
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 110
+    assert "SSIMULACRA2" in result.stdout
+    for name in names:
+        assert f"\n{name}: {ANCHORS[name].title} (" in result.stdout
+
+
+def test_several_workers_print_no_times_but_the_same_figures(pictures, fake_codec, tmp_path):
+    options = ("--qualities", "20,40,60,80", "--against", "jpeg444", "--bootstrap", "20", "--threads", "2")
+    alone = run("evaluate", pictures, *options, "--json", tmp_path / "alone.json")
+    result = run("evaluate", pictures, *options, "--workers", "2", "--json", tmp_path / "together.json")
+    assert result.exit_code == 0, result.output
+    assert "2 workers (times are not comparable, and not shown)" in result.stdout.splitlines()[0]
+    assert " s" not in next(line for line in result.stdout.splitlines() if line.strip().startswith("quality"))
+    tables = [output.stdout[output.stdout.index("BD-rate of codec") :] for output in (alone, result)]
+    assert tables[0] == tables[1]
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "together"))
+    assert one["bd_rate"] == two["bd_rate"]
+    assert (one["conditions"]["times_comparable"], two["conditions"]["times_comparable"]) == (True, False)
+    assert two["conditions"]["workers"] == 2
+
+
+def test_a_second_run_takes_its_rows_from_the_file(pictures, fake_codec, tmp_path):
+    options = ("--qualities", "20,80", "--against", "jpeg444", "--resume", tmp_path / "rows.jsonl")
+    first = run("evaluate", pictures, *options, "--csv", tmp_path / "first.csv")
+    assert first.exit_code == 0, first.output
+    second = run("evaluate", pictures, *options, "--csv", tmp_path / "second.csv")
+    assert f"28 of 28 rows from {tmp_path / 'rows.jsonl'}" in second.stdout
+    assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
+    more = run("evaluate", pictures, *options, "--qualities", "20,50,80")
+    assert "28 of 30 rows" in more.stdout
+
+
+def test_cold_times_and_memory_are_printed_and_written(pictures, fake_codec, tmp_path, monkeypatch):
+    monkeypatch.setattr("codec.evaluation.process.RUNS", 1)
+    options = ("--qualities", "20,40,80", "--against", "webp", "--cold", "--json", tmp_path / "out.json")
+    result = run("evaluate", pictures, *options, "--bootstrap", "0")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out.json").read_text())["cold"]
+    assert list(found) == ["codec", "webp"]
+    assert (found["codec"]["quality"], found["webp"]["quality"]) == (40, 50)
+    assert "A fresh process for one picture (a.png, 60 x 40)" in result.stdout
+    assert result.stdout.splitlines()[-1].split()[:2] == ["webp", "50"]
 
 
 def test_violations_are_printed_with_the_picture(pictures, fake_codec, monkeypatch):
@@ -374,6 +676,10 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_measured(pict
         (["missing.png"], "missing.png: no such file or folder", 1),
         (["empty"], "files in this folder", 1),
         (["pictures", "--against", "jpg"], "no anchor is called 'jpg'; there are jpeg, jpeg444, webp", 1),
+        (["pictures", "--against", "avif,compressai:none"], "CompressAI has no model 'none'", 1),
+        (["pictures", "--metrics", "psnr,vmaf"], "no metric is called 'vmaf'; there are psnr, psnr_y", 1),
+        (["pictures", "--resume", "pictures/notes.txt"], "notes.txt: holds no rows of codec evaluate", 1),
+        (["pictures", "--workers", "0"], "--workers", 2),
         (["pictures", "--csv", "nowhere/out.csv"], "the folder nowhere does not exist", 1),
         (["pictures", "--json", "pictures"], "pictures: is a folder", 1),
         (["pictures/notes.txt"], "none of the pictures could be used", 1),
@@ -417,7 +723,7 @@ def test_the_shipped_model_from_pictures_to_files(tmp_path, samples):
             image.crop((left, top, left + width, top + height)).save(tmp_path / name)
 
     result = run(
-        tmp_path, "--qualities", "10,40,70,100",
+        tmp_path, "--qualities", "10,40,70,100", "--bootstrap", "20",
         "--csv", tmp_path / "out.csv", "--json", tmp_path / "out.json",
         command=evaluate_command,
     )  # fmt: skip

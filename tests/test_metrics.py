@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from codec.evaluation.metrics import CAP_DB, MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db, mse, psnr_db
+from codec.evaluation.metrics import CAP_DB, MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db, mse, psnr_db, psnr_y_db
 
 
 def flat(value, height=4, width=5):
@@ -37,6 +37,30 @@ def test_mse_is_exact(texture):
     decoded = noisy(texture, 5)
     expected = sum((int(a) - int(b)) ** 2 for a, b in zip(texture.flat, decoded.flat)) / texture.size
     assert mse(texture, decoded) == expected
+
+
+def test_luma_weighs_the_channels_as_jpeg_does(texture):
+    from PIL import Image
+
+    for channel, weight in enumerate((0.299, 0.587, 0.114)):
+        decoded = flat(100)
+        decoded[..., channel] += 10
+        assert psnr_y_db(flat(100), decoded) == pytest.approx(20 * math.log10(255 / (10 * weight)))
+    assert psnr_y_db(flat(100), flat(110)) == pytest.approx(psnr_db(flat(100), flat(110)))
+
+    decoded = noisy(texture, 12)
+    lumas = [np.asarray(Image.fromarray(pixels).convert("L"), np.float64) for pixels in (texture, decoded)]
+    rounded = 10 * math.log10(255**2 / np.mean((lumas[0] - lumas[1]) ** 2))  # Pillow's is rounded to 8 bits
+    assert psnr_y_db(texture, decoded) == pytest.approx(rounded, abs=0.05)
+
+
+def test_a_change_of_colour_alone_costs_no_luma():
+    # 114 more of red and 299 less of blue cancel, in thousandths; scaled to what fits.
+    original, decoded = flat(150), flat(150)
+    decoded[..., 0] += 38
+    decoded[..., 2] -= 100
+    assert psnr_y_db(original, decoded) > psnr_db(original, decoded) + 35
+    assert psnr_y_db(flat(7), flat(7)) == CAP_DB
 
 
 def test_identical_pictures_have_a_finite_psnr_that_no_other_exceeds():
@@ -98,7 +122,7 @@ def test_ms_ssim_in_decibels():
     assert ms_ssim_db(None) is None
 
 
-@pytest.mark.parametrize("metric", [mse, psnr_db, ms_ssim])
+@pytest.mark.parametrize("metric", [mse, psnr_db, psnr_y_db, ms_ssim])
 @pytest.mark.parametrize(
     "decoded", [flat(0, 5, 4), flat(0).astype(np.float32), flat(0)[..., 0], np.zeros((4, 5, 4), np.uint8)]
 )

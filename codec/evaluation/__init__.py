@@ -1,9 +1,13 @@
 """Rate, distortion and time of the codec beside others, measured on real files (extra "eval").
 
-    metrics             PSNR, MS-SSIM of one decoded picture
-    anchors             JPEG and WebP, with the two methods of codec.Codec
+    metrics             PSNR, PSNR-Y, MS-SSIM, SSIMULACRA2 of one decoded picture
+    ssimulacra2         the last of them
+    anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, with the two methods of codec.Codec
+    zoo                 CompressAI's models, the same way
     rate_distortion     pictures x codecs x qualities -> rows, means, monotonicity, CSV and JSON
-    bd_rate             two curves -> one percentage
+    journal             rows on disk as they come, so that a run can go on where it was stopped
+    process             time and peak memory of fresh processes
+    bd_rate             two curves -> one percentage, or one number of decibels
     published           curves of other codecs as their authors published them
     report, plot        results (JSON) and pictures -> one HTML page, or a plot
     compare             a picture and other versions of it -> figures, and an HTML page

@@ -1,51 +1,69 @@
-"""The codecs that ours is compared with: JPEG and WebP as Pillow writes them.
+"""The codecs that ours is compared with: those that Pillow and its plugins write, x265, and CompressAI's models.
 
 An :class:`Anchor` has the two methods of ``codec.Codec``, so that one loop measures them all. Whatever else
 has these two methods can be measured in the same way.
+
+Settings are those that spend the fewest bits at a PSNR within ordinary patience, so that no anchor is a weak
+one: AVIF and x265 are told to aim at PSNR (their defaults aim at viewers and lose 4 to 7 % by this measure),
+JPEG 2000 is given its colour transform (Pillow's default leaves it out, which costs 3 dB).
 """
 
+import functools
 import io
-from dataclasses import dataclass, field
+import shutil
+import subprocess
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
+import numpy as np
 from PIL import Image, features
 
 from ..errors import CodecError, ImageError
 
 # Dense where one step of the setting changes the rate most, so that a curve through the points is smooth
-# over the whole range.
+# over the whole range, which is 0.05 to 3 bpp on photographs as far as the format goes there.
 JPEG_QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 WEBP_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+AVIF_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+JPEG2000_BPP = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.85, 1.2, 1.6, 2.1, 2.7, 3.4)
+JXL_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+X265_QUALITIES = (5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 36, 40)
+
+EXTRA = "'neural-image-codec[eval]'"
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """One format with fixed settings; only the quality varies."""
+    """One format of Pillow with fixed settings; only the quality varies."""
 
     name: str  # on the command line and in the tables
     title: str
     format: str  # as Pillow calls it
     feature: str  # the library that Pillow must have been built with
     max_side: int  # of the format, in pixels
-    qualities: tuple[int, ...]
+    qualities: tuple[float, ...]
     options: dict = field(default_factory=dict)
+    threads: int | None = None  # for the formats that use several; None leaves the choice to the library
+
+    writer = "Pillow"
+    min_side = 1
 
     def compress(self, image, quality):
         """The bytes of a whole file, headers included.
 
         Args:
             image: PIL.Image or uint8 array (H, W, 3).
-            quality: the format's own scale, 0 to 100.
+            quality: on the anchor's own scale, that of ``qualities``; more is better.
 
         Raises:
             ImageError: the format cannot hold a picture of this size.
         """
         if not isinstance(image, Image.Image):
             image = Image.fromarray(image)
-        if max(image.size) > self.max_side:
-            width, height = image.size
-            raise ImageError(f"{self.title}: {width} x {height} pixels; at most {self.max_side} a side")
+        check_size(self, *image.size)
         buffer = io.BytesIO()
-        image.save(buffer, self.format, quality=int(quality), **self.options)
+        image.save(buffer, self.format, **self._quality(quality), **self.options, **self._threading())
         return buffer.getvalue()
 
     def decompress(self, data):
@@ -54,11 +72,189 @@ class Anchor:
         image.load()  # open() alone reads the header
         return image
 
+    def check(self):
+        """CodecError when the library that writes the format is not here."""
+        if not features.check(self.feature):
+            raise CodecError(f"{self.title}: this Pillow was built without the library for it")
+
+    def settings(self):
+        """What the figures depend on, for the JSON file and for telling one run from another."""
+        return {
+            "title": self.title, "options": self.options, "qualities": self.qualities,
+            "writer": self.writer, "version": self.version(),
+        }  # fmt: skip
+
+    def version(self):
+        """Of the library that writes the format."""
+        # Of the two libraries that write JPEG files, the newer one says more than the compatibility level.
+        return (self.feature == "jpg" and features.version("libjpeg_turbo")) or features.version(self.feature)
+
+    def _quality(self, quality):
+        return {"quality": int(quality)}
+
+    def _threading(self):
+        return {}
+
+
+class Avif(Anchor):
+    """AVIF by libaom, through Pillow 11.3 or newer."""
+
+    def check(self):
+        if self.feature not in features.modules:
+            raise CodecError(f"{self.title}: needs Pillow 11.3 or newer: pip install {EXTRA}")
+        super().check()
+
+    def decompress(self, data):
+        from PIL import AvifImagePlugin
+
+        # The only place where Pillow lets a caller limit the threads of the decoder.
+        before = AvifImagePlugin.DEFAULT_MAX_THREADS
+        AvifImagePlugin.DEFAULT_MAX_THREADS = self.threads or before
+        try:
+            return super().decompress(data)
+        finally:
+            AvifImagePlugin.DEFAULT_MAX_THREADS = before
+
+    def _threading(self):
+        return {"max_threads": self.threads} if self.threads else {}
+
+
+class Jpeg2000(Anchor):
+    """JPEG 2000 by OpenJPEG; its quality is the rate in bits per pixel that the encoder is to reach."""
+
+    def _quality(self, quality):
+        return {"quality_layers": [24 / quality]}  # a compression ratio, of 24 bits to the pixel
+
+
+class JpegXl(Anchor):
+    """JPEG XL by libjxl, through the plugin pillow-jxl-plugin."""
+
+    package = "pillow-jxl-plugin"
+    writer = f"Pillow with {package}"
+
+    def check(self):
+        if find_spec("pillow_jxl") is None:
+            raise CodecError(f"{self.title}: needs {self.package}: pip install {EXTRA}")
+
+    def compress(self, image, quality):
+        import pillow_jxl.JpegXLImagePlugin  # noqa: F401  registers the format
+
+        return super().compress(image, quality)
+
+    def decompress(self, data):
+        from pillow_jxl import JpegXLImagePlugin  # registers the format
+
+        before = JpegXLImagePlugin.DECODE_THREADS
+        JpegXLImagePlugin.DECODE_THREADS = self.threads or before
+        try:
+            return super().decompress(data)
+        finally:
+            JpegXLImagePlugin.DECODE_THREADS = before
+
+    def version(self):
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return None
+
+    def _threading(self):
+        return {"num_threads": self.threads} if self.threads else {}
+
+
+@dataclass(frozen=True)
+class X265:
+    """One HEVC intra frame by x265, through the program ffmpeg; the file is the bare bitstream.
+
+    The pixels become Y'CbCr (BT.709, full range, 4:4:4) of 10 bits a sample, so that the conversion there and
+    back costs less than rounding to 8 bits does. Starting ffmpeg is part of the times, about 0.1 s.
+    """
+
+    name: str = "x265"
+    title: str = "HEVC 4:4:4"
+    qualities: tuple[float, ...] = X265_QUALITIES  # 51 - CRF
+    options: dict = field(default_factory=lambda: {"preset": "slow", "tune": "psnr", "pix_fmt": "yuv444p10le"})
+    max_side: int = 8192
+    threads: int | None = None  # of the decoder; one picture without wavefronts is encoded by one thread
+
+    writer = "ffmpeg with libx265"
+    min_side = 16  # of x265; it refuses less
+    _flags = "flags=accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+    def compress(self, image, quality):
+        """The bytes of the HEVC bitstream. Arguments and errors: :meth:`Anchor.compress`."""
+        pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        height, width, _ = pixels.shape
+        check_size(self, width, height)
+        # Wavefronts end the entropy coder's adaptation at each row of blocks: they buy threads with bits.
+        params = "log-level=none:info=0:wpp=0:pools=none:frame-threads=1:range=full:colormatrix=bt709"
+        return self._ffmpeg(
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-i", "-",
+            "-vf", f"scale=in_range=full:out_range=full:out_color_matrix=bt709:{self._flags}",
+            "-pix_fmt", self.options["pix_fmt"], "-c:v", "libx265", "-preset", self.options["preset"],
+            "-tune", self.options["tune"], "-crf", f"{51 - quality:g}", "-x265-params", params, "-f", "hevc", "-",
+            data=np.ascontiguousarray(pixels).tobytes(),
+        )  # fmt: skip
+
+    def decompress(self, data):
+        """PIL.Image, decoded by ffmpeg's own HEVC decoder."""
+        threads = ("-threads", str(self.threads)) if self.threads else ()
+        ppm = self._ffmpeg(
+            *threads, "-f", "hevc", "-i", "-",
+            "-vf", f"scale=in_color_matrix=bt709:in_range=full:out_range=full:{self._flags}",
+            "-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "-",
+            data=data,
+        )  # fmt: skip
+        image = Image.open(io.BytesIO(ppm), formats=["PPM"])
+        image.load()
+        return image
+
+    def check(self):
+        """CodecError when there is no ffmpeg, or one without x265."""
+        if shutil.which("ffmpeg") is None:
+            raise CodecError(f"{self.title}: needs the program ffmpeg, with libx265, in the PATH")
+        if " libx265 " not in _output("ffmpeg", "-hide_banner", "-encoders"):
+            raise CodecError(f"{self.title}: this ffmpeg was built without libx265")
+
+    settings = Anchor.settings
+
+    def version(self):
+        """Of ffmpeg; it does not tell that of the library."""
+        return " ".join(_output("ffmpeg", "-version").split()[:3])
+
+    @staticmethod
+    def _ffmpeg(*arguments, data):
+        result = subprocess.run(["ffmpeg", "-v", "error", *arguments], input=data, capture_output=True)
+        if result.returncode != 0 or not result.stdout:
+            lines = result.stderr.decode(errors="replace").split("\n")
+            raise CodecError(f"ffmpeg: {lines[0].strip() or 'no output'}")
+        return result.stdout
+
+
+@functools.cache
+def _output(*command):
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+
+def check_size(anchor, width, height):
+    """ImageError when a picture of this size is beyond the format of the anchor."""
+    if max(width, height) > anchor.max_side:
+        raise ImageError(f"{anchor.title}: {width} x {height} pixels; at most {anchor.max_side} a side")
+    if min(width, height) < anchor.min_side:
+        raise ImageError(f"{anchor.title}: {width} x {height} pixels; at least {anchor.min_side} a side")
+
 
 def _jpeg(name, subsampling):
     # optimize: Huffman tables made for the picture, as anyone who cares for bytes would ask for.
     options = {"optimize": True, "subsampling": subsampling}
     return Anchor(name, f"JPEG {subsampling}", "JPEG", "jpg", 65500, JPEG_QUALITIES, options)
+
+
+def _avif(name, subsampling):
+    # speed 4: 6, the default, needs 5 % more bits. row-mt 0: otherwise two threads write other bytes than one, and
+    # figures would depend on the machine; it costs the encoder its second thread, and at most 1 % of bits.
+    advanced = {"tune": "psnr", "row-mt": "0"}
+    options = {"codec": "aom", "speed": 4, "subsampling": subsampling, "advanced": advanced}
+    return Avif(name, f"AVIF {subsampling}", "AVIF", "avif", 65535, AVIF_QUALITIES, options)
 
 
 ANCHORS = {
@@ -68,22 +264,42 @@ ANCHORS = {
         _jpeg("jpeg444", "4:4:4"),
         # method 6: the encoder's slowest and best search.
         Anchor("webp", "WebP", "WEBP", "webp", 16383, WEBP_QUALITIES, {"method": 6}),
+        _avif("avif", "4:2:0"),
+        _avif("avif444", "4:4:4"),
+        Jpeg2000(
+            "jpeg2000", "JPEG 2000", "JPEG2000", "jpg_2000", 65535, JPEG2000_BPP,
+            {"quality_mode": "rates", "irreversible": True, "mct": 1},
+        ),  # fmt: skip
+        JpegXl("jxl", "JPEG XL", "JXL", "jxl", 65535, JXL_QUALITIES, {"effort": 7}),
+        X265(),
     )
 }
+ZOO = "compressai:"
 
 
-def find_anchors(names):
+def find_anchors(names, threads=None, device="cpu"):
     """The anchors of these names, in this order.
 
+    Args:
+        names: keys of :data:`ANCHORS`, and ``compressai:MODEL`` or ``compressai:MODEL=FOLDER``, see
+            :mod:`codec.evaluation.zoo`.
+        threads: for the formats that use several; None leaves the choice to their libraries.
+        device: of CompressAI's models.
+
     Raises:
-        CodecError: a name is unknown, or Pillow was built without the library.
+        CodecError: a name is unknown, or what the anchor needs is not installed.
     """
     found = []
     for name in names:
-        if name not in ANCHORS:
-            raise CodecError(f"no anchor is called {name!r}; there are {', '.join(ANCHORS)}")
-        anchor = ANCHORS[name]
-        if not features.check(anchor.feature):
-            raise CodecError(f"{anchor.title}: this Pillow was built without the library for it")
+        if name.startswith(ZOO):
+            from .zoo import Zoo
+
+            anchor = Zoo.find(name.removeprefix(ZOO), device)
+        elif name in ANCHORS:
+            anchor = replace(ANCHORS[name], threads=threads)
+        else:
+            known = f"{', '.join(ANCHORS)}, {ZOO}MODEL"
+            raise CodecError(f"no anchor is called {name!r}; there are {known}")
+        anchor.check()
         found.append(anchor)
     return found

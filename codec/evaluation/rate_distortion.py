@@ -8,30 +8,45 @@ How everything is measured:
 * **Rate** is the length of a whole file, headers included: ``bpp = 8 * bytes / (H * W)``.
 * **Distortion** is that of the picture decoded from these very bytes, see :mod:`codec.evaluation.metrics`.
 * **Time** goes from the pixels in memory to the bytes, and from the bytes to the pixels in memory. Before
-  anything counts, each codec codes the first picture once: loading weights and libraries is left out.
-* **Means** are over pictures, each with the same weight: mean of bpp, mean of dB. BD-rates compare the
-  curves of means.
+  anything counts, each codec codes the first picture once: loading weights and libraries is left out. What
+  they cost is measured by :mod:`codec.evaluation.process`. Several workers share the processor: their times are
+  in the rows, but are no measure of any codec.
+* **Means** are over pictures, each with the same weight: mean of bpp, mean of dB. BD-rates and BD-PSNRs compare
+  the curves of means. Their confidence intervals come from resampling the pictures: how far the figure would
+  move with other pictures of the same kind.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
+import multiprocessing
 import os
 import platform
+import signal
+import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
 from .. import __version__
 from ..errors import CodecError, ImageError
 from ..image_io import read_picture, write_bytes_atomic
-from .bd_rate import BdRate, bd_rate
-from .metrics import CAP_DB, ms_ssim, ms_ssim_db, psnr_db
+from .bd_rate import BdPsnr, BdRate, interval, psnr_curve, psnr_difference, rate_curve, rate_difference
+from .journal import digest
+from .metrics import CAP_DB, METRICS, ms_ssim_db
+from .process import Cold
 
 # Rates of the test codec, in bits per pixel, that get a BD-rate of their own; see bd_rate.py.
 BANDS = {"0.1-0.5 bpp": (0.1, 0.5), "0.5-1.5 bpp": (0.5, 1.5)}
+RANGES = {"overall": None, **BANDS}
+DEFAULT_METRICS = ("psnr", "psnr_y", "ms_ssim")
+RESAMPLES = 1000  # of the pictures, for confidence intervals
+SEED = 0  # of the resampling: the same pictures always give the same intervals
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class Entrant:
     name: str  # in tables and files
     coder: object  # has compress(pixels, quality) -> bytes and decompress(bytes) -> PIL.Image
     qualities: tuple[float, ...]  # rising, on the codec's own scale
+    make: object = None  # builds the coder in another process, () -> coder; None: the coder can be pickled
+    settings: dict = field(default_factory=dict, hash=False)  # what its rows depend on, see journal.py
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,8 @@ class Row:
     ms_ssim: float | None  # None: the picture is too small for it
     encode_s: float
     decode_s: float
+    psnr_y_db: float | None = None  # None: not asked for
+    ssimulacra2: float | None = None  # the same, or the picture is too small
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,8 @@ class Mean:
     ms_ssim_db: float | None  # of the mean, not the mean of decibels
     encode_s: float
     decode_s: float
+    psnr_y_db: float | None = None
+    ssimulacra2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +116,22 @@ class Violation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """BD-rates of the test codec against one anchor; None where the curves cannot be compared."""
+    """The test codec against one anchor; None where the curves cannot be compared.
+
+    Intervals are (low, high) of 95 % confidence, None where there is no basis for one: a single picture, or no
+    resampling.
+    """
 
     overall: BdRate | None  # between the curves of means, as are the bands
     bands: dict[str, BdRate | None]  # keys of BANDS
     per_picture: dict[str, BdRate | None]  # overall, on each picture by itself
     per_picture_mean_percent: float | None  # over the pictures that have one
+    percent_interval: dict[str, tuple[float, float] | None] = field(default_factory=dict)  # keys of RANGES
+    bd_psnr: dict[str, BdPsnr | None] = field(default_factory=dict)  # keys of RANGES
+    db_interval: dict[str, tuple[float, float] | None] = field(default_factory=dict)  # keys of RANGES
+    # BD-rates by the other metrics that all rows have; "psnr_db" is then in that metric's unit (MS-SSIM: dB).
+    by_metric: dict[str, BdRate | None] = field(default_factory=dict)
+    by_metric_interval: dict[str, tuple[float, float] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,55 +141,167 @@ class Summary:
     means: dict[str, list[Mean]]  # by codec
     violations: list[Violation]  # of the test codec
     bd_rate: dict[str, Comparison]  # by anchor
+    cold: dict[str, Cold] = field(default_factory=dict)  # by codec; empty unless asked for
 
 
-def evaluate(pictures, entrants, step=None, failed=None):
+def evaluate(
+    pictures, entrants, step=None, failed=None, *, metrics=DEFAULT_METRICS, workers=1, threads=None, journal=None
+):
     """Code every picture with every codec at every quality of its ladder.
 
-    One picture is held at a time, so a folder of any size can be evaluated.
+    A process holds one picture at a time, so a folder of any size can be evaluated.
 
     Args:
         pictures: pairs (name, path); names must differ, as they tell the rows apart.
-        entrants: list of :class:`Entrant`.
+        entrants: list of :class:`Entrant`; their names must differ too.
         step: called as ``step(row)`` after each coding, for a progress display.
         failed: called as ``failed(name, error)`` when a picture cannot be read or is none that all codecs
             take. It is then left out for all of them, so that means stay comparable. Without it the error
             is raised.
+        metrics: keys of ``metrics.METRICS``; PSNR is always there.
+        workers: processes that share the codings. Rows do not depend on their number, save for the times.
+        threads: of PyTorch in each worker, if there are several; None leaves the setting alone.
+        journal: :class:`codec.evaluation.journal.Journal` that keeps the rows, and may have some already.
 
     Returns:
         List of :class:`Row`, by picture, then codec, then quality.
 
     Raises:
-        CodecError: a codec fails on its own bytes, which is never the picture's fault.
+        CodecError: a codec fails on its own bytes, which is never the picture's fault, or a worker is killed.
     """
-    rows = []
-    warm = False
+    rows, digests, tasks = {}, {}, []
     for name, path in pictures:
-        of_picture = []
-        try:
-            pixels = read_picture(path).pixels
-            for entrant in entrants:
-                if not warm:
-                    measure(entrant, name, pixels, entrant.qualities[len(entrant.qualities) // 2])
-                for quality in entrant.qualities:
-                    of_picture.append(measure(entrant, name, pixels, quality))
-                    if step is not None:
-                        step(of_picture[-1])
-        except ImageError as error:
+        digests[name] = journal and digest(path)
+        for index, entrant in enumerate(entrants):
+            for quality in entrant.qualities:
+                task = (name, path, index, quality)
+                row = journal and journal.find(digests[name], entrant, quality, metrics)
+                rows[task] = row and replace(row, picture=name, quality=quality)
+                if row is None:
+                    tasks.append(task)
+                elif step is not None:
+                    step(rows[task])
+
+    bad = set()
+    run = _run_here(tasks, entrants, metrics, bad)
+    if workers > 1:
+        run = _run_in_workers(tasks, entrants, metrics, bad, workers, threads)
+    for task, result in run:
+        name, _, index, _ = task
+        if isinstance(result, ImageError):
             if failed is None:
-                raise
-            failed(name, error)
+                run.close()
+                raise result
+            if name not in bad:
+                bad.add(name)
+                failed(name, result)
             continue
-        warm = True
-        rows += of_picture
-    return rows
+        rows[task] = result
+        if journal is not None:
+            journal.add(digests[name], entrants[index], result, metrics)
+        if step is not None:
+            step(result)
+    return [row for task, row in rows.items() if task[0] not in bad]
 
 
-def measure(entrant, name, pixels, quality):
+class _Bench:
+    """Does tasks (name, path, index of the entrant, quality); holds what lasts from one to the next."""
+
+    def __init__(self, entrants, metrics):
+        self.entrants, self.metrics = entrants, metrics
+        self.path = self.pixels = None
+        self.warm = {}  # index -> entrant that has coded a picture
+
+    def __call__(self, name, path, index, quality):
+        if path != self.path:
+            self.path, self.pixels = None, None  # the old picture's memory goes before the new one needs it
+            self.pixels = read_picture(path).pixels
+            self.path = path
+        if index not in self.warm:
+            entrant = self.entrants[index]
+            if entrant.coder is None:
+                entrant = replace(entrant, coder=entrant.make())
+            if hasattr(entrant.coder, "load"):
+                entrant.coder.load()
+            measure(entrant, name, self.pixels, entrant.qualities[len(entrant.qualities) // 2], ())
+            self.warm[index] = entrant
+        return measure(self.warm[index], name, self.pixels, quality, self.metrics)
+
+
+def _run_here(tasks, entrants, metrics, bad):
+    """Pairs (task, Row or ImageError), in order; tasks of pictures that have become bad are passed over."""
+    bench = _Bench(entrants, metrics)
+    for task in tasks:
+        if task[0] in bad:
+            continue
+        try:
+            result = bench(*task)
+        except ImageError as error:
+            result = error
+        yield task, result
+
+
+def _run_in_workers(tasks, entrants, metrics, bad, workers, threads):
+    """The same from several processes, as they come."""
+    # Spawned, not forked: a forked process inherits locks of PyTorch's threads, which it does not have.
+    context = multiprocessing.get_context("spawn")
+    sent = [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, metrics, threads))
+    try:
+        with _deaf_to_interrupts():
+            futures = {pool.submit(_work, task): task for task in tasks}
+        for future in as_completed(futures):
+            task = futures[future]
+            if task[0] in bad:
+                future.cancel()
+            elif not future.cancelled():
+                try:
+                    result = future.result()
+                except ImageError as error:
+                    result = error
+                    for other, (name, *_) in futures.items():
+                        if name == task[0]:
+                            other.cancel()
+                yield task, result
+    except BrokenProcessPool:
+        raise CodecError("a worker process was killed; with fewer --workers each has more memory") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts():
+    """Processes that are started in here never see Ctrl-C, not even while Python starts: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start_worker(entrants, metrics, threads):
+    global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, where it is not inherited
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    _bench = _Bench(entrants, metrics)
+
+
+def _work(task):
+    return _bench(*task)
+
+
+def measure(entrant, name, pixels, quality, metrics=DEFAULT_METRICS):
     """:class:`Row` of one picture coded once.
 
     Args:
         pixels: uint8 (H, W, 3).
+        metrics: keys of ``metrics.METRICS``; PSNR is always there.
 
     Raises:
         ImageError: the codec does not take this picture.
@@ -177,6 +320,7 @@ def measure(entrant, name, pixels, quality):
     if decoded.shape != pixels.shape:
         found = f"{decoded.shape[1]} x {decoded.shape[0]}"
         raise CodecError(f"{name}: {entrant.name} gave back {found} pixels for {width} x {height}")
+    figures = {METRICS[key].column: METRICS[key].function(pixels, decoded) for key in {"psnr", *metrics}}
     return Row(
         codec=entrant.name,
         picture=name,
@@ -185,10 +329,9 @@ def measure(entrant, name, pixels, quality):
         quality=quality,
         bytes=len(data),
         bpp=8 * len(data) / (height * width),
-        psnr_db=psnr_db(pixels, decoded),
-        ms_ssim=ms_ssim(pixels, decoded),
         encode_s=encoded - started,
         decode_s=finished - encoded,
+        **{"ms_ssim": None, **figures},
     )
 
 
@@ -216,27 +359,123 @@ def violations(rows):
     return found
 
 
-def compare(anchor_rows, test_rows):
-    """:class:`Comparison` of one codec with an anchor on the same pictures."""
-    anchor, test = _points(mean_curve(anchor_rows)), _points(mean_curve(test_rows))
-    anchors, tests = _by_picture(anchor_rows), _by_picture(test_rows)
-    per_picture = {name: bd_rate(_points(anchors[name]), _points(tests[name])) for name in tests}
-    percents = [figure.percent for figure in per_picture.values() if figure is not None]
-    return Comparison(
-        overall=bd_rate(anchor, test),
-        bands={name: bd_rate(anchor, test, band) for name, band in BANDS.items()},
-        per_picture=per_picture,
-        per_picture_mean_percent=_mean_of(percents) if percents else None,
+def compare(anchor_rows, test_rows, resamples=0, method="pchip"):
+    """:class:`Comparison` of one codec with an anchor on the same pictures.
+
+    Args:
+        resamples: how often the pictures are drawn anew for the confidence intervals; 0 for none.
+        method: of interpolation, "pchip" or "akima".
+    """
+    return _compare(*(_Curves(rows, resamples, method) for rows in (anchor_rows, test_rows)))
+
+
+def summarise(rows, test, anchors, resamples=0, method="pchip", step=None):
+    """:class:`Summary` of all rows; ``test`` names the codec that is compared with each of ``anchors``.
+
+    Args:
+        resamples, method: see :func:`compare`.
+        step: called without arguments after each anchor: a thousand resamples take a few seconds for each.
+    """
+    of = {name: [row for row in rows if row.codec == name] for name in (test, *anchors)}
+    ours = _Curves(of[test], resamples, method)
+    comparisons = {}
+    for name in anchors:
+        comparisons[name] = _compare(_Curves(of[name], resamples, method), ours)
+        if step is not None:
+            step()
+    return Summary(
+        means={name: mean_curve(of[name]) for name in of}, violations=violations(of[test]), bd_rate=comparisons
     )
 
 
-def summarise(rows, test, anchors):
-    """:class:`Summary` of all rows; ``test`` names the codec that is compared with each of ``anchors``."""
-    of = {name: [row for row in rows if row.codec == name] for name in (test, *anchors)}
-    return Summary(
-        means={name: mean_curve(of[name]) for name in of},
-        violations=violations(of[test]),
-        bd_rate={name: compare(of[name], of[test]) for name in anchors},
+class _Curves:
+    """The curves of one codec: of the means, of each picture, and of the means over resampled pictures."""
+
+    def __init__(self, rows, resamples, method):
+        self.method = method
+        self.pictures = _by_picture(rows)
+        self.means = mean_curve(rows)
+        every = {key for key, metric in METRICS.items() if all(_column(row, metric) is not None for row in rows)}
+        self.metrics = [key for key in METRICS if key in every and key != "psnr"]
+        self.resampled = list(self._resample(resamples))
+
+    def points(self, metric="psnr", means=None):
+        """[(bpp, quality)] of means, or of rows, by the metric on the scale of its BD-rates."""
+        metric = METRICS[metric]
+        scale = metric.scale or (lambda value: value)
+        return [(point.bpp, scale(_column(point, metric))) for point in (self.means if means is None else means)]
+
+    def rate(self, metric="psnr", means=None):
+        return rate_curve(self.points(metric, means), self.method)
+
+    def psnr(self, means=None):
+        return psnr_curve(self.points("psnr", means), self.method)
+
+    def _resample(self, resamples):
+        """For each resampling a dict: "psnr curve", and by metric the rate curve."""
+        ladders = [[row.quality for row in curve] for curve in self.pictures.values()]
+        if len(ladders) < 2 or any(ladder != ladders[0] for ladder in ladders):
+            return  # one picture says nothing about others; pictures with gaps cannot be averaged
+        draw = np.random.default_rng(SEED)
+        names = sorted(self.pictures)  # the same draws for every codec
+        columns = ["bpp", *(METRICS[key].column for key in ("psnr", *self.metrics))]
+        table = np.array(
+            [[[getattr(row, column) for column in columns] for row in self.pictures[name]] for name in names]
+        )  # (pictures, qualities, columns)
+        for _ in range(resamples):
+            chosen = draw.integers(len(names), size=len(names))
+            means = [_Point(**dict(zip(columns, values))) for values in table[chosen].mean(axis=0).tolist()]
+            curves = {key: self.rate(key, means) for key in ("psnr", *self.metrics)}
+            yield {"psnr curve": self.psnr(means), **curves}
+
+
+class _Point:
+    """A point of a resampled curve: the columns of a row that curves are made of."""
+
+    def __init__(self, **columns):
+        self.__dict__.update(columns)
+
+
+def _column(point, metric):
+    return getattr(point, metric.column)
+
+
+def _compare(anchor, test):
+    """:class:`Comparison` of two :class:`_Curves`."""
+    per_picture = {}
+    for name, curve in test.pictures.items():
+        ours = test.rate(means=curve)
+        per_picture[name] = rate_difference(anchor.rate(means=anchor.pictures[name]), ours)
+    percents = [figure.percent for figure in per_picture.values() if figure is not None]
+    metrics = [key for key in test.metrics if key in anchor.metrics]
+    pairs = list(zip(anchor.resampled, test.resampled))
+
+    def rates(metric="psnr", band=None):
+        """BD-rate between the curves of means, and its interval."""
+        figures = (rate_difference(theirs[metric], ours[metric], band) for theirs, ours in pairs)
+        spread = interval([figure and figure.percent for figure in figures])
+        return rate_difference(anchor.rate(metric), test.rate(metric), band), spread
+
+    def decibels(band=None):
+        """BD-PSNR, and its interval."""
+        key = "psnr curve"
+        figures = (psnr_difference(theirs[key], ours[key], band) for theirs, ours in pairs)
+        spread = interval([figure and figure.db for figure in figures])
+        return psnr_difference(anchor.psnr(), test.psnr(), band), spread
+
+    by_range = {name: rates(band=band) for name, band in RANGES.items()}
+    in_db = {name: decibels(band) for name, band in RANGES.items()}
+    by_metric = {key: rates(key) for key in metrics}
+    return Comparison(
+        overall=by_range["overall"][0],
+        bands={name: by_range[name][0] for name in BANDS},
+        per_picture=per_picture,
+        per_picture_mean_percent=_mean_of(percents) if percents else None,
+        percent_interval={name: spread for name, (_, spread) in by_range.items()},
+        bd_psnr={name: figure for name, (figure, _) in in_db.items()},
+        db_interval={name: spread for name, (_, spread) in in_db.items()},
+        by_metric={name: figure for name, (figure, _) in by_metric.items()},
+        by_metric_interval={name: spread for name, (_, spread) in by_metric.items()},
     )
 
 
@@ -258,6 +497,7 @@ def conditions():
             "pillow": PIL.__version__,
             "libjpeg-turbo": features.version_feature("libjpeg_turbo"),
             "libwebp": features.version("webp"),
+            "openjpeg": features.version("jpg_2000"),
             "pytorch-msssim": version("pytorch-msssim"),
             "scipy": version("scipy"),
         },
@@ -281,7 +521,7 @@ def cpu_name():
 
 
 def write_csv(path, rows):
-    """One line per row under a line of names; numbers in full, nothing where there is no MS-SSIM.
+    """One line per row under a line of names; numbers in full, nothing where there is no figure.
 
     The file appears whole or not at all.
     """
@@ -300,17 +540,22 @@ def write_json(path, conditions, summary, rows):
 
 
 def _mean(quality, rows):
-    similarities = [row.ms_ssim for row in rows if row.ms_ssim is not None]
-    similarity = _mean_of(similarities) if similarities else None
+    def mean(column):
+        """Over the rows that have one."""
+        values = [value for row in rows if (value := getattr(row, column)) is not None]
+        return _mean_of(values) if values else None
+
     return Mean(
         quality=quality,
         pictures=len(rows),
-        bpp=_mean_of([row.bpp for row in rows]),
-        psnr_db=_mean_of([row.psnr_db for row in rows]),
-        ms_ssim=similarity,
-        ms_ssim_db=ms_ssim_db(similarity),
-        encode_s=_mean_of([row.encode_s for row in rows]),
-        decode_s=_mean_of([row.decode_s for row in rows]),
+        bpp=mean("bpp"),
+        psnr_db=mean("psnr_db"),
+        ms_ssim=mean("ms_ssim"),
+        ms_ssim_db=ms_ssim_db(mean("ms_ssim")),
+        encode_s=mean("encode_s"),
+        decode_s=mean("decode_s"),
+        psnr_y_db=mean("psnr_y_db"),
+        ssimulacra2=mean("ssimulacra2"),
     )
 
 
@@ -324,7 +569,3 @@ def _by_picture(rows):
     for row in sorted(rows, key=lambda row: row.quality):
         curves.setdefault(row.picture, []).append(row)
     return curves
-
-
-def _points(curve):
-    return [(point.bpp, point.psnr_db) for point in curve]

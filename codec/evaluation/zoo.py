@@ -1,0 +1,171 @@
+"""CompressAI's pre-trained models as anchors, from weights that are on this machine; nothing is downloaded.
+
+``compressai:mbt2018-mean`` is the zoo's model of this name at every quality level whose weights are found: in
+the folder where torch.hub keeps what CompressAI downloaded (``torch.hub.get_dir()/checkpoints``), or with
+``compressai:mbt2018-mean=FOLDER`` in another one, under the file names of the zoo.
+
+Pictures are padded, cropped and rounded as for our own codec. The file that counts as the rate holds what a decoder needs beside the weights:
+
+    1 byte   quality level
+    2 x 2    height and width of the picture, big-endian
+    2 x 2    height and width of the innermost latent
+    1 byte   number of strings
+    n x 4    their lengths
+    ...      the strings, as the model's ``compress`` gives them
+
+18 bytes of header for a model with a hyperprior, 14 for one without: 0.0004 bpp on a Kodak picture.
+
+Begaint, Racape, Feltman, Pushparaja 2020, "CompressAI", arXiv:2011.03029.
+"""
+
+import hashlib
+import pickle
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import pixels
+from ..errors import CodecError, Corrupt, Truncated
+from .anchors import Anchor, check_size
+
+HEADER = struct.Struct(">BHHHHB")
+
+
+@dataclass
+class Zoo:
+    """One architecture of CompressAI's zoo; its quality levels are models of their own."""
+
+    model: str  # CompressAI's name of the architecture
+    weights: dict[int, Path]  # quality level -> file
+    device: str = "cpu"
+    digests: dict[int, str] = field(init=False)  # first digits of SHA-256, as in the zoo's file names
+    _models: dict = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    writer = "CompressAI"
+    min_side, max_side = 1, 65535
+
+    def __post_init__(self):
+        self.digests = {
+            level: hashlib.sha256(path.read_bytes()).hexdigest()[:8] for level, path in self.weights.items()
+        }
+
+    def __getstate__(self):
+        return {**self.__dict__, "_models": {}}  # another process loads them from their files
+
+    @classmethod
+    def find(cls, name, device="cpu"):
+        """The anchor called ``MODEL`` or ``MODEL=FOLDER``.
+
+        Raises:
+            CodecError: CompressAI knows no such model, or no weights of it are there.
+        """
+        from compressai.zoo.image import model_architectures, model_urls
+
+        model, _, folder = name.partition("=")
+        known = sorted(set(model_architectures) & set(model_urls))
+        if model not in known:
+            raise CodecError(f"CompressAI has no model {model!r}; there are {', '.join(known)}")
+        folder = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
+        files = {level: folder / Path(url).name for level, url in sorted(model_urls[model]["mse"].items())}
+        present = {level: path for level, path in files.items() if path.is_file()}
+        if not present:
+            example = next(iter(files.values())).name
+            raise CodecError(f"no weights of CompressAI's {model} in {folder} (files like {example})")
+        return cls(model, present, device)
+
+    @property
+    def name(self):
+        return f"compressai:{self.model}"
+
+    @property
+    def title(self):
+        return self.model
+
+    @property
+    def qualities(self):
+        return tuple(self.weights)
+
+    @property
+    def options(self):
+        return {"optimised for": "mse", "weights": self.digests}
+
+    settings = Anchor.settings
+
+    def check(self):
+        """Nothing more is needed once :meth:`find` has found weights."""
+
+    def version(self):
+        """Of CompressAI."""
+        from importlib.metadata import version
+
+        return version("compressai")
+
+    def load(self):
+        """Load the models of all levels, so that no coding has to wait for one."""
+        for level in self.weights:
+            self._model(level)
+
+    def compress(self, image, quality):
+        """The bytes of a whole file, see the module's docstring.
+
+        Args:
+            image: PIL.Image or uint8 array (H, W, 3).
+            quality: a level that is among ``qualities``.
+
+        Raises:
+            ImageError: a side has more than 65535 pixels.
+        """
+        if isinstance(image, Image.Image):
+            image = np.array(image.convert("RGB"))
+        height, width, _ = image.shape
+        check_size(self, width, height)
+        x = pixels.to_tensor(image).to(self.device)  # padded to multiples of 64, the largest stride in the zoo
+        with torch.inference_mode():
+            out = self._model(int(quality)).compress(x)
+        strings = [string for (string,) in out["strings"]]  # each a batch of one
+        header = HEADER.pack(int(quality), height, width, *out["shape"], len(strings))
+        return header + struct.pack(f">{len(strings)}I", *map(len, strings)) + b"".join(strings)
+
+    def decompress(self, data):
+        """PIL.Image, cropped, clamped and rounded to 8 bits.
+
+        Raises:
+            Truncated: the bytes end early. Corrupt: there are no weights for the quality level in them.
+        """
+        try:
+            level, height, width, *shape, count = HEADER.unpack_from(data)
+            lengths = struct.unpack_from(f">{count}I", data, HEADER.size)
+        except struct.error:
+            raise Truncated("truncated within the header") from None
+        start = HEADER.size + 4 * count
+        if len(data) != start + sum(lengths):
+            raise Truncated(f"needed {start + sum(lengths)} bytes, found {len(data)}")
+        if level not in self.weights:
+            raise Corrupt(f"quality level {level} of {self.model} is not here")
+        strings = []
+        for length in lengths:
+            strings.append([data[start : start + length]])
+            start += length
+        with torch.inference_mode():
+            x_hat = self._model(level).decompress(strings, tuple(shape))["x_hat"]
+        return Image.fromarray(pixels.to_uint8(x_hat, height, width))
+
+    def _model(self, level):
+        if level not in self._models:
+            from compressai.zoo.image import model_architectures
+            from compressai.zoo.pretrained import load_pretrained
+
+            path = self.weights[level]
+            try:
+                state = load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
+                model = model_architectures[self.model].from_state_dict(state)
+            except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CodecError(f"{path}: not the weights of {self.model}: {reason}") from None
+            model.update()
+            self._models[level] = model.eval().to(self.device)
+        return self._models[level]
