@@ -12,39 +12,15 @@ import pytest
 import torch
 from compressai.entropy_models import GaussianConditional
 from PIL import Image
-from tiny import CONFIG
+from tiny import CONFIG, weights_of
+from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
-from codec.model import CodecModel
+from codec.model import CodecModel, ModelConfig
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.loop import ema_update, learning_rate, train
 from codec.training.model import _tamed
-
-ARCHITECTURE = json.dumps(dataclasses.asdict(CONFIG))
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory, samples):
-    folder = tmp_path_factory.mktemp("pictures")
-    with Image.open(samples / "guitar.png") as guitar, Image.open(samples / "dog.png") as dog:
-        for i, picture in enumerate((guitar, dog)):
-            picture.convert("RGB").crop((100, 100, 420, 380)).save(folder / f"{i}.png")
-    return folder
-
-
-def config(pictures, output, **changes):
-    settings = dict(
-        pictures=[str(pictures)], output=str(output), architecture=ARCHITECTURE,
-        steps=6, batch=2, crop=64, warmup=2, precision="float32", device="cpu",
-    )  # fmt: skip
-    return TrainingConfig(**{**settings, **changes})
-
-
-def weights_of(path):
-    state = torch.load(path / "checkpoint.pt", weights_only=True)
-    return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}}, state
-
 
 def test_resumed_training_equals_uninterrupted(pictures, tmp_path):
     train(config(pictures, tmp_path / "whole"), progress=False)
@@ -116,7 +92,7 @@ def test_training_continues_from_exported_weights(pictures, tmp_path):
 def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first", steps=1), progress=False)
     again = train(
-        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture="{}"), progress=False
+        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture=ModelConfig()), progress=False
     )
     assert CodecModel.from_folder(again).config == CONFIG
 

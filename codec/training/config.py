@@ -18,6 +18,7 @@ class TrainingConfig:
         valid: folder of validation pictures; empty for none.
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'.
             Ignored when resuming: the weights say what they are.
+        latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. As ``architecture``, for new models.
         steps: stop after this many optimiser steps in all; 0 for no limit.
         max_minutes: stop after this much wall-clock time; 0 for no limit. The learning rate reaches its end at
             whichever limit comes first.
@@ -44,6 +45,7 @@ class TrainingConfig:
     resume: str = ""
     valid: str = ""
     architecture: str = "{}"
+    latents: str = "scalar"
     steps: int = 0
     max_minutes: float = 0.0
     batch: int = 8
@@ -78,4 +80,4 @@ class TrainingConfig:
 
     def model_config(self):
         """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
-        return ModelConfig.from_dict(json.loads(self.architecture))
+        return ModelConfig.from_dict({"latents": self.latents, **json.loads(self.architecture)})

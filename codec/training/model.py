@@ -128,7 +128,7 @@ class TrainableModel(nn.Module):
 
     @torch.no_grad()
     def import_tensors(self, tensors):
-        """Continue training from a weights file."""
+        """Take the weights of a file."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
         self.transforms.load_state_dict(floats)
         for name, layer in self.networks.layers():
@@ -136,6 +136,11 @@ class TrainableModel(nn.Module):
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
+
+    def make_room(self):
+        """Let saturated weights of the entropy networks move again, before training continues from a file."""
+        for _, layer in self.networks.layers():
+            layer.make_room()
 
 
 def _tamed(residual, scales):
