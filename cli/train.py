@@ -43,6 +43,11 @@ _NAMES = {
 @click.option(
     "--latents", type=click.Choice(["scalar", "vq"]), help="Rounded or vector-quantised latents, for a new model."
 )
+@click.option("--quantiser", metavar="NAME", help="What stands for rounding while training: mixed, noise, ste, ...")
+@click.option(
+    "--entropy-bits", type=click.IntRange(1, 8), metavar="N",
+    help="Bits of the weights of the entropy networks, for a new model.",
+)  # fmt: skip
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")
 @click.option("--device", metavar="DEVICE", help="auto, cpu or cuda.")
 @click.option(

@@ -34,6 +34,7 @@ class ModelConfig:
         analysis_depth8, analysis_depth16, synthesis_depth8, synthesis_depth16: numbers of blocks.
         hyper_width: width of h_a.
         entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
+        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
         latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
@@ -54,6 +55,7 @@ class ModelConfig:
     hyper_width: int = 160
     entropy_width: int = 192
     context_width: int = 256
+    entropy_bits: int = 8
     anchors: int = 9
     lmbda_min: float = 0.0004
     lmbda_max: float = 0.5
@@ -72,6 +74,8 @@ class ModelConfig:
             raise ModelError(f"C8 is {self.C8}; the DCT needs {3 * PATCH**2}")
         if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
             raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
+        if not 1 <= self.entropy_bits <= 8:
+            raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
         if self.latents not in ("scalar", "vq"):
             raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
         if self.latents == "vq" and (self.code_dim < 1 or self.M % self.code_dim):

@@ -105,9 +105,11 @@ class LatentQuantiser:
     Attributes:
         temperatures: (first, last) of the annealing, None for quantisers without a temperature.
         temperature: the present one; set by :meth:`anneal` or by hand.
+        rounds: :meth:`for_synthesis` is round_ste, so that what has been rounded already need not be done again.
     """
 
     temperatures = None
+    rounds = False
 
     def __init__(self):
         self.temperature = self.temperatures[0] if self.temperatures else None
@@ -143,6 +145,8 @@ class UniformNoise(LatentQuantiser):
 class StraightThrough(LatentQuantiser):
     """Rounding for both. ``dy = g``. Theis, Shi, Cunningham, Huszar 2017, arXiv:1703.00395."""
 
+    rounds = True
+
     def for_rate(self, y, generator=None):
         return round_ste(y)
 
@@ -151,6 +155,8 @@ class StraightThrough(LatentQuantiser):
 
 class Mixed(LatentQuantiser):
     """Noise for the rate, rounding for the synthesis. ``dy = g``. Minnen, Singh 2020, arXiv:2007.08739."""
+
+    rounds = True
 
     def for_rate(self, y, generator=None):
         return add_uniform_noise(y, generator)

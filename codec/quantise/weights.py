@@ -43,10 +43,17 @@ def quantise_weights(weight, log_step, limit):
     return integers, step
 
 
-def initial_log_step(weight, limit):
-    """Starting value for :func:`quantise_weights`: the largest weight of each output channel maps to ``limit``."""
-    largest = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-6)
-    return (largest / limit).log()
+def initial_log_step(weight, limit, signs=False):
+    """Starting value for :func:`quantise_weights`: float (C_out,).
+
+    The largest weight of each output channel maps to ``limit``; where that would leave most weights at zero, because
+    there are few levels, the step is that of the LSQ paper, ``2 mean|w| / sqrt(limit)``. For ``signs``, which have no
+    zero, it is the mean magnitude.
+    """
+    magnitude = weight.detach().abs().flatten(1).clamp_min(1e-6)
+    if signs:
+        return magnitude.mean(1).log()
+    return torch.minimum(magnitude.amax(1) / limit, 2 * magnitude.mean(1) / limit**0.5).log()
 
 
 # --- Two and three levels ------------------------------------------------------------------------------------------
@@ -172,10 +179,7 @@ class _QuantisedWeights:
         if quantiser not in WEIGHT_QUANTISERS:
             raise ValueError(f"no weight quantiser {quantiser!r}; there are {', '.join(WEIGHT_QUANTISERS)}")
         self.quantiser, self.limit = quantiser, limit
-        if quantiser == "binary":
-            start = self.weight.detach().abs().flatten(1).mean(1).clamp_min(1e-6).log()
-        else:
-            start = initial_log_step(self.weight, limit)
+        start = initial_log_step(self.weight, limit, signs=quantiser == "binary")
         learned = quantiser in ("lsq", "binary")
         self.log_step = nn.Parameter(start) if learned else None
 

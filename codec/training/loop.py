@@ -102,7 +102,7 @@ class _Run:
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
         checkpoint, architecture, tensors = _load_resume(config)
-        self.bare = trainable_model(architecture)
+        self.bare = trainable_model(architecture, config.quantiser)
         if tensors is not None:
             self.bare.import_tensors(tensors)
             if architecture.latents == "scalar":
@@ -199,6 +199,8 @@ class _Run:
         rate = learning_rate(config, self.step, self.done())
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
+        if self.bare.config.latents == "scalar":
+            self.bare.quantiser.anneal(self.done())
         with self._autocast():
             figures = self.model(x, quality, self.generator)
         loss = rate_distortion_loss(figures, lmbda, config.balance)
@@ -269,9 +271,9 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config):
-    """The trainable model of a ModelConfig."""
-    return (TrainableVectorModel if config.latents == "vq" else TrainableModel)(config)
+def trainable_model(config, quantiser="mixed"):
+    """The trainable model of a ModelConfig; ``quantiser`` names that of scalar latents."""
+    return TrainableVectorModel(config) if config.latents == "vq" else TrainableModel(config, quantiser)
 
 
 def _learns_fast(name):
