@@ -17,6 +17,7 @@ COMMANDS = {
     "models": ("models", "models"),
     "train": ("train", "train"),
     "evaluate": ("evaluate", "evaluate"),
+    "study": ("study", "study"),
     "demo": ("demo", "demo"),
 }
 

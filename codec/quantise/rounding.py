@@ -80,8 +80,8 @@ def gumbel_round(y, temperature, generator=None):
     """Between floor(y) and floor(y) + 1, at random: stochastic Gumbel annealing.
 
     A Gumbel-softmax of temperature T over the two neighbours with logits ``-atanh(distance) / T``: the nearer one
-    is likelier, and both weights harden as T -> 0. The gradient is the true one of the drawn relaxation.
-    Yang, Bamler, Mandt 2020, arXiv:2006.04240.
+    is likelier, and both weights harden as T -> 0. The gradient is the true one of the drawn relaxation; near the
+    integers the logits grow steep, and from T = 1/2 upwards the variance of the gradient has no bound. Yang, Bamler, Mandt 2020, arXiv:2006.04240.
     """
     temperature = _positive(temperature)
     base = torch.floor(y)
@@ -168,10 +168,10 @@ class Mixed(LatentQuantiser):
 class SoftRounding(LatentQuantiser):
     """Soft rounding and noise, true gradients throughout. Agustsson, Theis 2020, arXiv:2006.09952.
 
-    Noise alone at high temperature, rounding at low temperature: the gradients then grow as 1 / T in few places.
+    Nearly noise alone at high temperature, nearly rounding with noise at low temperature.
     """
 
-    temperatures = (1.0, 0.1)
+    temperatures = (1.0, 0.2)  # below, few and huge gradients: see the variances in docs/quantisation.md
 
     def for_rate(self, y, generator=None):
         return add_uniform_noise(soft_round(y, self.temperature), generator)

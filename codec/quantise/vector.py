@@ -161,7 +161,7 @@ class FiniteScalarQuantiser(nn.Module):
             raise ValueError(f"every dimension needs two levels or more, found {tuple(levels)}")
         levels = torch.tensor(levels)
         self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("half", levels // 2, persistent=False)
+        self.register_buffer("half_width", levels // 2, persistent=False)
         places = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), levels[:-1]]), 0)
         self.register_buffer("places", places, persistent=False)
 
@@ -173,14 +173,14 @@ class FiniteScalarQuantiser(nn.Module):
     def forward(self, z):
         """Float (B, D, ...) -> :class:`Quantised`."""
         integers = round_ste(self._squash(z.movedim(1, -1)))
-        indices = ((integers.detach().long() + self.half) * self.places).sum(-1)
+        indices = ((integers.detach().long() + self.half_width) * self.places).sum(-1)
         share = torch.bincount(indices.flatten(), minlength=self.codes).to(z.dtype) / indices.numel()
-        return Quantised((integers / self.half).movedim(-1, 1), indices, z.new_zeros(()), _perplexity(share))
+        return Quantised((integers / self.half_width).movedim(-1, 1), indices, z.new_zeros(()), _perplexity(share))
 
     def decode(self, indices):
         """int64 (B, ...) -> float (B, D, ...)."""
-        integers = indices[..., None] // self.places % self.levels - self.half
-        return (integers / self.half).movedim(-1, 1)
+        integers = indices[..., None] // self.places % self.levels - self.half_width
+        return (integers / self.half_width).movedim(-1, 1)
 
     def _squash(self, z):
         """Into the open interval that rounds to exactly the levels; an even number of them has no level at its centre."""

@@ -64,11 +64,11 @@ def binary_weights(weight, log_step, limit=1):
 
     BinaryConnect with a scale per output channel. Gradient of the product with the step: ``g`` for weights within
     [-step, step], zero outside, as BinaryConnect keeps its weights in the range of the signs; ``g * sign`` for the step,
-    scaled as in :func:`quantise_weights`.
+    which is its true one, scaled as in :func:`quantise_weights`.
     """
     _check_limit(limit)
     step = scale_gradient(log_step.exp(), weight[0].numel() ** -0.5).view(_per_channel(weight))
-    return sign_ste(weight / step, clip=1.0), step
+    return sign_ste(weight / step.detach(), clip=1.0), step  # a sign does not depend on the step
 
 
 def xnor_weights(weight, log_step=None, limit=1):
@@ -160,7 +160,7 @@ class ActivationQuantiser(nn.Module):
         if self.bits > 1:
             return lsq(x, step, self.low, self.high, scale)
         step = scale_gradient(step, scale)
-        return sign_ste(x / step, clip=1.0) * step
+        return sign_ste(x / step.detach(), clip=1.0) * step
 
     @torch.no_grad()
     def _start(self, x):
