@@ -55,7 +55,7 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
     if draws < 16 * samples[-1]:
         raise click.UsageError(f"--draws {draws} is too few for --samples {samples[-1]}: 16 estimates are needed.")
     if output is not None:
-        _require_matplotlib()
+        _require("matplotlib")
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -99,8 +99,64 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
         plots.write_all(folder, rows)
 
 
-def _require_matplotlib():
+class Names(click.ParamType):
+    """Quantisers by name between commas, each once."""
+
+    name = "names"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        from codec.study.quantisers import NAMES
+
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+        for name in names:
+            if name not in NAMES:
+                self.fail(f"no quantiser {name!r}; there are {', '.join(NAMES)}", param, ctx)
+        return names
+
+
+@study.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")
+@click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
+@click.option(
+    "--quantisers", type=Names(), default="mixed,noise,ste,soft,universal,sga,vq", show_default=True,
+    metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
+)  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Of each run.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given.")
+@click.option("--no-progress", is_flag=True, help="No progress display.")
+def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_progress):
+    """Train the same small codec with each quantiser of latents and compare.
+
+    Every run has the same budget of steps, the same pictures in the same order and the same first weights; each seed
+    has others. Rates are bytes of the coded strings on crops of the validation pictures. Writes quantisers.csv,
+    quantisers.json, quantisers.png and quantisers.svg.
+    """
+    _require("lightning", "matplotlib", "scipy")
+    import torch
+
+    from codec.study import quantisers as measurement
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder, seeds = Path(output), range(seeds)
+    settings = measurement.Settings(pictures=list(pictures), valid=valid, steps=steps)
+    points = measurement.study(
+        settings, quantisers, seeds, folder, progress=not no_progress, say=lambda text: click.echo(text, err=True)
+    )
+    results = measurement.compare(points)
+    minutes = measurement.training_minutes(folder, quantisers, seeds)
+    measurement.write_results(folder, settings, points, results, minutes)
+    click.echo(measurement.table(results))
+    click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all")
+
+
+def _require(*modules):
     from importlib.util import find_spec
 
-    if find_spec("matplotlib") is None:
-        raise Failure("pictures need matplotlib: pip install 'neural-image-codec[study]'")
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise Failure(f"the study needs {', '.join(missing)}: pip install 'neural-image-codec[study]'")
