@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "evaluate"),
     "report": ("report", "report"),
     "compare": ("compare", "compare"),
+    "study": ("study", "study"),
     "demo": ("demo", "demo"),
 }
 

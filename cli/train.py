@@ -40,6 +40,14 @@ _NAMES = {
     "--until", metavar="TIME", help="Stop at a time: 2031-05-17T18:30, local unless it names a zone."
 )
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps in all.")
+@click.option(
+    "--latents", type=click.Choice(["scalar", "vq"]), help="Rounded or vector-quantised latents, for a new model."
+)
+@click.option("--quantiser", metavar="NAME", help="What stands for rounding while training: mixed, noise, ste, ...")
+@click.option(
+    "--entropy-bits", type=click.IntRange(1, 8), metavar="N",
+    help="Bits of the weights of the entropy networks, for a new model.",
+)  # fmt: skip
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")
 @click.option("--device", metavar="DEVICE", help="auto, cpu or cuda.")
 @click.option(

@@ -140,25 +140,31 @@ class EntropyNetworks(nn.Module):
         width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
         hidden_step, z_step = 1 / 16, 1 / 2
 
+        bits = config.entropy_bits
+
         def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=HIDDEN_LIMIT):
             return layer(
                 LayerSpec(
                     c_in, c_out, 0, HIDDEN_LIMIT, limit, step, hidden_step,
-                    anchors=config.anchors if quality else 1, relu=True,
+                    anchors=config.anchors if quality else 1, relu=True, weight_bits=bits,
                 )
             )  # fmt: skip
 
         def depthwise(c):
             return layer(
-                LayerSpec(c, c, -HIDDEN_LIMIT, HIDDEN_LIMIT, HIDDEN_LIMIT, hidden_step, hidden_step, depthwise=True)
-            )
+                LayerSpec(
+                    c, c, -HIDDEN_LIMIT, HIDDEN_LIMIT, HIDDEN_LIMIT, hidden_step, hidden_step,
+                    depthwise=True, weight_bits=bits,
+                )
+            )  # fmt: skip
 
         def head(c, low, high, step):
             return layer(
                 LayerSpec(
-                    c, M // GROUPS, low, high, HIDDEN_LIMIT, hidden_step, step, groups=GROUPS, anchors=config.anchors
+                    c, M // GROUPS, low, high, HIDDEN_LIMIT, hidden_step, step,
+                    groups=GROUPS, anchors=config.anchors, weight_bits=bits,
                 )
-            )
+            )  # fmt: skip
 
         self.h_s = Chain(
             pointwise(N, 4 * N, quality=True, step=z_step, limit=Z_LIMIT), 2,

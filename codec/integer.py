@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .quantise import initial_log_step, quantise_weights, requantise_ste, round_half_up, round_ste, straight_through
+from .quantise import requantise_ste, round_half_up, round_ste, straight_through
+from .quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quantiser
 
 BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
 MULTIPLIER_BITS = 15
@@ -54,6 +55,7 @@ class LayerSpec:
         input_step, output_step: real value of one unit, at the start of training; ``output_step`` is then learned.
         anchors: number of anchor qualities of the bias; 1 means that the layer does not see the quality.
         relu: the lower bound is a ReLU, which concerns the gradient alone.
+        weight_bits: 8 or fewer; 2 are the three levels -1, 0, 1, and 1 the signs.
     """
 
     channels_in: int
@@ -67,6 +69,7 @@ class LayerSpec:
     depthwise: bool = False
     anchors: int = 1
     relu: bool = False
+    weight_bits: int = 8
 
     @property
     def weight_shape(self):
@@ -78,14 +81,20 @@ class LayerSpec:
 class TrainableLayer(nn.Module):
     """Fake-quantised layer: integer-valued float tensors in and out, gradients by straight-through estimation."""
 
-    def __init__(self, spec, weight_limit=127):
+    def __init__(self, spec):
         super().__init__()
-        self.spec, self.weight_limit = spec, weight_limit
+        self.spec = spec
+        name, self.weight_limit = weight_quantiser(spec.weight_bits)
+        self._weight_quantiser = WEIGHT_QUANTISERS[name]
         fan_in = spec.weight_shape[1]
         self.weight = nn.Parameter(torch.randn(spec.weight_shape) * (2.0 / fan_in) ** 0.5)
-        self.log_step = nn.Parameter(initial_log_step(self.weight, weight_limit))
+        self.log_step = nn.Parameter(initial_log_step(self.weight, self.weight_limit, name == "binary"))
         self.log_gain = nn.Parameter(torch.zeros(spec.weight_shape[0]))
         self.bias = nn.Parameter(torch.zeros(spec.anchors, spec.weight_shape[0]))
+
+    def _quantised(self):
+        """``(integers, step)`` of the weights."""
+        return self._weight_quantiser(self.weight, self.log_step, self.weight_limit)
 
     def _ratio(self, step):
         """What one unit of the accumulator is worth in output units; the forward value is m 2^-s exactly."""
@@ -101,7 +110,7 @@ class TrainableLayer(nn.Module):
     def forward(self, a, quality):
         """(B, C_in, H, W) integers, (B,) qualities in hundredths -> (B, C_out, H, W) integers."""
         spec = self.spec
-        weight, step = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        weight, step = self._quantised()
         if spec.depthwise:
             total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
         else:
@@ -114,7 +123,7 @@ class TrainableLayer(nn.Module):
     @torch.no_grad()
     def integers(self):
         """The layer as integer tensors, for :class:`ExactLayer` and for the weights file."""
-        weight, step = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        weight, step = self._quantised()
         ratio = step.flatten() * self.log_gain.exp() * (self.spec.input_step / self.spec.output_step)
         multiplier, shift = _multiplier(ratio)
         return {
@@ -139,8 +148,13 @@ class TrainableLayer(nn.Module):
 
     @torch.no_grad()
     def make_room(self):
-        """Give rows with many clipped weights a step four times as large: clipped weights have no gradient."""
-        integers, _ = quantise_weights(self.weight, self.log_step, self.weight_limit)
+        """Give rows with many clipped weights a step four times as large: clipped weights have no gradient.
+
+        Weights of one or two bits are all at their limit, and that is as it should be.
+        """
+        if self.spec.weight_bits <= 2:
+            return
+        integers, _ = self._quantised()
         saturated = (integers.abs() == self.weight_limit).float().mean(1) > 0.25
         self.log_step.add_(math.log(4.0) * saturated)
 

@@ -35,7 +35,8 @@ def multiply_adds(config, side=64):
 
             return hook
 
-        for part in ("g_a", "g_s", "h_a"):
+        scalar = config.latents == "scalar"
+        for part in ("g_a", "g_s", "h_a") if scalar else ("g_a", "g_s"):
             for module in getattr(transforms, part).modules():
                 if isinstance(module, (Pointwise, nn.Conv2d)):
                     module.register_forward_hook(count(part, module.weight.numel()))
@@ -44,17 +45,26 @@ def multiply_adds(config, side=64):
             layer.register_forward_hook(count("entropy", rows * columns))
         quality = torch.zeros(1)
         y = transforms.analyse(torch.zeros(1, 3, side, side), quality)
-        z = transforms.side_information(y, quality)
-        features = networks.features(z, quality)
-        for k in range(4):
-            networks.context(k, features, y, quality)
+        if scalar:
+            z = transforms.side_information(y, quality)
+            features = networks.features(z, quality)
+            for k in range(4):
+                networks.context(k, features, y, quality)
+        else:
+            counts["entropy"] = 0  # contexts of indices are a handful of additions
         transforms.synthesise(y, quality)
     return {part: total / side**2 / 1e3 for part, total in counts.items()}
 
 
 def parameters(config):
-    """Number of parameters of ``g_a``, ``g_s``, ``h_a`` and ``entropy``; tables per quality included."""
+    """Number of parameters of ``g_a``, ``g_s``, ``h_a`` and ``entropy``; tables per quality included.
+
+    With vector-quantised latents there is no h_a, and ``entropy`` counts the codebooks.
+    """
     transforms, networks = Transforms(config), EntropyNetworks(config, _SpecLayer)
+    if config.latents == "vq":
+        counts = {part: sum(p.numel() for p in getattr(transforms, part).parameters()) for part in ("g_a", "g_s")}
+        return {**counts, "entropy": config.M * config.codes * config.stages}
     counts = {part: sum(p.numel() for p in getattr(transforms, part).parameters()) for part in ("g_a", "g_s", "h_a")}
     specs = [layer.spec for _, layer in networks.layers()]
     counts["entropy"] = sum(s.weight_shape[0] * (s.weight_shape[1] + s.anchors + 2) for s in specs)

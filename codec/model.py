@@ -18,6 +18,7 @@ from .entropy import EntropyCoder
 from .errors import ModelError
 from .integer import QUALITY_UNIT
 from .transforms import BLOCKS, PATCH, Analysis, HyperAnalysis, QualityTable, Synthesis
+from .vector_entropy import VectorCoder
 
 TILE = 96  # side of the tiles that large pictures are transformed in, in latent positions (16 pixels)
 
@@ -33,8 +34,13 @@ class ModelConfig:
         analysis_depth8, analysis_depth16, synthesis_depth8, synthesis_depth16: numbers of blocks.
         hyper_width: width of h_a.
         entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
+        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
+        latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
+            vector_entropy.py; N and the widths of the entropy networks do not matter then).
+        code_dim, codes, stages: of vector-quantised latents: channels of a codeword, codewords of a codebook,
+            stages of refinement at most.
     """
 
     M: int = 320
@@ -49,9 +55,14 @@ class ModelConfig:
     hyper_width: int = 160
     entropy_width: int = 192
     context_width: int = 256
+    entropy_bits: int = 8
     anchors: int = 9
     lmbda_min: float = 0.0004
     lmbda_max: float = 0.5
+    latents: str = "scalar"
+    code_dim: int = 4
+    codes: int = 64
+    stages: int = 6
 
     def __post_init__(self):
         """ModelError for architectures that cannot be built."""
@@ -63,6 +74,14 @@ class ModelConfig:
             raise ModelError(f"C8 is {self.C8}; the DCT needs {3 * PATCH**2}")
         if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
             raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
+        if not 1 <= self.entropy_bits <= 8:
+            raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
+        if self.latents not in ("scalar", "vq"):
+            raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
+        if self.latents == "vq" and (self.code_dim < 1 or self.M % self.code_dim):
+            raise ModelError(f"code_dim is {self.code_dim}; it must divide M = {self.M}")
+        if self.latents == "vq" and not (2 <= self.codes <= 4096 and self.stages >= 1):
+            raise ModelError("vector-quantised latents need 2 to 4096 codes and a stage or more")
 
     @classmethod
     def from_dict(cls, values):
@@ -85,6 +104,8 @@ class Transforms(nn.Module):
         self.config = config
         self.g_a = Analysis(config)
         self.g_s = Synthesis(config)
+        if config.latents == "vq":
+            return  # codewords have sizes of their own, and their prior needs no side information
         self.h_a = HyperAnalysis(config)
         # Uniform quantisation with step s costs s^2 / 12 of distortion per coefficient; balancing its slope against
         # 3 colours at 1 / (2 ln 2) bit per coefficient and pixel gives the step at which rate and lmbda agree.
@@ -96,16 +117,21 @@ class Transforms(nn.Module):
         self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))
 
     def analyse(self, x, quality):
-        """x (B, 3, H, W) in [0, 1], quality (B,) -> gained y (B, M, H/16, W/16), in symbols."""
-        return self.g_a(x, quality) * self.log_gain(quality).exp()[:, :, None, None]
+        """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
+        y = self.g_a(x, quality)
+        return y if self.config.latents == "vq" else y * self.log_gain(quality).exp()[:, :, None, None]
 
     def side_information(self, y, quality):
-        """Gained y -> gained z (B, N, h/4, w/4), in symbols."""
+        """Gained y -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
+        if self.config.latents == "vq":
+            return None
         return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
 
     def synthesise(self, y_hat, quality):
-        """y_hat in symbols -> x_hat (B, 3, H, W), not clamped."""
-        return self.g_s(y_hat * self.log_inverse_gain(quality).exp()[:, :, None, None], quality)
+        """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
+        if self.config.latents == "scalar":
+            y_hat = y_hat * self.log_inverse_gain(quality).exp()[:, :, None, None]
+        return self.g_s(y_hat, quality)
 
 
 class CodecModel(nn.Module):
@@ -119,7 +145,7 @@ class CodecModel(nn.Module):
         super().__init__()
         self.config = config
         self.transforms = Transforms(config)
-        self.entropy = EntropyCoder(config)
+        self.entropy = VectorCoder(config) if config.latents == "vq" else EntropyCoder(config)
 
     @classmethod
     def from_folder(cls, folder):

@@ -38,3 +38,13 @@ def _dog(samples):
 def photo(_dog):
     """uint8 (128, 192, 3): eye, fur and background of a photograph; a copy for each test."""
     return _dog[150:278, 200:392].copy()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory, samples):
+    """A folder of two small photographs to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    with Image.open(samples / "guitar.png") as guitar, Image.open(samples / "dog.png") as dog:
+        for i, picture in enumerate((guitar, dog)):
+            picture.convert("RGB").crop((100, 100, 420, 380)).save(folder / f"{i}.png")
+    return folder

@@ -1,6 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 import torch
 
+from codec import quantise
 from codec.quantise import add_uniform_noise, quantise_weights, requantise_ste, round_half_up, round_ste, straight_through
 
 
@@ -84,3 +89,24 @@ def test_quantised_weights_lie_on_the_grid_and_learn_their_step():
     expected = 2 * (integers * step - target).detach().masked_fill(clipped, 0.0)
     assert clipped.any()
     torch.testing.assert_close(weight.grad, expected)
+
+
+def test_the_names_of_the_package_are_those_it_lists():
+    for name in quantise.__all__:
+        assert getattr(quantise, name) is not None
+    with pytest.raises(AttributeError, match="round_stf"):
+        _ = quantise.round_stf
+
+
+@pytest.mark.parametrize(
+    "statement, unwanted",
+    [
+        ("import codec.quantise.reference", {"torch"}),
+        ("from codec.quantise import round_ste, quantise_weights, latent_quantiser",
+         {"scipy", "compressai", "lightning", "pandas", "matplotlib"}),
+    ],
+)  # fmt: skip
+def test_importing_stays_cheap(root, statement, unwanted):
+    code = f"{statement}\nimport sys; print(sorted({unwanted} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr

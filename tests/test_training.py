@@ -12,39 +12,16 @@ import pytest
 import torch
 from compressai.entropy_models import GaussianConditional
 from PIL import Image
-from tiny import CONFIG
+from tiny import CONFIG, weights_of
+from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
-from codec.model import CodecModel
+from codec.model import CodecModel, ModelConfig
+from codec.quantise import LATENT_QUANTISERS
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.loop import ema_update, learning_rate, train
-from codec.training.model import _tamed
-
-ARCHITECTURE = json.dumps(dataclasses.asdict(CONFIG))
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory, samples):
-    folder = tmp_path_factory.mktemp("pictures")
-    with Image.open(samples / "guitar.png") as guitar, Image.open(samples / "dog.png") as dog:
-        for i, picture in enumerate((guitar, dog)):
-            picture.convert("RGB").crop((100, 100, 420, 380)).save(folder / f"{i}.png")
-    return folder
-
-
-def config(pictures, output, **changes):
-    settings = dict(
-        pictures=[str(pictures)], output=str(output), architecture=ARCHITECTURE,
-        steps=6, batch=2, crop=64, warmup=2, precision="float32", device="cpu",
-    )  # fmt: skip
-    return TrainingConfig(**{**settings, **changes})
-
-
-def weights_of(path):
-    state = torch.load(path / "checkpoint.pt", weights_only=True)
-    return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}}, state
-
+from codec.training.model import TrainableModel, _tamed
 
 def test_resumed_training_equals_uninterrupted(pictures, tmp_path):
     train(config(pictures, tmp_path / "whole"), progress=False)
@@ -116,7 +93,7 @@ def test_training_continues_from_exported_weights(pictures, tmp_path):
 def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first", steps=1), progress=False)
     again = train(
-        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture="{}"), progress=False
+        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture=ModelConfig()), progress=False
     )
     assert CodecModel.from_folder(again).config == CONFIG
 
@@ -155,6 +132,33 @@ def test_two_processes_train_one_model(pictures, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     subprocess.run([sys.executable, "-W", "ignore", str(script), settings], check=True, timeout=900, env=environment)
     assert weights_of(tmp_path / "run")[1]["step"] == 2
+
+
+@pytest.mark.parametrize("name", sorted(LATENT_QUANTISERS))
+def test_every_quantiser_trains_and_none_matters_at_evaluation(name):
+    x, quality = torch.rand(1, 3, 64, 64), torch.tensor([60.0])
+    model = TrainableModel(CONFIG, name)
+    rounded = TrainableModel(CONFIG)
+    rounded.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for figure, expected in zip(model.eval()(x, quality).values(), rounded.eval()(x, quality).values()):
+            assert torch.equal(figure, expected)
+    figures = model.train()(x, quality, torch.Generator().manual_seed(0))
+    (figures["y_bpp"] + figures["mse"]).sum().backward()
+    gradient = model.transforms.g_a.patch.weight.grad
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("bits, levels", [(8, 255), (4, 15), (2, 3), (1, 2)])
+def test_entropy_networks_of_fewer_bits_are_exported_and_executed(pictures, tmp_path, bits, levels):
+    export = train(config(pictures, tmp_path, steps=1, architecture=dataclasses.replace(CONFIG, entropy_bits=bits)), progress=False)
+    model = CodecModel.from_folder(export)
+    for name, layer in model.entropy.networks.layers():
+        values = layer.weight.unique()
+        assert len(values) <= levels and values.abs().max() <= max(levels // 2, 1), name
+        assert bits > 1 or 0 not in values, name
+    z_string, y_string, crc, y_hat = model.encode(torch.rand(1, 3, 64, 64), 5000)
+    assert torch.equal(model.decode(z_string, y_string, crc, 64, 64, 5000), model.reconstruct(y_hat, 5000))
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end():
@@ -221,7 +225,7 @@ def test_unusable_pictures_are_passed_over(pictures, tmp_path):
     crops.close()
 
 
-@pytest.mark.parametrize("bad", [{"crop": 100}, {"crop": 0}, {"batch": 0}, {"devices": 0}, {"precision": "bf17"}])
+@pytest.mark.parametrize("bad", [{"crop": 100}, {"crop": 0}, {"batch": 0}, {"devices": 0}, {"precision": "bf17"}, {"quantiser": "coin"}])
 def test_settings_that_cannot_work_are_refused(bad):
     with pytest.raises(ValueError):
         TrainingConfig(**bad)

@@ -1,9 +1,13 @@
 """A model small enough for tests, with weights that use the whole range of everything."""
 
+import json
+from dataclasses import asdict
+
 import torch
 
 from codec.integer import TrainableLayer
 from codec.model import CodecModel, ModelConfig
+from codec.training.config import TrainingConfig
 from codec.training.loop import export
 from codec.training.model import TrainableModel
 
@@ -33,3 +37,18 @@ def coding(folder, seed=0):
     """CodecModel of :func:`trainable`, through a weights file in ``folder``."""
     export(trainable(seed), folder)
     return CodecModel.from_folder(folder)
+
+
+def training_config(pictures, output, architecture=CONFIG, **changes):
+    """TrainingConfig of a short run of a small model."""
+    settings = dict(
+        pictures=[str(pictures)], output=str(output), architecture=json.dumps(asdict(architecture)),
+        steps=6, batch=2, crop=64, warmup=2, precision="float32", device="cpu",
+    )  # fmt: skip
+    return TrainingConfig(**{**settings, **changes})
+
+
+def weights_of(path):
+    """``(weights and their average, everything else)`` of a run's checkpoint."""
+    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    return {**state["model"], **{f"ema.{k}": v for k, v in state["ema"].items()}}, state

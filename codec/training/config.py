@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 from ..model import ModelConfig
+from ..quantise import LATENT_QUANTISERS
 from ..transforms import STRIDE
 
 
@@ -18,6 +19,10 @@ class TrainingConfig:
         valid: folder of validation pictures; empty for none.
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'.
             Ignored when resuming: the weights say what they are.
+        latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. As ``architecture``, for new models.
+        quantiser: what stands for rounding of scalar latents while training; a name in quantise.LATENT_QUANTISERS.
+            Quantisers with a temperature cool down as the run goes on.
+        entropy_bits: of the weights of the integer entropy networks, 1 to 8. As ``architecture``, for new models.
         steps: stop after this many optimiser steps in all; 0 for no limit.
         max_minutes: stop after this much wall-clock time; 0 for no limit. The learning rate reaches its end at
             whichever limit comes first.
@@ -44,6 +49,9 @@ class TrainingConfig:
     resume: str = ""
     valid: str = ""
     architecture: str = "{}"
+    latents: str = "scalar"
+    quantiser: str = "mixed"
+    entropy_bits: int = 8
     steps: int = 0
     max_minutes: float = 0.0
     batch: int = 8
@@ -73,9 +81,11 @@ class TrainingConfig:
             raise ValueError(f"crop is {self.crop}; it must be a multiple of {STRIDE}")
         if self.batch < 1 or self.devices < 1:
             raise ValueError("batch and devices must be at least 1")
+        if self.quantiser not in LATENT_QUANTISERS:
+            raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
         if self.precision not in ("bf16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; there are bf16 and float32")
 
     def model_config(self):
         """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
-        return ModelConfig.from_dict(json.loads(self.architecture))
+        return ModelConfig.from_dict({"latents": self.latents, "entropy_bits": self.entropy_bits, **json.loads(self.architecture)})

@@ -22,6 +22,7 @@ from ..model import config_dict, read_folder
 from .config import TrainingConfig
 from .data import Crops, validation_crops
 from .model import TrainableModel
+from .vector_model import TrainableVectorModel
 
 VALIDATION_QUALITIES = (0, 25, 50, 75, 100)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
@@ -67,9 +68,10 @@ def train(config, progress=True):
 def rate_distortion_loss(figures, lmbda, balance):
     """Mean over pictures of ``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance``.
 
-    ``figures`` is what TrainableModel returns; ``lmbda`` (B,).
+    ``figures`` is what the trainable model returns; where it has a commitment loss, that counts as distortion.
+    ``lmbda`` (B,).
     """
-    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * figures["mse"]
+    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * (figures["mse"] + figures.get("commitment", 0.0))
     return (loss * (lmbda / LMBDA_MIDDLE) ** -balance).mean()
 
 
@@ -100,11 +102,11 @@ class _Run:
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
         checkpoint, architecture, tensors = _load_resume(config)
-        self.bare = TrainableModel(architecture)
+        self.bare = trainable_model(architecture, config.quantiser)
         if tensors is not None:
             self.bare.import_tensors(tensors)
-            for _, layer in self.bare.networks.layers():
-                layer.make_room()
+            if architecture.latents == "scalar":
+                self.bare.make_room()
         if checkpoint:
             self.bare.load_state_dict(checkpoint["model"])
         self.bare.to(memory_format=torch.channels_last)
@@ -114,8 +116,7 @@ class _Run:
         fast, slow = [], []
         for name, parameter in self.bare.named_parameters():
             if parameter.requires_grad:
-                quick = "gain" in name.split(".")[1] or "z_prior" in name or name.endswith("log_step")
-                (fast if quick else slow).append(parameter)
+                (fast if _learns_fast(name) else slow).append(parameter)
         groups = [{"params": slow, "factor": 1.0}, {"params": fast, "factor": config.prior_lr}]
         optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.98), foreach=True)
         self.model, self.optimiser = fabric.setup(self.bare, optimiser)
@@ -198,6 +199,8 @@ class _Run:
         rate = learning_rate(config, self.step, self.done())
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
+        if self.bare.config.latents == "scalar":
+            self.bare.quantiser.anneal(self.done())
         with self._autocast():
             figures = self.model(x, quality, self.generator)
         loss = rate_distortion_loss(figures, lmbda, config.balance)
@@ -268,8 +271,19 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
+def trainable_model(config, quantiser="mixed"):
+    """The trainable model of a ModelConfig; ``quantiser`` names that of scalar latents."""
+    return TrainableVectorModel(config) if config.latents == "vq" else TrainableModel(config, quantiser)
+
+
+def _learns_fast(name):
+    """Whether a parameter is a gain, a step size or part of a prior, whose natural scale is larger than a weight's."""
+    parts = name.split(".")
+    return "gain" in parts[min(1, len(parts) - 1)] or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness")
+
+
 def export(model, folder, **facts):
-    """Write ``weights.safetensors`` and ``config.json`` of a TrainableModel, each atomically."""
+    """Write ``weights.safetensors`` and ``config.json`` of a trainable model, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps(config_dict(model.config, training=facts), indent=2) + "\n"

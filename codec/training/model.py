@@ -11,7 +11,7 @@ from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, SCALE_MIN, Z_LIMIT
 from ..entropy import EntropyNetworks, place, scale_table, split
 from ..integer import QUALITY_UNIT, TrainableLayer
 from ..model import Transforms
-from ..quantise import add_uniform_noise, round_half_up, round_ste
+from ..quantise import latent_quantiser, round_half_up, round_ste
 from ..transforms import coarse_deviation
 
 LIKELIHOOD_MIN = 1e-9
@@ -23,13 +23,19 @@ OUTLIER = 4.5
 class TrainableModel(nn.Module):
     """Rate and distortion of a batch, differentiable.
 
-    Mixed quantisation: uniform noise where the rate is estimated, straight-through rounding where the synthesis and
-    the entropy networks look. In eval mode the rate, too, is that of the rounded latents: what a file would take.
+    The quantiser says what stands for rounding where the rate is estimated and where the synthesis looks; the entropy
+    networks, made of integers, see latents rounded by the straight-through estimator. In eval mode everything is
+    rounded: what a file would hold.
+
+    Args:
+        config: ModelConfig.
+        quantiser: name in quantise.LATENT_QUANTISERS.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, quantiser="mixed"):
         super().__init__()
         self.config = config
+        self.quantiser = latent_quantiser(quantiser)
         self.transforms = Transforms(config)
         self.networks = EntropyNetworks(config, TrainableLayer)
         # One prior of z per anchor quality, so that a small z_hat is cheap where z is small.
@@ -48,8 +54,12 @@ class TrainableModel(nn.Module):
         for net in self.networks.contexts:
             net["index"].bias.copy_(by_group)
             for head in ("index", "mean"):
-                # The steps stay: small weights must have room to grow, as clipped ones have no gradient.
-                net[head].weight.mul_(0.1)
+                if self.config.entropy_bits > 2:
+                    # The steps stay: small weights must have room to grow, as clipped ones have no gradient.
+                    net[head].weight.mul_(0.1)
+                else:  # of so few levels none is small
+                    net[head].log_gain.sub_(math.log(10))
+                    net[head].bias.mul_(10)
 
     def forward(self, x, quality, generator=None):
         """Bits and squared error per picture.
@@ -71,7 +81,7 @@ class TrainableModel(nn.Module):
             hundredths = quality * QUALITY_UNIT
             z_hat = round_ste(z).clamp(-Z_LIMIT, Z_LIMIT)
             features = self.networks.features(z_hat, hundredths)
-            known, y_bits = 0.0, 0.0
+            known, y_hat, y_bits = 0.0, 0.0, 0.0
             for k, part in enumerate(split(y)):
                 means, indexes = self.networks.context(k, features, known, hundredths)
                 means = means / MEAN_UNIT
@@ -80,7 +90,10 @@ class TrainableModel(nn.Module):
                 likelihood = self.y_prior._likelihood(_tamed(residual, scales), scales)
                 y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
                 known = known + place((round_ste(part - means) + means) * MEAN_UNIT, k)
-            y_hat = known / MEAN_UNIT
+                if self.training and not self.quantiser.rounds:
+                    y_hat = y_hat + place(self.quantiser.for_synthesis(part - means, generator) + means, k)
+            if not self.training or self.quantiser.rounds:
+                y_hat = known / MEAN_UNIT
         x_hat = self.transforms.synthesise(y_hat, quality)
         pixels = height * width
         return {
@@ -90,7 +103,7 @@ class TrainableModel(nn.Module):
         }
 
     def _for_rate(self, latents, generator):
-        return add_uniform_noise(latents, generator) if self.training else round_half_up(latents)
+        return self.quantiser.for_rate(latents, generator) if self.training else round_half_up(latents)
 
     def _z_likelihood(self, z, quality):
         """Probability of each element of z (B, N, h, w) under the prior of its picture's nearest anchor."""
@@ -128,7 +141,7 @@ class TrainableModel(nn.Module):
 
     @torch.no_grad()
     def import_tensors(self, tensors):
-        """Continue training from a weights file."""
+        """Take the weights of a file."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
         self.transforms.load_state_dict(floats)
         for name, layer in self.networks.layers():
@@ -136,6 +149,11 @@ class TrainableModel(nn.Module):
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
+
+    def make_room(self):
+        """Let saturated weights of the entropy networks move again, before training continues from a file."""
+        for _, layer in self.networks.layers():
+            layer.make_room()
 
 
 def _tamed(residual, scales):

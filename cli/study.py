@@ -1,0 +1,162 @@
+"""``codec study``: measurements of the theory behind the codec."""
+
+import time
+from pathlib import Path
+
+import click
+
+from .common import Failure
+
+
+class Counts(click.ParamType):
+    """Whole numbers from 1 up between commas, as a rising tuple without repetitions."""
+
+    name = "counts"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        count = click.IntRange(min=1)
+        return tuple(sorted({count.convert(part.strip(), param, ctx) for part in value.split(",")}))
+
+
+@click.group()
+def study():
+    """Measure the theory that the codec stands on."""
+
+
+@study.command()
+@click.option("-o", "--output", metavar="DIR", help="Write gradients.csv, gradients.json and pictures (PNG, SVG).")
+@click.option(
+    "--problem", metavar="TEXT", help="Only problems with this in their name, such as latents or binary."
+)
+@click.option(
+    "--samples", type=Counts(), default="1,16", show_default=True, metavar="S,S,...",
+    help="Samples that an estimate is the mean of.",
+)  # fmt: skip
+@click.option(
+    "--draws", type=click.IntRange(min=1), metavar="N",
+    help="Samples in all for each line: 16 times the largest S or more; 16384, with --quick 512.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, metavar="N")
+@click.option("--quick", is_flag=True, help="Small problems, few draws: seconds, and large errors.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given.")
+def gradients(output, problem, samples, draws, seed, quick, threads):
+    """Measure estimators of the gradient through a quantiser.
+
+    Rounded latents, a choice among codebook entries, binary weights, nearest codebook entries and the entries
+    themselves: small problems of which the true gradient of the expected loss is known. Every estimator, straight-through,
+    noise, soft rounding, Gumbel-softmax, score function, finite differences, is compared with it.
+
+    Bias and cosine are relative to the true gradient, variance to its squared length; +- is one standard error. A
+    bias that cannot be told from zero is printed as its limit. docs/quantisation.md explains the figures.
+    """
+    draws = draws or (512 if quick else 16384)
+    if draws < 16 * samples[-1]:
+        raise click.UsageError(f"--draws {draws} is too few for --samples {samples[-1]}: 16 estimates are needed.")
+    if output is not None:
+        _require("matplotlib")
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    import torch
+    from tqdm import tqdm
+
+    from codec.study import gradients as measurement
+    from codec.study.problems import all_problems
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    problems = all_problems(seed, quick)
+    names = dict.fromkeys(one.name for one in problems)
+    if problem is not None:
+        problems = [one for one in problems if problem.lower() in one.name.lower()]
+        if not problems:
+            raise Failure(f"--problem {problem}: none of {'; '.join(names)}")
+
+    started = time.perf_counter()
+    total = sum(len(one.estimators()) for one in problems)
+    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=None) as bar:
+
+        def step(text):
+            bar.set_description_str(text, refresh=False)
+            bar.update()
+
+        rows = measurement.study(problems, samples, draws, seed, step)
+    conditions = measurement.conditions(seed, samples, draws, time.perf_counter() - started)
+    click.echo(measurement.table(rows))
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    threads = conditions["threads"]
+    click.echo(
+        f"seed {seed}, {draws} draws a line, {conditions['seconds']} s, "
+        f"{threads} thread{'s' if threads > 1 else ''}; {versions}"
+    )
+    if output is not None:
+        from codec.study import plots
+
+        measurement.write_csv(folder / "gradients.csv", rows)
+        measurement.write_json(folder / "gradients.json", {**conditions, "quick": quick, "problem": problem})
+        plots.write_all(folder, rows)
+
+
+class Names(click.ParamType):
+    """Quantisers by name between commas, each once."""
+
+    name = "names"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        from codec.study.quantisers import NAMES
+
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+        for name in names:
+            if name not in NAMES:
+                self.fail(f"no quantiser {name!r}; there are {', '.join(NAMES)}", param, ctx)
+        return names
+
+
+@study.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...")
+@click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
+@click.option(
+    "--quantisers", type=Names(), default="mixed,noise,ste,soft,universal,sga,vq", show_default=True,
+    metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
+)  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")
+@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Of each run.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given.")
+@click.option("--no-progress", is_flag=True, help="No progress display.")
+def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_progress):
+    """Train the same small codec with each quantiser of latents and compare.
+
+    Every run has the same budget of steps, the same pictures in the same order and the same first weights; each seed
+    has others. Rates are bytes of the coded strings on crops of the validation pictures. Writes quantisers.csv,
+    quantisers.json, quantisers.png and quantisers.svg.
+    """
+    _require("lightning", "matplotlib", "scipy")
+    import torch
+
+    from codec.study import quantisers as measurement
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder, seeds = Path(output), range(seeds)
+    settings = measurement.Settings(pictures=list(pictures), valid=valid, steps=steps)
+    points = measurement.study(
+        settings, quantisers, seeds, folder, progress=not no_progress, say=lambda text: click.echo(text, err=True)
+    )
+    results = measurement.compare(points)
+    minutes = measurement.training_minutes(folder, quantisers, seeds)
+    measurement.write_results(folder, settings, points, results, minutes)
+    click.echo(measurement.table(results))
+    click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all")
+
+
+def _require(*modules):
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise Failure(f"the study needs {', '.join(missing)}: pip install 'neural-image-codec[study]'")

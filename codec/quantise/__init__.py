@@ -1,0 +1,57 @@
+"""Learned quantisation: everything in this codec that rounds or chooses, and how gradients get through it.
+
+Rounding is a staircase: its derivative is zero almost everywhere, so gradient descent learns nothing through it.
+Two replacements are used, and both keep the forward value honest:
+
+* the straight-through estimator (STE; Bengio, Leonard, Courville 2013, arXiv:1308.3432): the forward value is the
+  rounded one, the backward pass pretends that rounding was the identity;
+* additive uniform noise (Balle, Laparra, Simoncelli 2017, arXiv:1611.01704): the density of ``y + U(-1/2, 1/2)``
+  at the integers is the probability of the rounded ``y``, so that the rate has a true gradient.
+
+The latents use both at once ("mixed": Minnen, Singh 2020, arXiv:2007.08739): noise for the rate, STE for what the
+synthesis and the entropy networks see. The weights and activations of the integer entropy networks use the STE with
+learned step sizes (LSQ: Esser et al. 2020, arXiv:1902.08153). Their alternatives stand beside them:
+
+    reference       the idea in NumPy, without autograd
+    ste             straight-through: rounding, sign, ternary, nearest codebook entry, argmax; clipped; LSQ
+    rounding        quantisers of latents, LATENT_QUANTISERS by name
+    vector          codebooks: VQ, residual VQ, finite scalar quantisation
+    weights         binary, ternary and n-bit weights and activations, WEIGHT_QUANTISERS by name; layers
+    attention       hard attention
+    estimators      Gumbel-softmax, score function, reparameterised noise, finite differences: ESTIMATORS by name
+
+docs/quantisation.md explains and measures them; ``codec study gradients`` repeats the measurement. The names below
+are loaded on first use, so that :mod:`codec.quantise.reference` needs no torch.
+"""
+
+import importlib
+
+_MODULES = {
+    "ste": (
+        "straight_through", "surrogate_gradient", "round_half_up", "round_ste", "clipped_round_ste", "sign_ste",
+        "ternary_ste", "nearest", "nearest_ste", "argmax_ste", "lsq",
+    ),
+    "rounding": ("LATENT_QUANTISERS", "LatentQuantiser", "add_uniform_noise", "latent_quantiser"),
+    "vector": ("FiniteScalarQuantiser", "ResidualVectorQuantiser", "VectorQuantiser"),
+    "weights": (
+        "WEIGHT_QUANTISERS", "ActivationQuantiser", "QuantisedConv2d", "QuantisedLinear", "initial_log_step",
+        "quantise_weights", "requantise_ste", "weight_quantiser",
+    ),
+    "attention": ("hard_attention",),
+    "estimators": ("ESTIMATORS",),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

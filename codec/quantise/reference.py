@@ -1,0 +1,72 @@
+"""The straight-through estimator in NumPy, without autograd: the plain statement of the idea.
+
+Forward: replace each vector by the nearest codebook entry. Backward: hand the gradient on as if nothing had
+happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quantise.vector` agree with these in tests.
+"""
+
+import numpy as np
+
+
+def straight_through_quantise(z_e, codebook):
+    """Nearest codebook entries: ``(z_q, indices)``, (..., D) and int64 (...).
+
+    Args:
+        z_e: (..., D) what the encoder says.
+        codebook: (K, D).
+
+    The first of several entries at the same distance is taken.
+    """
+    z_e, codebook = np.asarray(z_e), np.asarray(codebook)
+    distances = np.square(z_e[..., None, :] - codebook).sum(-1)  # (..., K)
+    indices = distances.argmin(-1)
+    return codebook[indices], indices
+
+
+def ste_backward(grad):
+    """Gradient with respect to z_e, given that with respect to z_q: the same."""
+    return grad
+
+
+def clipped_ste_backward(grad, x, low, high):
+    """Gradient with respect to x of ``clip(round(x), low, high)``: the same inside [low, high], zero outside."""
+    return np.where((x >= low) & (x <= high), grad, 0.0)
+
+
+def round_half_up(x):
+    """Nearest integer, halves upwards."""
+    return np.floor(np.asarray(x) + 0.5)
+
+
+def commitment_loss(z_e, z_q, beta=0.25):
+    """``beta * mean((z_e - z_q)^2)`` and its gradient with respect to z_e; z_q is taken as constant.
+
+    It pulls the encoder's vectors towards their entries; without it nothing keeps them near.
+    """
+    error = np.asarray(z_e) - z_q
+    return beta * np.square(error).mean(), 2 * beta * error / error.size
+
+
+def codebook_loss(z_e, codebook, indices):
+    """``mean((e - z_e)^2)`` over the chosen entries e, and its gradient with respect to the codebook (K, D).
+
+    z_e is taken as constant: a step of gradient descent moves each entry towards the vectors that chose it.
+    """
+    error = codebook[indices] - z_e
+    grad = np.zeros_like(codebook)
+    np.add.at(grad, indices, 2 * error / error.size)
+    return np.square(error).mean(), grad
+
+
+def ema_update(codebook, counts, sums, z_e, indices, decay=0.99):
+    """Moving averages in place of the codebook loss: new ``(codebook, counts, sums)``.
+
+    Args:
+        codebook: (K, D). counts: (K,) uses of each entry. sums: (K, D) of the vectors that chose it.
+        z_e: (N, D). indices: (N,).
+
+    Each entry becomes the average of the vectors that chose it (van den Oord et al. 2017, appendix A.1).
+    """
+    chosen = np.eye(len(codebook))[indices]  # (N, K)
+    counts = decay * counts + (1 - decay) * chosen.sum(0)
+    sums = decay * sums + (1 - decay) * chosen.T @ z_e
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1e-12)[:, None], codebook), counts, sums

@@ -1,0 +1,255 @@
+"""Weights and activations of few bits: functions with one interface, layers, and requantisation.
+
+A weight quantiser is a function
+
+    quantise(weight, log_step, limit) -> (integers, step)
+
+with ``weight`` (C_out, ...), the float parameters that the optimiser sees; ``log_step`` (C_out,), natural logarithm of
+the step of each output channel, where that is learned; integer-valued ``integers`` in [-limit, limit] of the shape of
+``weight``; and ``step``, which broadcasts against them. ``integers * step`` is the quantised weight, and the gradient
+of that product is what each docstring states. :data:`WEIGHT_QUANTISERS` has them by name:
+
+    name       integers        step
+    lsq        n bits          learned                      Esser et al. 2020, arXiv:1902.08153
+    ternary    -1, 0, 1        mean of the large weights    Li, Liu 2016, arXiv:1605.04711
+    binary     -1, 1           learned                      Courbariaux, Bengio, David 2015, arXiv:1511.00363
+    xnor       -1, 1           mean magnitude               Rastegari et al. 2016, arXiv:1603.05279
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .ste import lsq, round_ste, scale_gradient, sign_ste, ternary_ste
+
+
+def quantise_weights(weight, log_step, limit):
+    """Integer-valued weights with a learned step size per output channel (LSQ).
+
+    Args:
+        weight: float (C_out, ...), the parameters that the optimiser sees.
+        log_step: float (C_out,), natural logarithm of the step; learned.
+        limit: the integers lie in [-limit, limit]; 127 for 8 bits.
+
+    Returns:
+        ``(integers, step)``: integer-valued float tensor of the shape of ``weight``, and ``exp(log_step)`` shaped
+        to broadcast against it. ``integers * step`` is the quantised weight. The gradient of that product is the
+        STE's for ``weight`` (zero where clipped) and LSQ's for the step, scaled by 1 / sqrt(fan-in * limit) as in the
+        paper so that step and weights learn at comparable speed.
+    """
+    scale = (weight[0].numel() * limit) ** -0.5
+    step = scale_gradient(log_step.exp(), scale).view(_per_channel(weight))
+    integers = round_ste((weight / step).clamp(-limit, limit))
+    return integers, step
+
+
+def initial_log_step(weight, limit, signs=False):
+    """Starting value for :func:`quantise_weights`: float (C_out,).
+
+    The largest weight of each output channel maps to ``limit``; where that would leave most weights at zero, because
+    there are few levels, the step is that of the LSQ paper, ``2 mean|w| / sqrt(limit)``. For ``signs``, which have no
+    zero, it is the mean magnitude.
+    """
+    magnitude = weight.detach().abs().flatten(1).clamp_min(1e-6)
+    if signs:
+        return magnitude.mean(1).log()
+    return torch.minimum(magnitude.amax(1) / limit, 2 * magnitude.mean(1) / limit**0.5).log()
+
+
+# --- Two and three levels ------------------------------------------------------------------------------------------
+
+
+def binary_weights(weight, log_step, limit=1):
+    """Signs, and the learned step ``exp(log_step)``.
+
+    BinaryConnect with a scale per output channel. Gradient of the product with the step: ``g`` for weights within
+    [-step, step], zero outside, as BinaryConnect keeps its weights in the range of the signs; ``g * sign`` for the step,
+    which is its true one, scaled as in :func:`quantise_weights`.
+    """
+    _check_limit(limit)
+    step = scale_gradient(log_step.exp(), weight[0].numel() ** -0.5).view(_per_channel(weight))
+    return sign_ste(weight / step.detach(), clip=1.0), step  # a sign does not depend on the step
+
+
+def xnor_weights(weight, log_step=None, limit=1):
+    """Signs, and the mean magnitude of each output channel as step: the best one in least squares.
+
+    ``log_step`` is not used. XNOR-Net: the weights receive ``g * step`` through the sign where ``|weight| <= 1``
+    and the true gradient of the mean through the step.
+    """
+    _check_limit(limit)
+    step = weight.abs().flatten(1).mean(1).view(_per_channel(weight))
+    return sign_ste(weight, clip=1.0), step
+
+
+def ternary_weights(weight, log_step=None, limit=1):
+    """-1, 0, +1, and the mean magnitude of the weights that are not zero as step; per output channel.
+
+    ``log_step`` is not used. A weight is zero up to 0.7 times the mean magnitude, the paper's approximation to the best
+    threshold. Gradient: ``g * step`` through the integers, for all weights, and the true one of the mean through the
+    step. For a learned step use :func:`quantise_weights` with ``limit=1``.
+    """
+    _check_limit(limit)
+    shape = _per_channel(weight)
+    magnitude = weight.abs()
+    threshold = 0.7 * magnitude.detach().flatten(1).mean(1).view(shape)
+    integers = ternary_ste(weight, threshold)
+    used = integers.detach().abs()
+    step = (magnitude * used).flatten(1).sum(1) / used.flatten(1).sum(1).clamp_min(1)
+    return integers, step.view(shape)
+
+
+WEIGHT_QUANTISERS = {
+    "lsq": quantise_weights,
+    "ternary": ternary_weights,
+    "binary": binary_weights,
+    "xnor": xnor_weights,
+}
+
+
+def weight_quantiser(bits):
+    """``(name, limit)`` for weights of 1 to 16 bits: signs for 1; ``lsq`` up to ``2^(bits - 1) - 1`` for more.
+
+    Raises:
+        ValueError: bits out of range.
+    """
+    if not 1 <= bits <= 16:
+        raise ValueError(f"weights have 1 to 16 bits, not {bits}")
+    return ("binary", 1) if bits == 1 else ("lsq", 2 ** (bits - 1) - 1)
+
+
+def _per_channel(weight):
+    return (-1,) + (1,) * (weight.dim() - 1)
+
+
+def _check_limit(limit):
+    if limit != 1:
+        raise ValueError(f"weights of two or three levels have the limit 1, not {limit}")
+
+
+# --- Activations ---------------------------------------------------------------------------------------------------
+
+
+class ActivationQuantiser(nn.Module):
+    """Activations of n bits with one learned step (LSQ, arXiv:1902.08153).
+
+    Args:
+        bits: 1 to 16. 1 bit: ``step * sign(x)`` with the clipped straight-through gradient (XNOR-Net's activations).
+        signed: integers in [-2^(n-1), 2^(n-1) - 1]; otherwise, after a ReLU, in [0, 2^n - 1]. 1 bit is always signed.
+
+    The first batch in training mode sets the step: ``2 mean|x| / sqrt(limit)`` as in the paper, ``mean|x|`` for 1 bit.
+    """
+
+    def __init__(self, bits, signed=True):
+        super().__init__()
+        if not 1 <= bits <= 16:
+            raise ValueError(f"activations have 1 to 16 bits, not {bits}")
+        self.bits = bits
+        self.low, self.high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        if bits == 1:
+            self.low, self.high = -1, 1
+        self.log_step = nn.Parameter(torch.zeros(()))
+        self.register_buffer("started", torch.tensor(False))
+
+    def forward(self, x):
+        """Float (B, ...) -> quantised, of the same shape."""
+        if self.training and not self.started:
+            self._start(x.detach())
+        scale = (x[0].numel() * self.high) ** -0.5
+        step = self.log_step.exp()
+        if self.bits > 1:
+            return lsq(x, step, self.low, self.high, scale)
+        step = scale_gradient(step, scale)
+        return sign_ste(x / step.detach(), clip=1.0) * step
+
+    @torch.no_grad()
+    def _start(self, x):
+        factor = 1.0 if self.bits == 1 else 2.0 / self.high**0.5
+        self.log_step.copy_((factor * x.abs().mean()).clamp_min(1e-6).log())
+        self.started.fill_(True)
+
+
+# --- Layers --------------------------------------------------------------------------------------------------------
+
+
+class _QuantisedWeights:
+    """What the layers below add to their parents: ``quantiser``, a name, ``limit`` and the learned ``log_step``."""
+
+    def _quantise(self, quantiser, limit):
+        if quantiser not in WEIGHT_QUANTISERS:
+            raise ValueError(f"no weight quantiser {quantiser!r}; there are {', '.join(WEIGHT_QUANTISERS)}")
+        self.quantiser, self.limit = quantiser, limit
+        start = initial_log_step(self.weight, limit, signs=quantiser == "binary")
+        learned = quantiser in ("lsq", "binary")
+        self.log_step = nn.Parameter(start) if learned else None
+
+    def quantised_weight(self):
+        """The weight that the layer computes with; differentiable."""
+        integers, step = WEIGHT_QUANTISERS[self.quantiser](self.weight, self.log_step, self.limit)
+        return integers * step
+
+
+class QuantisedLinear(_QuantisedWeights, nn.Linear):
+    """``nn.Linear`` with quantised weights; biases stay as they are.
+
+    Args:
+        quantiser: name in :data:`WEIGHT_QUANTISERS`.
+        limit: largest integer; 1 for the binary and ternary ones. :func:`weight_quantiser` gives both for n bits.
+    """
+
+    def __init__(self, in_features, out_features, quantiser="lsq", limit=127, **options):
+        super().__init__(in_features, out_features, **options)
+        self._quantise(quantiser, limit)
+
+    def forward(self, x):
+        return F.linear(x, self.quantised_weight(), self.bias)
+
+
+class QuantisedConv2d(_QuantisedWeights, nn.Conv2d):
+    """``nn.Conv2d`` with quantised weights; arguments as of :class:`QuantisedLinear`."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, quantiser="lsq", limit=127, **options):
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self._quantise(quantiser, limit)
+
+    def forward(self, x):
+        return self._conv_forward(x, self.quantised_weight(), self.bias)
+
+
+# --- Accumulators --------------------------------------------------------------------------------------------------
+
+
+def requantise_ste(total, ratio, bias, low, high, relu=False):
+    """``clamp(floor(ratio * total + bias + 1/2), low, high)``: an accumulator on the grid of the next layer.
+
+    Args:
+        total: float (B, C, H, W), integer-valued accumulators.
+        ratio: float (C,), bias: float (B, C).
+        low, high: range of the result.
+        relu: the lower bound is a ReLU, with its gradient: zero below.
+
+    The gradient is the straight-through one for the rounding. A plain clamp has no gradient outside its range, so a
+    saturated unit could never return; here it passes when descending it leads back towards the range.
+
+    One function with its own backward pass, because the entropy networks are small and spend as long on
+    elementwise operations as on products.
+    """
+    return _Requantise.apply(total, ratio, bias, low, high, relu)
+
+
+class _Requantise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, total, ratio, bias, low, high, relu):
+        value = torch.addcmul(bias[:, :, None, None], total, ratio[:, None, None])
+        ctx.save_for_backward(total, ratio, value)
+        ctx.low, ctx.high, ctx.relu = low, high, relu
+        return torch.floor(value + 0.5).clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        total, ratio, value = ctx.saved_tensors
+        # Descent moves the value by -grad: above the range only grad > 0 leads back, below it only grad < 0.
+        blocked = (value > ctx.high) & (grad < 0)
+        blocked |= (value < ctx.low) if ctx.relu else (value < ctx.low) & (grad > 0)
+        grad = grad.masked_fill(blocked, 0.0)
+        return grad * ratio[:, None, None], (grad * total).sum((0, 2, 3)), grad.sum((2, 3)), None, None, None

@@ -1,0 +1,150 @@
+"""Weights and activations of few bits: grids, steps and gradients as defined, behind one interface."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from codec.quantise import WEIGHT_QUANTISERS, ActivationQuantiser, QuantisedConv2d, QuantisedLinear, weights
+from codec.quantise import initial_log_step, weight_quantiser
+
+LIMITS = {"lsq": 7, "ternary": 1, "binary": 1, "xnor": 1}
+
+
+def some(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", WEIGHT_QUANTISERS)
+@pytest.mark.parametrize("shape", [(5, 12), (5, 3, 2, 2)])
+def test_all_give_integers_and_a_positive_step_per_channel(name, shape):
+    weight, limit = some(*shape).requires_grad_(), LIMITS[name]
+    log_step = initial_log_step(weight, limit).requires_grad_()
+    integers, step = WEIGHT_QUANTISERS[name](weight, log_step, limit)
+    assert integers.shape == weight.shape and integers.abs().max() == limit
+    assert torch.equal(integers, integers.round())
+    assert step.shape == (5,) + (1,) * (len(shape) - 1) and (step > 0).all()
+    (integers * step * some(*shape, seed=1)).sum().backward()
+    assert weight.grad.isfinite().all() and weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["ternary", "binary", "xnor"])
+def test_two_and_three_levels_refuse_other_limits(name):
+    with pytest.raises(ValueError, match="limit 1, not 7"):
+        WEIGHT_QUANTISERS[name](some(2, 3), torch.zeros(2), 7)
+
+
+def test_binary_weights_are_signs_with_the_clipped_gradient():
+    weight = torch.tensor([[-3.0, -0.5, 0.0, 0.4, 2.5]], requires_grad=True)
+    log_step = torch.zeros(1, requires_grad=True)
+    integers, step = weights.binary_weights(weight, log_step)
+    assert integers.tolist() == [[-1, -1, 1, 1, 1]] and step.item() == 1
+    g = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    (integers * step).backward(g)
+    assert weight.grad.tolist() == [[0, 2, 3, 4, 0]]
+    assert log_step.grad.item() == pytest.approx((-1 - 2 + 3 + 4 + 5) / 5**0.5)
+
+
+def test_xnor_weights_have_the_gradient_of_the_product_rule():
+    weight = some(3, 10).requires_grad_()
+    g = some(3, 10, seed=1)
+    integers, step = weights.xnor_weights(weight)
+    assert torch.equal(step[:, 0], weight.abs().mean(1))
+    (integers * step).backward(g)
+    w = weight.detach()
+    sign = torch.where(w < 0, -1.0, 1.0).double()
+    through_sign = g * step.detach() * (w.abs() <= 1)
+    through_step = (g * sign).sum(1, keepdim=True) * sign / 10
+    torch.testing.assert_close(weight.grad, through_sign + through_step)
+
+
+def test_xnor_steps_are_the_best_in_least_squares():
+    weight = some(4, 50)
+    integers, step = weights.xnor_weights(weight)
+    errors = [(weight - integers * step * factor).square().sum(1) for factor in (0.95, 1.0, 1.05)]
+    assert (errors[1] < errors[0]).all() and (errors[1] < errors[2]).all()
+
+
+def test_ternary_weights_are_those_of_their_paper():
+    weight = torch.tensor([[2.0, -1.0, 0.1, -0.5, 0.4]], requires_grad=True)  # mean magnitude 0.8, threshold 0.56
+    integers, step = weights.ternary_weights(weight)
+    assert integers.tolist() == [[1, -1, 0, 0, 0]] and step.item() == 1.5
+    g = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    (integers * step).backward(g)
+    common = (1.0 - 2.0) / 2  # the gradient of the step over the two weights that it is the mean of
+    wanted = [1.5 * 1 + common, 1.5 * 2 - common, 1.5 * 3, 1.5 * 4, 1.5 * 5]
+    assert weight.grad[0].tolist() == pytest.approx(wanted)
+
+
+def test_a_channel_of_zeros_stays_finite():
+    weight = torch.zeros(2, 4, requires_grad=True)
+    for name, quantise in WEIGHT_QUANTISERS.items():
+        integers, step = quantise(weight, initial_log_step(weight, LIMITS[name]), LIMITS[name])
+        assert (integers * step).isfinite().all()
+        (grad,) = torch.autograd.grad((integers * step).sum(), weight)
+        assert grad.isfinite().all()
+
+
+def test_bits_name_a_quantiser_and_its_limit():
+    assert [weight_quantiser(bits) for bits in (1, 2, 4, 8)] == [("binary", 1), ("lsq", 1), ("lsq", 7), ("lsq", 127)]
+    with pytest.raises(ValueError, match="1 to 16 bits, not 0"):
+        weight_quantiser(0)
+
+
+@pytest.mark.parametrize("name", WEIGHT_QUANTISERS)
+def test_layers_compute_with_their_quantised_weights_and_learn(name):
+    torch.manual_seed(0)
+    linear = QuantisedLinear(6, 4, name, LIMITS[name])
+    conv = QuantisedConv2d(3, 4, 3, name, LIMITS[name], padding=1, bias=False)
+    x, picture = torch.randn(5, 6), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(linear(x), x @ linear.quantised_weight().T + linear.bias)
+    torch.testing.assert_close(conv(picture), F.conv2d(picture, conv.quantised_weight(), padding=1))
+    levels = len((linear.quantised_weight()[0]).detach().unique())
+    assert levels <= 2 * LIMITS[name] + 1
+    target = torch.randn(5, 4)
+    optimiser = torch.optim.Adam(linear.parameters(), 0.02)
+    losses = []
+    for _ in range(200):
+        loss = (linear(x) - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert min(losses[-50:]) < 0.75 * losses[0]
+
+
+def test_layers_refuse_unknown_quantisers():
+    with pytest.raises(ValueError, match="no weight quantiser 'sign'; there are lsq, ternary, binary, xnor"):
+        QuantisedLinear(2, 2, "sign")
+
+
+@pytest.mark.parametrize("bits, signed, low, high", [(8, True, -128, 127), (4, False, 0, 15), (2, True, -2, 1)])
+def test_activations_lie_on_their_grid(bits, signed, low, high):
+    quantise, x = ActivationQuantiser(bits, signed), some(4, 1000).float()
+    x = x if signed else x.relu()
+    result = quantise(x)
+    step = quantise.log_step.exp()
+    assert step.item() == pytest.approx(2 * x.abs().mean().item() / high**0.5)
+    integers = (result / step).round()
+    torch.testing.assert_close(integers * step, result)
+    assert integers.min() >= low and integers.max() <= high
+    result.square().sum().backward()
+    assert quantise.log_step.grad.abs() > 0
+
+
+def test_one_bit_activations_are_signs_times_the_step():
+    quantise, x = ActivationQuantiser(1), some(3, 100).float().requires_grad_()
+    result = quantise(x)
+    step = x.detach().abs().mean()
+    torch.testing.assert_close(result.abs(), step.expand_as(result))
+    result.sum().backward()
+    torch.testing.assert_close(x.grad, (x.detach().abs() <= step).float())
+
+
+def test_the_first_training_batch_sets_the_step_and_evaluation_does_not():
+    quantise = ActivationQuantiser(4)
+    quantise.eval()(torch.ones(2, 3))
+    assert quantise.log_step.item() == 0 and not quantise.started
+    quantise.train()(torch.ones(2, 3))
+    first = quantise.log_step.item()
+    quantise(5 * torch.ones(2, 3))
+    assert quantise.log_step.item() == first != 0
