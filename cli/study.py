@@ -45,8 +45,9 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
     """Measure estimators of the gradient through a quantiser.
 
     Rounded latents, a choice among codebook entries, binary weights, nearest codebook entries and the entries
-    themselves: small problems of which the true gradient of the expected loss is known. Every estimator, straight-through,
-    noise, soft rounding, Gumbel-softmax, score function, finite differences, is compared with it.
+    themselves: small problems of which the true gradient of the expected loss is known. Every estimator,
+    straight-through, noise, soft rounding, Gumbel-softmax, score function, finite differences, is compared with
+    it.
 
     Bias and cosine are relative to the true gradient, variance to its squared length; +- is one standard error. A
     bias that cannot be told from zero is printed as its limit. docs/quantisation.md explains the figures.

@@ -92,8 +92,8 @@ def test_the_score_function_is_unbiased_and_its_baseline_lowers_the_variance(pro
     assert lower.variance < plain.variance
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=NAMES)
-def test_narrow_finite_differences_show_no_bias(problem):
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if "uniform" not in p.noise], ids=lambda p: p.name)
+def test_narrow_finite_differences_show_no_bias(problem):  # with uniform noise, J has kinks
     assert not figures(problem, "finite differences", 0.05).biased
 
 

@@ -17,9 +17,9 @@ def hard_attention(queries, keys, values, temperature=1.0, sample=False, mask=No
         generator: source of the Gumbel noise.
 
     ``weights`` are one-hot. With scores ``s = q k^T / sqrt(D)`` and the gradient ``g`` of the result, the scores
-    receive the gradient of ``softmax(s / T)`` under ``g v^T`` (straight-through; with ``sample`` the straight-through
-    Gumbel-softmax, arXiv:1611.01144), and the value that was read receives ``g``. Hard attention: Xu et al. 2015,
-    arXiv:1502.03044, who train it by the score function.
+    receive the gradient of ``softmax(s / T)`` under ``g v^T`` (straight-through; with ``sample`` the
+    straight-through Gumbel-softmax, arXiv:1611.01144), and the value that was read receives ``g``. Hard attention:
+    Xu et al. 2015, arXiv:1502.03044, who train it by the score function.
     """
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5  # (..., Q, K)
     if sample:

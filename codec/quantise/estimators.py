@@ -4,8 +4,9 @@ Every problem has the form
 
     J(theta) = E loss(q(theta + noise))
 
-with a hard quantiser q and noise whose density does not depend on theta: the spread of the data, a dither, or Gumbel
-noise, with which ``argmax(logits + noise)`` is a draw from the softmax of the logits. An estimator is a function
+with a hard quantiser q and noise whose density does not depend on theta: the spread of the data, a dither, or
+Gumbel noise, with which ``argmax(logits + noise)`` is a draw from the softmax of the logits. An estimator is a
+function
 
     estimator(loss, quantise, theta, noise, **settings) -> losses (...)
 
@@ -17,8 +18,8 @@ respect to theta, from ``losses.mean().backward()``, is the estimate of the grad
     score_function        REINFORCE: asks only for values of the loss; unbiased
     finite_differences    two values of the loss per parameter; the referee
 
-:mod:`codec.quantise.ste` and :mod:`codec.quantise.rounding` hold quantisers for the first; those of a choice among K
-are here. ``codec study gradients`` measures all of them.
+:mod:`codec.quantise.ste` and :mod:`codec.quantise.rounding` hold quantisers for the first; those of a choice among
+K are here. ``codec study gradients`` measures all of them.
 """
 
 import math
@@ -47,7 +48,8 @@ def score_function(loss, quantise, theta, noise, score, baseline=None):
             log-probability of its quantised value: ``noise / sigma^2`` (:func:`gaussian_score`) or
             ``one_hot - softmax(logits)`` (:func:`categorical_score`).
         baseline: None, or losses (...) -> something to subtract from them that does not depend on the draw itself:
-            :func:`leave_one_out`, or a :class:`MovingAverage`. It leaves the expectation alone and lowers the variance.
+            :func:`leave_one_out`, or a :class:`MovingAverage`. It leaves the expectation alone and lowers the
+            variance.
 
     The gradient is ``(loss - baseline) * score``: unbiased, also where the loss has no derivative.
     """
@@ -166,7 +168,7 @@ def argmax_straight_through(scores, temperature=1.0):
 
 
 def gumbel_softmax(logits, temperature=1.0, hard=False, generator=None):
-    """A relaxed draw (..., K) from softmax(logits); with ``hard`` a one-hot draw with the gradient of the relaxed one.
+    """A relaxed draw (..., K) from softmax(logits); with ``hard`` a one-hot one that has its gradient.
 
     Jang, Gu, Poole 2017, arXiv:1611.01144; Maddison, Mnih, Teh 2017, arXiv:1611.00712. The gradient of the relaxed
     draw is the true one of its own expected loss, which tends to that of the hard draw as T -> 0 while the variance

@@ -1,7 +1,8 @@
 """The straight-through estimator in NumPy, without autograd: the plain statement of the idea.
 
 Forward: replace each vector by the nearest codebook entry. Backward: hand the gradient on as if nothing had
-happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quantise.vector` agree with these in tests.
+happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quantise.vector` agree with these in
+tests.
 """
 
 import numpy as np

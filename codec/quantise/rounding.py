@@ -81,7 +81,8 @@ def gumbel_round(y, temperature, generator=None):
 
     A Gumbel-softmax of temperature T over the two neighbours with logits ``-atanh(distance) / T``: the nearer one
     is likelier, and both weights harden as T -> 0. The gradient is the true one of the drawn relaxation; near the
-    integers the logits grow steep, and from T = 1/2 upwards the variance of the gradient has no bound. Yang, Bamler, Mandt 2020, arXiv:2006.04240.
+    integers the logits grow steep, and from T = 1/2 upwards only a clamp bounds the variance of the gradient. Yang,
+    Bamler, Mandt 2020, arXiv:2006.04240.
     """
     temperature = _positive(temperature)
     base = torch.floor(y)

@@ -1,7 +1,7 @@
 """Quantisers with a codebook: vector, residual and finite scalar quantisation.
 
-Latents are (B, D, ...), channels second as everywhere in this codec: each position holds one vector of D numbers. All
-pass the gradient straight through to the encoder (``dz = g``), and return a :class:`Quantised`.
+Latents are (B, D, ...), channels second as everywhere in this codec: each position holds one vector of D numbers.
+All pass the gradient straight through to the encoder (``dz = g``), and return a :class:`Quantised`.
 """
 
 from typing import NamedTuple
@@ -36,12 +36,13 @@ class VectorQuantiser(nn.Module):
     Args:
         codes: K, number of entries.
         dim: D.
-        update: how the codebook learns: ``"ema"``, moving averages of the vectors that chose each entry (appendix A.1),
-            or ``"loss"``, the codebook loss ``mean((sg[z] - e)^2)`` and the optimiser.
+        update: how the codebook learns: ``"ema"``, moving averages of the vectors that chose each entry (appendix
+            A.1), or ``"loss"``, the codebook loss ``mean((sg[z] - e)^2)`` and the optimiser.
         decay: of the moving averages.
         commitment: beta of the commitment loss ``beta * mean((z - sg[e])^2)``.
-        restart_below: an entry used less than this fraction of an even share is dead, and restarts at a vector of the
-            batch (Dhariwal et al. 2020, arXiv:2005.00341). The first batch then sets the whole codebook. 0: never.
+        restart_below: an entry used less than this fraction of an even share is dead, and restarts at a vector of
+            the batch (Dhariwal et al. 2020, arXiv:2005.00341). The first batch then sets the whole codebook. 0:
+            never.
         generator: chooses the vectors to restart at.
 
     Codebook and averages change in training mode alone. They are those of one process.
@@ -122,7 +123,8 @@ class ResidualVectorQuantiser(nn.Module):
         stages: number of codebooks; a decoder may be given the first few alone, at a lower rate.
         codes, dim, options: of each stage.
 
-    SoundStream: Zeghidour et al. 2021, arXiv:2107.03312. The loss is the sum over stages; the gradient reaches z once.
+    SoundStream: Zeghidour et al. 2021, arXiv:2107.03312. The loss is the sum over stages; the gradient reaches z
+    once.
     """
 
     def __init__(self, stages, codes, dim, **options):
@@ -152,7 +154,8 @@ class FiniteScalarQuantiser(nn.Module):
             (8, 6, 5) for 240 entries, (8, 5, 5, 5) for 1000, (7, 5, 5, 5, 5) for 4375.
 
     z_q is in [-1, 1], at multiples of ``1 / (levels // 2)``. ``dz`` is ``g`` times the derivative of the squashing.
-    Mentzer, Minnen, Agustsson, Tschannen 2023, arXiv:2309.15505. Loss is zero: nothing needs to be kept near an entry.
+    Mentzer, Minnen, Agustsson, Tschannen 2023, arXiv:2309.15505. Loss is zero: nothing needs to be kept near an
+    entry.
     """
 
     def __init__(self, levels):
@@ -183,7 +186,7 @@ class FiniteScalarQuantiser(nn.Module):
         return (integers / self.half_width).movedim(-1, 1)
 
     def _squash(self, z):
-        """Into the open interval that rounds to exactly the levels; an even number of them has no level at its centre."""
+        """Into the open interval that rounds to the levels; an even number of them is not symmetric."""
         reach = (self.levels - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / reach)) * reach - offset

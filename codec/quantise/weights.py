@@ -4,10 +4,10 @@ A weight quantiser is a function
 
     quantise(weight, log_step, limit) -> (integers, step)
 
-with ``weight`` (C_out, ...), the float parameters that the optimiser sees; ``log_step`` (C_out,), natural logarithm of
-the step of each output channel, where that is learned; integer-valued ``integers`` in [-limit, limit] of the shape of
-``weight``; and ``step``, which broadcasts against them. ``integers * step`` is the quantised weight, and the gradient
-of that product is what each docstring states. :data:`WEIGHT_QUANTISERS` has them by name:
+with ``weight`` (C_out, ...), the float parameters that the optimiser sees; ``log_step`` (C_out,), natural
+logarithm of the step of each output channel, where that is learned; integer-valued ``integers`` in [-limit, limit]
+of the shape of ``weight``; and ``step``, which broadcasts against them. ``integers * step`` is the quantised
+weight, and the gradient of that product is what each docstring states. :data:`WEIGHT_QUANTISERS` has them by name:
 
     name       integers        step
     lsq        n bits          learned                      Esser et al. 2020, arXiv:1902.08153
@@ -34,8 +34,8 @@ def quantise_weights(weight, log_step, limit):
     Returns:
         ``(integers, step)``: integer-valued float tensor of the shape of ``weight``, and ``exp(log_step)`` shaped
         to broadcast against it. ``integers * step`` is the quantised weight. The gradient of that product is the
-        STE's for ``weight`` (zero where clipped) and LSQ's for the step, scaled by 1 / sqrt(fan-in * limit) as in the
-        paper so that step and weights learn at comparable speed.
+        STE's for ``weight`` (zero where clipped) and LSQ's for the step, scaled by 1 / sqrt(fan-in * limit) as in
+        the paper so that step and weights learn at comparable speed.
     """
     scale = (weight[0].numel() * limit) ** -0.5
     step = scale_gradient(log_step.exp(), scale).view(_per_channel(weight))
@@ -63,8 +63,8 @@ def binary_weights(weight, log_step, limit=1):
     """Signs, and the learned step ``exp(log_step)``.
 
     BinaryConnect with a scale per output channel. Gradient of the product with the step: ``g`` for weights within
-    [-step, step], zero outside, as BinaryConnect keeps its weights in the range of the signs; ``g * sign`` for the step,
-    which is its true one, scaled as in :func:`quantise_weights`.
+    [-step, step], zero outside, as BinaryConnect keeps its weights in the range of the signs; ``g * sign`` for the
+    step, which is its true one, scaled as in :func:`quantise_weights`.
     """
     _check_limit(limit)
     step = scale_gradient(log_step.exp(), weight[0].numel() ** -0.5).view(_per_channel(weight))
@@ -85,9 +85,9 @@ def xnor_weights(weight, log_step=None, limit=1):
 def ternary_weights(weight, log_step=None, limit=1):
     """-1, 0, +1, and the mean magnitude of the weights that are not zero as step; per output channel.
 
-    ``log_step`` is not used. A weight is zero up to 0.7 times the mean magnitude, the paper's approximation to the best
-    threshold. Gradient: ``g * step`` through the integers, for all weights, and the true one of the mean through the
-    step. For a learned step use :func:`quantise_weights` with ``limit=1``.
+    ``log_step`` is not used. A weight is zero up to 0.7 times the mean magnitude, the paper's approximation to the
+    best threshold. Gradient: ``g * step`` through the integers, for all weights, and the true one of the mean
+    through the step. For a learned step use :func:`quantise_weights` with ``limit=1``.
     """
     _check_limit(limit)
     shape = _per_channel(weight)
@@ -134,10 +134,11 @@ class ActivationQuantiser(nn.Module):
     """Activations of n bits with one learned step (LSQ, arXiv:1902.08153).
 
     Args:
-        bits: 1 to 16. 1 bit: ``step * sign(x)`` with the clipped straight-through gradient (XNOR-Net's activations).
-        signed: integers in [-2^(n-1), 2^(n-1) - 1]; otherwise, after a ReLU, in [0, 2^n - 1]. 1 bit is always signed.
+        bits: 1 to 16. 1 bit: ``step * sign(x)`` with the clipped straight-through gradient (as in XNOR-Net).
+        signed: integers in [-2^(n-1), 2^(n-1) - 1]; otherwise, after a ReLU, in [0, 2^n - 1]. 1 bit is signed.
 
-    The first batch in training mode sets the step: ``2 mean|x| / sqrt(limit)`` as in the paper, ``mean|x|`` for 1 bit.
+    The first batch in training mode sets the step: ``2 mean|x| / sqrt(limit)`` as in the paper, ``mean|x|`` for 1
+    bit.
     """
 
     def __init__(self, bits, signed=True):

@@ -1,6 +1,7 @@
 """Estimators of the gradient through a quantiser against the truth: bias, variance and cosine.
 
-For the true gradient t of a problem (:mod:`codec.study.problems`) and estimates g of it, each the mean over S samples:
+For the true gradient t of a problem (:mod:`codec.study.problems`) and estimates g of it, each the mean over S
+samples:
 
     bias                |E g - t| / |t|
     variance            E |g - E g|^2 / |t|^2
@@ -29,8 +30,9 @@ GROUPS = 16  # of the jackknife
 class Row:
     """One estimator, with one setting and number of samples, on one problem.
 
-    ``_se`` are standard errors, those of ``bias`` and ``cosine_of_mean`` by a jackknife over 16 groups of estimates.
-    ``bias_floor`` is what the bias of an unbiased estimator would come to, on quadratic average, with as many estimates.
+    ``_se`` are standard errors, those of ``bias`` and ``cosine_of_mean`` by a jackknife over 16 groups of
+    estimates. ``bias_floor`` is what the bias of an unbiased estimator would come to, on quadratic average, with
+    as many estimates.
     """
 
     problem: str
@@ -69,7 +71,7 @@ def study(problems, samples=(1, 16), draws=4096, seed=0, step=None):
         problems: list of :class:`~codec.study.problems.Problem`.
         samples: numbers S of samples that an estimate is the mean of.
         draws: samples in all for each row, so that there are ``draws // S`` estimates; 16 S at least.
-        seed: of the draws. Each estimator has its own stream, so that a row does not depend on which others are measured.
+        seed: of the draws. Each estimator has a stream of its own: a row does not depend on the others.
         step: called as ``step(text)`` after each estimator, for a progress display.
 
     Returns:
@@ -167,7 +169,8 @@ def commitment_drift(beta, steps=400, rate=0.05, target=1.5):
 
     One number z, the codebook {-1, +1} and the loss ``(z_q - target)^2`` with a target beyond the codebook: the
     straight-through gradient ``2 (z_q - target)`` is the same at every step, and z drifts off at a constant speed.
-    The commitment loss ``beta (z - z_q)^2`` stops it where both gradients cancel, at ``z = 1 + (target - 1) / beta``.
+    The commitment loss ``beta (z - z_q)^2`` stops it where both gradients cancel,
+    at ``z = 1 + (target - 1) / beta``.
     """
     codebook = [[-1.0], [1.0]]
     path = [0.5]
@@ -185,7 +188,8 @@ def table(rows):
     """The rows as text: a block for each problem, a line for each estimator, columns for each number of samples.
 
     A bias that cannot be told from zero (up to twice its floor) is printed as that limit. It is that of the row
-    with the fewest samples an estimate, and so the most estimates. Standard errors of variances are in the CSV file.
+    with the fewest samples an estimate, and so the most estimates. Standard errors of variances are in the CSV
+    file.
     """
     samples = sorted({row.samples for row in rows})
     blocks = {}

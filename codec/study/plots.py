@@ -144,7 +144,9 @@ def against_temperature(rows):
             place.plot(t, [row.variance**0.5 for row in line], color=color, ls="--", label=f"{name}: deviation")
         for i, row in enumerate(level, len(lines)):
             place.axhline(row.variance**0.5, color=f"C{i}", ls=":", label=f"{row.estimator}: deviation")
-        place.set(title=problem, xlabel="temperature", xscale="log", yscale="log")
+        sigma = AGAINST_TEMPERATURE[problem][0]
+        title = f"{problem}, sigma = {sigma:g}" if sigma else problem
+        place.set(title=title, xlabel="temperature", xscale="log", yscale="log")
     axes[0].set_ylabel("in lengths of the true gradient, S = 1")
     return _finish(figure, *axes)
 

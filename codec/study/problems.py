@@ -1,10 +1,11 @@
 """Small problems of which the gradient through a quantiser is known.
 
 All have the form ``J(theta) = E loss(q(theta + noise))`` (:mod:`codec.quantise.estimators`). The derivative of
-``loss(q(.))`` itself is zero wherever it exists, so it can be no target; J is smooth, because the noise carries theta
-over the steps of q with probabilities that change smoothly. Each problem states J in closed form, up to a quadrature in
-one case, as a function that autograd differentiates: its gradient is what is called the truth. Central differences of
-the closed form, and Monte Carlo means of the loss, referee it in tests.
+``loss(q(.))`` itself is zero wherever it exists, so it can be no target; J is smooth, because the noise carries
+theta over the steps of q with probabilities that change smoothly (uniform noise: but for kinks). Each problem
+states J in closed form, up to a quadrature in one case, as a function that autograd differentiates: its gradient is
+what is called the truth. Central differences of the closed form, and Monte Carlo means of the loss, referee it in
+tests.
 
 A problem consists of several instances side by side (dimension G), drawn once from a seed; its gradient is that of
 the sum over instances, so that figures do not hang on the accident of one point. Everything is float64.
@@ -383,7 +384,7 @@ class Regions:
 
     @staticmethod
     def _intervals(v, codebook):
-        """Where in the first coordinate each entry is nearest, given the second: bounds (G, n, K); empty if low >= high."""
+        """Where on the line of a second coordinate each entry is nearest: two bounds (G, n, K); low >= high: nowhere."""
         # Entry k is nearer than j where 2 u (e_j - e_k)_1 < (|e_j|^2 - 2 v e_j2) - (|e_k|^2 - 2 v e_k2).
         offset = codebook.square().sum(1) - 2 * v[..., None] * codebook[:, 1]  # (G, n, K)
         slope = 2 * (codebook[None, :, 0] - codebook[:, None, 0])  # (k, j)
@@ -441,10 +442,10 @@ class NearestEntry(Problem):
 
 
 class CodebookEntries(Problem):
-    """The codebook's side of VQ-VAE: ``J(e) = E |z - nearest(z)|^2`` over a mixture of 32 normal clouds in the plane.
+    """The codebook's side of VQ-VAE: ``J(e) = E |z - nearest(z)|^2`` over 32 normal clouds in the plane.
 
-    J and its gradient ``2 (P_k e_k - E[z; nearest = k])`` by :class:`Regions`; that the regions move with the entries
-    adds nothing, since on their borders two entries are equally far. One instance: the codebook.
+    J and its gradient ``2 (P_k e_k - E[z; nearest = k])`` by :class:`Regions`; that the regions move with the
+    entries adds nothing, since on their borders two entries are equally far. One instance: the codebook.
     """
 
     name = "codebook entries"
@@ -491,7 +492,8 @@ class CodebookEntries(Problem):
     def _ema(self, loss, theta, data, generator):
         """What the moving averages do without memory: each chosen entry moves to the mean of its vectors.
 
-        As a gradient, ``(2 / K) (e - mean)``: the factor makes it the codebook loss's where all entries are used evenly.
+        As a gradient, ``(2 / K) (e - mean)``: the factor makes it the codebook loss's where all entries are used
+        evenly.
         """
         with torch.no_grad():
             codebook = self.theta.view(-1, 2)
@@ -511,7 +513,7 @@ def all_problems(seed=0, quick=False):
     """The problems of the study, in the order of its table; ``quick``: a small one of each family."""
     size = {"seed": seed, "instances": 4 if quick else INSTANCES}
     sigmas = (0.5,) if quick else (0.1, 0.2, 0.5, 1.0)
-    problems = [Latents(objective, sigma, **size) for objective in (Quadratic, Decoder) for sigma in (*sigmas, None)]
+    problems = [Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)]
     problems.append(Choice(**size))
     problems += [BinaryWeights(sigma, **size) for sigma in sigmas]
     problems += [NearestEntry(sigma, **size) for sigma in sigmas]
