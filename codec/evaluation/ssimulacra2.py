@@ -7,8 +7,8 @@ numbers are weighted, by weights that were fitted to people's opinions, and bent
 identical, 90 visually lossless, 70 high, 50 medium, 30 low quality, and less than 0 is possible.
 
 Sneyers 2022, https://github.com/cloudinary/ssimulacra2, version 2.1; formulas and constants follow the program
-``ssimulacra2`` of libjxl (The JPEG XL Project Authors, BSD 3-clause). Its scores are met to 0.01, and to about
-one on flat pictures, where its blur, a recursion in float32, adds noise of its own.
+``ssimulacra2`` of libjxl (The JPEG XL Project Authors, BSD 3-clause). Its scores are met to 0.01, and to two
+on small flat pictures, where its blur, a recursion in float32, adds noise of its own.
 """
 
 import functools
