@@ -15,7 +15,7 @@ from .compress import PICTURE_SUFFIXES
 
 OURS = "codec"  # our name in tables and files
 SHOWN_VIOLATIONS = 20  # the JSON file has all
-METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
+DEFAULT_METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
 WIDTH = 110  # of what is printed
 MIB = 2**20
 
@@ -56,7 +56,7 @@ class Names(click.ParamType):
     "compressai:MODEL[=FOLDER]; or none.",
 )  # fmt: skip
 @click.option(
-    "--metrics", type=Names(), default=METRICS, show_default=True, metavar="NAME,...",
+    "--metrics", type=Names(), default=DEFAULT_METRICS, show_default=True, metavar="NAME,...",
     help="What to measure; psnr is always there.",
 )  # fmt: skip
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
@@ -186,7 +186,7 @@ def evaluate(
     titles = {OURS: f"codec, model {coder.model_id}, {device}"}
     titles.update((anchor.name, _settings(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
-        click.echo(f"\n{titles[name]}\n{means_table(curve, times=workers == 1)}")
+        click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
     click.echo(f"\n{monotony(summary.violations, measured)}")
     if anchors:
         titles = {anchor.name: anchor.title for anchor in anchors}
@@ -202,8 +202,8 @@ def evaluate(
         click.get_current_context().exit(1)
 
 
-def means_table(curve, times=True) -> str:
-    """The means of one codec, a line per quality."""
+def means_table(curve, times=True, metrics=("psnr", "ms_ssim")) -> str:
+    """The means of one codec, a line per quality; the columns of what was measured."""
     columns = [("quality", 8, lambda mean: f"{mean.quality:g}")]
     for title, width, field, form in (
         ("bpp", 9, "bpp", ".4f"), ("PSNR dB", 9, "psnr_db", ".2f"), ("PSNR-Y dB", 11, "psnr_y_db", ".2f"),
@@ -211,8 +211,9 @@ def means_table(curve, times=True) -> str:
         ("SSIMULACRA2", 13, "ssimulacra2", ".2f"), ("encode s", 10, "encode_s", ".3f"),
         ("decode s", 10, "decode_s", ".3f"),
     ):  # fmt: skip
-        optional = field in ("psnr_y_db", "ssimulacra2") and all(getattr(mean, field) is None for mean in curve)
-        if not optional and (times or not field.endswith("_s")):
+        metric = {"psnr_y_db": "psnr_y", "ms_ssim_db": "ms_ssim"}.get(field, field)
+        wanted = metric in metrics if metric in DEFAULT_METRICS.split(",") else times or not field.endswith("_s")
+        if wanted:
             columns.append((title, width, functools.partial(_cell, field=field, form=form)))
     lines = ["".join(title.rjust(width) for title, width, _ in columns)]
     lines += ["".join(cell(mean).rjust(width) for _, width, cell in columns) for mean in curve]

@@ -1,4 +1,4 @@
-"""CompressAI's models as anchors: files that hold all that a decoder needs, and clear words where weights are missing."""
+"""CompressAI's models as anchors: files that hold all that a decoder needs, clear words where weights are missing."""
 
 import pickle
 
@@ -90,7 +90,7 @@ def test_each_quality_level_has_its_own_weights(tmp_path, photo):
 
 def test_weights_that_torch_hub_keeps_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(CodecError, match=r"no weights of CompressAI's mbt2018-mean in .*checkpoints \(files like mbt"):
+    with pytest.raises(CodecError, match=r"no weights of CompressAI's mbt2018-mean in .*checkpoints \(files like"):
         find_anchors(["compressai:mbt2018-mean"])
     (tmp_path / "checkpoints").mkdir()
     save(tmp_path / "checkpoints", "mbt2018-mean", 5)

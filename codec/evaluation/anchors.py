@@ -4,8 +4,9 @@ An :class:`Anchor` has the two methods of ``codec.Codec``, so that one loop meas
 has these two methods can be measured in the same way.
 
 Settings are those that spend the fewest bits at a PSNR within ordinary patience, so that no anchor is a weak
-one: AVIF and x265 are told to aim at PSNR (their defaults aim at viewers and lose 4 to 7 % by this measure),
-JPEG 2000 is given its colour transform (Pillow's default leaves it out, which costs 3 dB).
+one: AVIF and x265 are told to aim at PSNR (their defaults aim at viewers; AVIF's
+needs 4 to 7 % more bits by this measure, on five crops of Kodak pictures), JPEG 2000 is given its colour transform
+(Pillow's default leaves it out, which costs about 3 dB).
 """
 
 import functools
@@ -251,7 +252,8 @@ def _jpeg(name, subsampling):
 
 def _avif(name, subsampling):
     # speed 4: 6, the default, needs 5 % more bits. row-mt 0: otherwise two threads write other bytes than one, and
-    # figures would depend on the machine; it costs the encoder its second thread, and at most 1 % of bits.
+    # figures would depend on the machine; the encoder may lose a second thread's
+    # speed, and sizes change by under 1 %.
     advanced = {"tune": "psnr", "row-mt": "0"}
     options = {"codec": "aom", "speed": 4, "subsampling": subsampling, "advanced": advanced}
     return Avif(name, f"AVIF {subsampling}", "AVIF", "avif", 65535, AVIF_QUALITIES, options)

@@ -7,8 +7,8 @@ numbers are weighted, by weights that were fitted to people's opinions, and bent
 identical, 90 visually lossless, 70 high, 50 medium, 30 low quality, and less than 0 is possible.
 
 Sneyers 2022, https://github.com/cloudinary/ssimulacra2, version 2.1; formulas and constants follow the program
-``ssimulacra2`` of libjxl (The JPEG XL Project Authors, BSD 3-clause). Its scores are met to 0.01, and to about
-one on flat pictures, where its blur, a recursion in float32, adds noise of its own.
+``ssimulacra2`` of libjxl (The JPEG XL Project Authors, BSD 3-clause). Its scores are met to 0.01, and to two
+on small flat pictures, where its blur, a recursion in float32, adds noise of its own.
 """
 
 import functools
@@ -44,7 +44,8 @@ WEIGHTS = np.array([
     0, 0.0005313191874358747, 0, 0.00016533814161379112, 0, 0,
     0, 0, 0, 0.0004179171803251336, 0.0017290828234722833, 0,
     0.0020827005846636437, 0, 0, 8.826982764996862, 23.19243343998926, 0,
-    95.1080498811086, 0.9863978034400682, 0.9834382792465353, 0.0012286405048278493, 171.2667255897307, 0.9807858872435379,
+    95.1080498811086, 0.9863978034400682, 0.9834382792465353, 0.0012286405048278493, 171.2667255897307,
+    0.9807858872435379,
     0, 0, 0, 0.0005130064588990679, 0, 0.00010854057858411537,
 ]).reshape(3, SCALES, 2, 3)  # fmt: skip
 
@@ -98,11 +99,12 @@ def _channel_norms(one, two):
     similarity = (1 - np.square(mean1 - mean2)) * (2 * covariance + C2) / (variances + C2)
     edges = (1 + np.abs(two - mean2)) / (1 + np.abs(one - mean1)) - 1
     maps = [np.maximum(values, 0).astype(np.float64) for values in (1 - similarity, edges, -edges)]
-    return np.array([[values.mean() for values in maps], [np.mean(np.square(values) ** 2) ** 0.25 for values in maps]])
+    means = [values.mean() for values in maps]
+    return np.array([means, [np.mean(np.square(values) ** 2) ** 0.25 for values in maps]])
 
 
 def _halve(planes):
-    """Means of 2 x 2 pixels of (3, H, W), rounded up; the last row and column count twice where there is no partner."""
+    """Means of 2 x 2 pixels of (3, H, W), rounded up; a last row or column without a partner counts twice."""
     height, width = planes.shape[1:]
     planes = np.pad(planes, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     return planes.reshape(3, (height + 1) // 2, 2, (width + 1) // 2, 2).mean((2, 4))

@@ -4,7 +4,8 @@
 the folder where torch.hub keeps what CompressAI downloaded (``torch.hub.get_dir()/checkpoints``), or with
 ``compressai:mbt2018-mean=FOLDER`` in another one, under the file names of the zoo.
 
-Pictures are padded, cropped and rounded as for our own codec. The file that counts as the rate holds what a decoder needs beside the weights:
+Pictures are padded, cropped and rounded as for our own codec. The file that counts as the rate holds what a
+decoder needs beside the weights:
 
     1 byte   quality level
     2 x 2    height and width of the picture, big-endian
@@ -21,6 +22,7 @@ Begaint, Racape, Feltman, Pushparaja 2020, "CompressAI", arXiv:2011.03029.
 import hashlib
 import pickle
 import struct
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,10 +65,9 @@ class Zoo:
         Raises:
             CodecError: CompressAI knows no such model, or no weights of it are there.
         """
-        from compressai.zoo.image import model_architectures, model_urls
-
+        architectures, model_urls = _zoo()
         model, _, folder = name.partition("=")
-        known = sorted(set(model_architectures) & set(model_urls))
+        known = sorted(set(architectures) & set(model_urls))
         if model not in known:
             raise CodecError(f"CompressAI has no model {model!r}; there are {', '.join(known)}")
         folder = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
@@ -156,16 +157,24 @@ class Zoo:
 
     def _model(self, level):
         if level not in self._models:
-            from compressai.zoo.image import model_architectures
+            architectures, _ = _zoo()
             from compressai.zoo.pretrained import load_pretrained
 
             path = self.weights[level]
             try:
                 state = load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
-                model = model_architectures[self.model].from_state_dict(state)
+                model = architectures[self.model].from_state_dict(state)
             except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise CodecError(f"{path}: not the weights of {self.model}: {reason}") from None
             model.update()
             self._models[level] = model.eval().to(self.device)
         return self._models[level]
+
+
+def _zoo():
+    """CompressAI's tables: architecture -> class, and architecture -> metric -> level -> address of the weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a library below it uses what PyTorch has come to deprecate
+        from compressai.zoo.image import model_architectures, model_urls
+    return model_architectures, model_urls
