@@ -29,7 +29,7 @@ def compare(original, others, output, force, model, device, threads):
     """
     if "-" in (original, *others):
         raise click.UsageError("files are read by name, not from standard input.")
-    require("compare", "pytorch_msssim")
+    require("compare", "pytorch_msssim", "scipy")
     if output is not None:
         check_output(output, force, original, *others)
 

@@ -64,9 +64,9 @@ def test_our_files_are_decoded_and_tell_their_quality(folder, photo):
         f"{8 * (folder / 'photo.png').stat().st_size / (192 * 128):.3f} bpp"
     )
     decoded = np.asarray(coder.decompress(data))
-    assert lines[2].split() == ["file", "quality", "bytes", "bpp", "PSNR", "dB"]  # too small for MS-SSIM
+    assert "PSNR dB  PSNR-Y dB  SSIMULACRA2" in lines[2] and "MS-SSIM" not in lines[2]  # too small for that one
     figures = ["42.5", f"{len(data):,}", f"{8 * len(data) / (192 * 128):.4f}", f"{psnr_db(photo, decoded):.2f}"]
-    assert lines[3].split() == ["photo.bin", *figures] and lines[4].split() == ["renamed.jpg", *figures]
+    assert lines[3].split()[:5] == ["photo.bin", *figures] and lines[4].split()[:5] == ["renamed.jpg", *figures]
     assert lines[5].split()[:2] == ["photo.jpg", "-"]
 
     page = Page((folder / "page.html").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, features
 
 from . import rate_distortion as rd
-from .metrics import ms_ssim_db
+from .metrics import METRICS, ms_ssim_db
 
 ASSETS = files(__package__) / "assets"
 WEBP_MAX_SIDE = 16383
@@ -90,7 +90,7 @@ def measure(title, coder, name, pixels, quality):
         The dict has ``title``, ``quality``, ``bytes``, ``bpp`` and the metrics.
     """
     recorder = Recorder(coder)
-    row = asdict(rd.measure(rd.Entrant(title, recorder, (quality,)), name, pixels, quality))
+    row = asdict(rd.measure(rd.Entrant(title, recorder, (quality,)), name, pixels, quality, tuple(METRICS)))
     return {"title": title, **with_decibels(row)}, recorder.pixels
 
 
