@@ -38,6 +38,11 @@ class Codec:
         self.model_id = weights.model_id(folder)
         self._models = {self.model_id: self._load(folder)}
 
+    @property
+    def model(self):
+        """The CodecModel that compresses."""
+        return self._models[self.model_id]
+
     def compress(self, image, quality=50.0, *, exif=False):
         """The picture as the bytes of one file.
 
@@ -73,14 +78,13 @@ class Codec:
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
         picture = image_io.read_picture(image)
         x = pixels.to_tensor(picture.pixels).to(self.device)
-        model = self._models[self.model_id]
-        *_, y_hat = model.encode(x, _hundredths(quality))
-        return pixels.to_uint8(model.reconstruct(y_hat, _hundredths(quality)), *picture.pixels.shape[:2])
+        *_, y_hat = self.model.encode(x, _hundredths(quality))
+        return pixels.to_uint8(self.model.reconstruct(y_hat, _hundredths(quality)), *picture.pixels.shape[:2])
 
     def _compress(self, picture, quality, exif):
         height, width = picture.pixels.shape[:2]
         x = pixels.to_tensor(picture.pixels).to(self.device)
-        z_string, y_string, crc, _ = self._models[self.model_id].encode(x, quality)
+        z_string, y_string, crc, _ = self.model.encode(x, quality)
         return bitstream.pack(
             bitstream.Container(
                 model_id=self.model_id,
