@@ -98,6 +98,24 @@ def test_weights_that_torch_hub_keeps_are_found(tmp_path, monkeypatch):
     assert anchor.qualities == (5,)
 
 
+def test_random_weights_stand_in_only_where_there_are_none_and_they_are_asked_for(tmp_path, monkeypatch, photo):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (anchor,) = find_anchors(["compressai:bmshj2018-factorized"], random_weights=True)
+    assert (anchor.title, anchor.qualities) == ("bmshj2018-factorized, random weights", (5,))
+    assert not anchor.trained and anchor.settings()["options"]["weights"] == {5: "random"}
+    state = torch.random.get_rng_state()
+    data = anchor.compress(photo, 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert anchor.decompress(data).size == (photo.shape[1], photo.shape[0])
+    assert pickle.loads(pickle.dumps(anchor)).compress(photo, 5) == data
+    with pytest.raises(CodecError, match="no weights of CompressAI's bmshj2018-factorized"):
+        Zoo.find(f"bmshj2018-factorized={tmp_path}", random_weights=True)
+    (tmp_path / "checkpoints").mkdir()
+    save(tmp_path / "checkpoints", "bmshj2018-factorized", 2)
+    anchor = Zoo.find("bmshj2018-factorized", random_weights=True)
+    assert anchor.trained and (anchor.title, anchor.qualities) == ("bmshj2018-factorized", (2,))
+
+
 def test_old_files_with_other_names_of_parameters_are_read(tmp_path, photo):
     save(tmp_path, "bmshj2018-factorized", 1)
     anchor = Zoo.find(f"bmshj2018-factorized={tmp_path}")

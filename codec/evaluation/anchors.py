@@ -279,7 +279,7 @@ ANCHORS = {
 ZOO = "compressai:"
 
 
-def find_anchors(names, threads=None, device="cpu"):
+def find_anchors(names, threads=None, device="cpu", random_weights=False):
     """The anchors of these names, in this order.
 
     Args:
@@ -287,6 +287,7 @@ def find_anchors(names, threads=None, device="cpu"):
             :mod:`codec.evaluation.zoo`.
         threads: for the formats that use several; None leaves the choice to their libraries.
         device: of CompressAI's models.
+        random_weights: for those of CompressAI's models whose weights are not here, where only times matter.
 
     Raises:
         CodecError: a name is unknown, or what the anchor needs is not installed.
@@ -296,7 +297,7 @@ def find_anchors(names, threads=None, device="cpu"):
         if name.startswith(ZOO):
             from .zoo import Zoo
 
-            anchor = Zoo.find(name.removeprefix(ZOO), device)
+            anchor = Zoo.find(name.removeprefix(ZOO), device, random_weights)
         elif name in ANCHORS:
             anchor = replace(ANCHORS[name], threads=threads)
         else:

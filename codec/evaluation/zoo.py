@@ -42,7 +42,7 @@ class Zoo:
     """One architecture of CompressAI's zoo; its quality levels are models of their own."""
 
     model: str  # CompressAI's name of the architecture
-    weights: dict[int, Path]  # quality level -> file
+    weights: dict[int, Path | None]  # quality level -> file; None: random weights
     device: str = "cpu"
     digests: dict[int, str] = field(init=False)  # first digits of SHA-256, as in the zoo's file names
     _models: dict = field(init=False, default_factory=dict, repr=False, compare=False)
@@ -52,15 +52,21 @@ class Zoo:
 
     def __post_init__(self):
         self.digests = {
-            level: hashlib.sha256(path.read_bytes()).hexdigest()[:8] for level, path in self.weights.items()
+            level: "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+            for level, path in self.weights.items()
         }
 
     def __getstate__(self):
         return {**self.__dict__, "_models": {}}  # another process loads them from their files
 
     @classmethod
-    def find(cls, name, device="cpu"):
+    def find(cls, name, device="cpu", random_weights=False):
         """The anchor called ``MODEL`` or ``MODEL=FOLDER``.
+
+        Args:
+            random_weights: where ``MODEL`` has no weights here, take random ones, at its middle quality level.
+                The networks take as long as trained ones, the entropy coder less: all its symbols are zero. Rates
+                and pictures mean nothing.
 
         Raises:
             CodecError: CompressAI knows no such model, or no weights of it are there.
@@ -70,9 +76,12 @@ class Zoo:
         known = sorted(set(architectures) & set(model_urls))
         if model not in known:
             raise CodecError(f"CompressAI has no model {model!r}; there are {', '.join(known)}")
+        random_weights = random_weights and not folder
         folder = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
         files = {level: folder / Path(url).name for level, url in sorted(model_urls[model]["mse"].items())}
         present = {level: path for level, path in files.items() if path.is_file()}
+        if not present and random_weights:
+            present = {list(files)[len(files) // 2]: None}
         if not present:
             example = next(iter(files.values())).name
             raise CodecError(f"no weights of CompressAI's {model} in {folder} (files like {example})")
@@ -84,7 +93,12 @@ class Zoo:
 
     @property
     def title(self):
-        return self.model
+        return self.model if self.trained else f"{self.model}, random weights"
+
+    @property
+    def trained(self):
+        """Whether rates and pictures mean something: no weights are random."""
+        return None not in self.weights.values()
 
     @property
     def qualities(self):
@@ -157,19 +171,30 @@ class Zoo:
 
     def _model(self, level):
         if level not in self._models:
-            architectures, _ = _zoo()
-            from compressai.zoo.pretrained import load_pretrained
-
             path = self.weights[level]
-            try:
-                state = load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
-                model = architectures[self.model].from_state_dict(state)
-            except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise CodecError(f"{path}: not the weights of {self.model}: {reason}") from None
+            model = self._random(level) if path is None else self._read(path)
             model.update()
             self._models[level] = model.eval().to(self.device)
         return self._models[level]
+
+    def _read(self, path):
+        architectures, _ = _zoo()
+        from compressai.zoo.pretrained import load_pretrained
+
+        try:
+            state = load_pretrained(torch.load(path, map_location="cpu", weights_only=True))
+            return architectures[self.model].from_state_dict(state)
+        except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CodecError(f"{path}: not the weights of {self.model}: {reason}") from None
+
+    def _random(self, level):
+        architectures, _ = _zoo()
+        from compressai.zoo.image import cfgs
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return architectures[self.model](*cfgs[self.model][level])
 
 
 def _zoo():
