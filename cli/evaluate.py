@@ -381,6 +381,8 @@ def _check_writable(file):
         raise Failure(f"{path}: is a folder")
     if not path.absolute().parent.is_dir():
         raise Failure(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise Failure(f"{path}: permission denied")
 
 
 def _require(*modules):
