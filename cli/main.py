@@ -17,6 +17,7 @@ COMMANDS = {
     "models": ("models", "models"),
     "train": ("train", "train"),
     "evaluate": ("evaluate", "evaluate"),
+    "bench": ("bench", "bench"),
     "report": ("report", "report"),
     "compare": ("compare", "compare"),
     "study": ("study", "study"),

@@ -47,6 +47,7 @@ def test_importing_loads_nothing_heavy(root, module):
         "models --help",
         "train --help",
         "evaluate --help",
+        "bench --help",
         "report --help",
         "compare --help",
         "info FILE",

@@ -1,0 +1,534 @@
+"""Speed: codecs in turns on the same pictures, the time of every stage of ours, and what the machine could do.
+
+How everything is measured:
+
+* **Rounds.** In every round, at every number of threads and every size, each codec codes the same picture once,
+  in an order that is drawn anew. Whatever slows a shared machine down for a while slows all of them down alike, and
+  a ratio is taken between times of the same round. Ratios are of a codec's time to ours. Before the first round
+  each codec codes a picture that does not count, at every number of threads and every size.
+* **Times** go from the pixels in memory to the bytes and back, as in :mod:`codec.evaluation.rate_distortion`, and
+  so without loading a model. Medians over the rounds, with the quartiles as spread.
+* **Batches** are PNG files given to ``compress_batch``, and what it made of them given to ``decompress_batch``;
+  times are per picture.
+* **Qualities.** Each codec codes at the highest quality of its scale whose file of the first picture, at the
+  middle size, is not larger than ours. Models with random weights have no rate to compare.
+* **Stages** go from file to file. Each is timed without those inside it, and what belongs to none is "other", so
+  that they sum to the whole.
+* **Share of peak.** Twice the multiply-adds of a part over its time, against the fastest product of two square
+  matrices in the same round with the same number of threads. Multiply-adds are those of the padded picture; the
+  work that tiles of a large one repeat at their borders is not counted.
+"""
+
+import json
+import random
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..image_io import read_picture, save_picture, write_bytes_atomic
+from ..macs import multiply_adds, parameters
+from ..pixels import padded_size
+from .rate_distortion import Entrant, measure
+from .report import Search
+
+OURS = "codec"
+BATCH = 4  # pictures
+BATCHED = f"{OURS}, {BATCH} files at once"
+STAGED = f"{OURS}, stage by stage"
+SEED = 0  # of the order of turns
+# What our work is divided into, in the order of the work.
+STAGES = {
+    "compress": ("read", "g_a", "h_a", "entropy", "coding", "write", "other"),
+    "decompress": ("read", "coding", "entropy", "g_s", "write", "other"),
+}
+# Part -> who runs it.
+PARTS = {"g_a": "encoder", "h_a": "encoder", "entropy": "both", "g_s": "decoder"}
+# The direction in which a part is timed for its share of the peak.
+TIMED_IN = {"g_a": "compress", "h_a": "compress", "entropy": "decompress", "g_s": "decompress"}
+LARGEST_PRODUCT = 8192  # rows
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One picture, there and back."""
+
+    round: int  # from 1
+    threads: int
+    width: int
+    height: int
+    turn: int  # place in the order of this round, from 0
+    codec: str
+    picture: str
+    quality: float
+    bytes: int
+    encode_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Our work from file to file in one direction."""
+
+    round: int
+    threads: int
+    width: int
+    height: int
+    direction: str  # a key of STAGES
+    seconds: dict[str, float]  # by stage; they sum to whole_s
+    whole_s: float
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The fastest matrix products in one round."""
+
+    round: int
+    threads: int
+    gflops: dict[str, float]  # by precision
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was timed."""
+
+    rounds: int
+    qualities: dict[str, float]  # by codec
+    codings: list[Coding]
+    stages: list[Stages]
+    peaks: list[Peak]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of the model costs."""
+
+    part: str
+    runs_in: str  # encoder, decoder or both
+    kmac_px: float  # thousands of multiply-adds per pixel
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One codec with one number of threads at one size."""
+
+    codec: str
+    threads: int
+    width: int
+    height: int
+    quality: float
+    bpp: float | None  # mean over the rounds; None: of random weights
+    encode_s: Spread
+    decode_s: Spread
+    encode_mpx_s: float  # megapixels per second at the median time
+    decode_mpx_s: float
+    encode_ratio: Spread  # of its time to ours in the same round
+    decode_ratio: Spread
+
+
+@dataclass(frozen=True)
+class MachinePeak:
+    """What the machine could do with one number of threads."""
+
+    threads: int
+    gflops: dict[str, Spread]  # by precision
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a part of the model made of that."""
+
+    part: str
+    threads: int
+    width: int
+    height: int
+    gflops: Spread
+    of_peak: dict[str, Spread]  # by precision, 0 to 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What follows from the times."""
+
+    parts: list[Part]
+    speeds: list[Speed]
+    stages: list[Stages]  # of the round whose whole is the median
+    peaks: list[MachinePeak]
+    shares: list[Share]
+
+
+# --- Measuring ------------------------------------------------------------------------------------------------------
+
+
+def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None):
+    """Time our codec and the anchors in turns.
+
+    Args:
+        coder: ``codec.Codec``.
+        anchors: list of ``anchors.Anchor`` or the like. Those with a field ``threads`` are told the number.
+        pictures: pairs (name, what ``read_picture`` takes); each round codes the next of them.
+        sizes: pairs (width, height) by rising area.
+        threads: numbers of threads, rising.
+        quality: ours.
+        repeats: rounds at most.
+        max_minutes: no round is begun that would probably end later; one always is. None: no limit.
+        step: called as ``step(text)`` before each of :func:`steps` pieces of work, for a progress display.
+
+    Raises:
+        CodecError: a picture cannot be read, or a codec does not take a size or fails on its own bytes.
+    """
+    started, longest = time.monotonic(), 0.0
+    threads_before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run = _Run(coder, anchors, pictures[:repeats], sizes, threads, quality, folder, step)
+            run.round(0)
+            for number in range(1, repeats + 1):
+                begun = time.monotonic()
+                if max_minutes is not None and number > 1 and begun - started + longest > 60 * max_minutes:
+                    break
+                run.round(number)
+                longest = max(longest, time.monotonic() - begun)
+        finally:
+            torch.set_num_threads(threads_before)
+    kept = ([row for row in rows if row.round > 0] for rows in (run.codings, run.stages, run.peaks))
+    return Measured(run.peaks[-1].round, run.qualities, *kept)
+
+
+def steps(anchors, sizes, threads, repeats):
+    """How often :func:`bench` calls ``step`` if no limit of time ends it."""
+    warm_up = 1 + len(sizes) * (1 + len(anchors))
+    return len(anchors) + len(threads) * (warm_up + repeats * (warm_up + 2 * len(sizes)))
+
+
+def fit(pixels, width, height):
+    """The middle of a picture, uint8 (height, width, 3), continued by its mirror image where it is too small.
+
+    Not resampled: that would make photographs smoother, or sharper, than they are.
+    """
+    top, left = (max(0, (have - want) // 2) for have, want in zip(pixels.shape, (height, width)))
+    pixels = pixels[top : top + height, left : left + width]
+    missing = (height - pixels.shape[0], width - pixels.shape[1])
+    return np.pad(pixels, [*((side // 2, side - side // 2) for side in missing), (0, 0)], mode="symmetric")
+
+
+def made_up_picture(width, height):
+    """uint8 (height, width, 3): noise with the spectrum of photographs, for where there are none."""
+    noise = np.random.default_rng(SEED).standard_normal((3, height, width))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf  # the mean is chosen below
+    # 1.4: the rates of JPEG and WebP are then about those of the pictures in sample_images/.
+    planes = np.fft.irfft2(np.fft.rfft2(noise) / frequency**1.4, (height, width))
+    luma, *chroma = planes / planes.std(axis=(1, 2), keepdims=True)
+    red, blue = (luma + 0.3 * difference for difference in chroma)
+    return (128 + 45 * np.stack([red, luma, blue], axis=2)).clip(0, 255).astype(np.uint8)
+
+
+def matrix_peak(dtype, device, seconds=0.2):
+    """GFLOP/s of the fastest product of two square matrices: larger and larger ones, then one after the other.
+
+    Args:
+        seconds: how long to go on, about.
+    """
+    rows, best, started = 256, 0.0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        a, b = (torch.rand(rows, rows, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        synchronise(device)
+        begun = time.perf_counter()
+        torch.mm(a, b, out=out)
+        synchronise(device)
+        took = time.perf_counter() - begun
+        best = max(best, 2 * rows**3 / took / 1e9)
+        if took < seconds / 10 and rows < LARGEST_PRODUCT:
+            rows *= 2
+    return best
+
+
+def synchronise(device):
+    """Wait for a GPU; other devices have done what they were asked to."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Clock:
+    """Seconds by stage, each without the stages inside it.
+
+    Args:
+        stages: names of the stages.
+        device: where the work is done.
+    """
+
+    def __init__(self, stages, device="cpu"):
+        self.device = device
+        self.seconds = dict.fromkeys(stages, 0.0)
+        self._inside = [0.0]  # of all that has run, and of the stages inside each that is running
+
+    @property
+    def whole_s(self):
+        """From the beginning to the end of the outermost stages, whatever is inside them."""
+        return self._inside[0]
+
+    @contextmanager
+    def stage(self, name):
+        """What is done in here belongs to a stage."""
+        synchronise(self.device)
+        started = time.perf_counter()
+        self._inside.append(0.0)
+        try:
+            yield
+        finally:
+            synchronise(self.device)
+            took = time.perf_counter() - started
+            self.seconds[name] += took - self._inside.pop()
+            self._inside[-1] += took
+
+    def timed(self, name, function):
+        """The function, as a stage."""
+
+        def run(*arguments):
+            with self.stage(name):
+                return function(*arguments)
+
+        return run
+
+
+@contextmanager
+def watched(model, clock):
+    """Meanwhile the parts of a CodecModel are stages of the clock. The model itself knows nothing of clocks."""
+    methods = [
+        (model.transforms, "analyse", "g_a"), (model.transforms, "side_information", "h_a"),
+        (model.transforms, "synthesise", "g_s"),
+        (model.entropy, "encode", "coding"), (model.entropy, "decode", "coding"),
+    ]  # fmt: skip
+    networks = getattr(model.entropy, "networks", None)  # vector-quantised latents have none
+    if networks is not None:
+        methods += [(networks, "features", "entropy"), (networks, "context", "entropy")]
+    for owner, method, stage in methods:
+        setattr(owner, method, clock.timed(stage, getattr(owner, method)))
+    try:
+        yield
+    finally:
+        for owner, method, _ in methods:
+            delattr(owner, method)  # the class's own method is seen again
+
+
+def clock_stages(coder, path, quality, folder):
+    """A :class:`Clock` by direction: from a PNG file to a compressed file in ``folder``, and back to PNG."""
+    compressed, picture = Path(folder, "stages.bin"), Path(folder, "stages.png")
+    clocks = {direction: Clock(stages, coder.device) for direction, stages in STAGES.items()}
+    clock = clocks["compress"]
+    with watched(coder.model, clock), clock.stage("other"):
+        with clock.stage("read"):
+            pixels = read_picture(path).pixels
+        data = coder.compress(pixels, quality)
+        with clock.stage("write"):
+            write_bytes_atomic(compressed, data)
+    clock = clocks["decompress"]
+    with watched(coder.model, clock), clock.stage("other"):
+        with clock.stage("read"):
+            data = compressed.read_bytes()
+        image = coder.decompress(data)
+        with clock.stage("write"):
+            save_picture(image, picture)
+    return clocks
+
+
+class _Run:
+    """What lasts from one round to the next. The arguments are those of :func:`bench`."""
+
+    def __init__(self, coder, anchors, pictures, sizes, threads, quality, folder, step):
+        self.coder, self.anchors, self.quality = coder, anchors, quality
+        self.sizes, self.threads = sizes, threads
+        self.folder, self.step = folder, step
+        self.draw = random.Random(SEED)
+        self.codings, self.stages, self.peaks = [], [], []
+        self.files = [(name, self._files(index, source)) for index, (name, source) in enumerate(pictures)]
+        torch.set_num_threads(threads[-1])
+        self.qualities = self._qualities()
+
+    def round(self, number):
+        """Measure everything once; round 0 warms up, and knows nothing of batches and stages."""
+        name, files = self.files[max(number - 1, 0) % len(self.files)]
+        for threads in self.threads:
+            torch.set_num_threads(threads)
+            self.step("matrix products")
+            self.peaks.append(Peak(number, threads, _machine_peak(self.coder.device)))
+            coders = {OURS: self.coder}
+            for anchor in self.anchors:
+                told = hasattr(anchor, "threads")
+                coders[anchor.name] = replace(anchor, threads=threads) if told else anchor
+            for size in self.sizes:
+                self._cell((number, threads, *size), coders, name, files[size])
+
+    def _cell(self, place, coders, name, path):
+        """Every codec's turn; ``place`` is round, threads, width and height."""
+        pixels = read_picture(path).pixels
+        turns = [*coders, BATCHED, STAGED] if place[0] else list(coders)
+        self.draw.shuffle(turns)
+        for turn, codec in enumerate(turns):
+            self.step(f"{place[2]}x{place[3]} {codec}")
+            if codec == STAGED:
+                for direction, clock in clock_stages(self.coder, path, self.quality, self.folder).items():
+                    self.stages.append(Stages(*place, direction, clock.seconds, clock.whole_s))
+                continue
+            quality = self.qualities[codec]
+            if codec == BATCHED:
+                figures = _batch(self.coder, path, quality)
+            else:
+                row = measure(Entrant(codec, coders[codec], (quality,)), name, pixels, quality, ())
+                figures = row.bytes, row.encode_s, row.decode_s
+            self.codings.append(Coding(*place, turn, codec, name, quality, *figures))
+
+    def _files(self, index, source):
+        """Size -> path of a PNG file. Pictures that cannot be read are refused here, before any work."""
+        pixels = read_picture(source).pixels
+        files = {size: Path(self.folder, f"{index}-{size[0]}x{size[1]}.png") for size in self.sizes}
+        for size, path in files.items():
+            save_picture(Image.fromarray(fit(pixels, *size)), path)
+        return files
+
+    def _qualities(self):
+        """The quality of every codec, by name."""
+        pixels = read_picture(self.files[0][1][self.sizes[len(self.sizes) // 2]]).pixels
+        size = len(self.coder.compress(pixels, self.quality))
+        found = {OURS: self.quality, BATCHED: self.quality}
+        for anchor in self.anchors:
+            self.step(f"quality of {anchor.name}")
+            single = len(anchor.qualities) == 1
+            found[anchor.name] = anchor.qualities[0] if single else Search(anchor, pixels).quality_for(size)
+        return found
+
+
+def _batch(coder, path, quality):
+    """Bytes, and seconds there and back, per picture."""
+    started = time.perf_counter()
+    files = coder.compress_batch([path] * BATCH, quality)
+    encoded = time.perf_counter()
+    coder.decompress_batch(files)
+    finished = time.perf_counter()
+    return len(files[0]), (encoded - started) / BATCH, (finished - encoded) / BATCH
+
+
+def _machine_peak(device):
+    """GFLOP/s by precision."""
+    found = {}
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        found["float32"] = matrix_peak(torch.float32, device)
+        if torch.device(device).type == "cuda":
+            torch.set_float32_matmul_precision("high")  # what PyTorch's convolutions use there unless told otherwise
+            found["tf32"] = matrix_peak(torch.float32, device)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    found["bfloat16"] = matrix_peak(torch.bfloat16, device)
+    return found
+
+
+# --- What follows ---------------------------------------------------------------------------------------------------
+
+
+def summarise(measured, config, untrained=()):
+    """:class:`Summary` of what was measured with a model of this ModelConfig.
+
+    Args:
+        untrained: names of the codecs with random weights.
+    """
+    parts = _parts(config)
+    middle = []
+    for rows in _by(measured.stages, "threads", "width", "height", "direction").values():
+        middle.append(sorted(rows, key=lambda row: row.whole_s)[(len(rows) - 1) // 2])
+    peaks = [
+        MachinePeak(threads, {kind: spread([row.gflops[kind] for row in rows]) for kind in rows[0].gflops})
+        for (threads,), rows in _by(measured.peaks, "threads").items()
+    ]
+    return Summary(parts, _speeds(measured, untrained), middle, peaks, _shares(measured, parts))
+
+
+def spread(values):
+    """:class:`Spread` of numbers."""
+    low, median, high = np.percentile(values, (25, 50, 75)).tolist()
+    return Spread(median, low, high)
+
+
+def write_json(path, conditions, summary, measured):
+    """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object; whole or not at all."""
+    contents = {"conditions": conditions, **asdict(summary), "measured": asdict(measured)}
+    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes_atomic(path, (text + "\n").encode("utf-8"))
+
+
+def _parts(config):
+    """List of :class:`Part`: those of the model, then encoder and decoder as a whole."""
+    macs, counts = multiply_adds(config), parameters(config)
+    found = [Part(part, where, macs[part], counts[part]) for part, where in PARTS.items() if part in macs]
+    for whole in ("encoder", "decoder"):
+        own = [part for part in found if part.runs_in in (whole, "both")]
+        found.append(Part(whole, "", sum(p.kmac_px for p in own), sum(p.parameters for p in own)))
+    return found
+
+
+def _speeds(measured, untrained):
+    """List of :class:`Speed` by threads and size: ours, and the others in the order in which they were named."""
+    found = []
+    for (threads, width, height), cell in _by(measured.codings, "threads", "width", "height").items():
+        by_codec = _by(cell, "codec")
+        ours = {row.round: row for row in by_codec[OURS,]}
+        area = width * height
+        for codec, quality in measured.qualities.items():
+            rows = by_codec[codec,]
+            encode_s, decode_s = (spread([getattr(row, field) for row in rows]) for field in ("encode_s", "decode_s"))
+            found.append(
+                Speed(
+                    codec, threads, width, height, quality,
+                    None if codec in untrained else 8 * sum(row.bytes for row in rows) / (len(rows) * area),
+                    encode_s, decode_s, area / encode_s.median / 1e6, area / decode_s.median / 1e6,
+                    spread([row.encode_s / ours[row.round].encode_s for row in rows]),
+                    spread([row.decode_s / ours[row.round].decode_s for row in rows]),
+                )
+            )  # fmt: skip
+    return found
+
+
+def _shares(measured, parts):
+    """List of :class:`Share` by threads, size and part."""
+    peaks = {(row.round, row.threads): row.gflops for row in measured.peaks}
+    found = []
+    for (threads, width, height), cell in _by(measured.stages, "threads", "width", "height").items():
+        padded_height, padded_width = padded_size(height, width)
+        for part in parts:
+            if part.part not in TIMED_IN or not part.kmac_px:
+                continue
+            flop = 2e3 * part.kmac_px * padded_height * padded_width
+            rows = [row for row in cell if row.direction == TIMED_IN[part.part]]
+            gflops = {row.round: flop / row.seconds[part.part] / 1e9 for row in rows}
+            of_peak = {
+                kind: spread([rate / peaks[number, threads][kind] for number, rate in gflops.items()])
+                for kind in peaks[rows[0].round, threads]
+            }
+            found.append(Share(part.part, threads, width, height, spread(list(gflops.values())), of_peak))
+    return found
+
+
+def _by(rows, *fields):
+    """Values of the fields -> the rows that have them; both in the order in which they first came."""
+    found = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
+    return found
