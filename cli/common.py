@@ -273,16 +273,6 @@ def coder_options(command):
     return command
 
 
-def check_device(device) -> None:
-    """Failure unless PyTorch can put a tensor there."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise Failure(f"--device {device}: {str(error).splitlines()[0]}") from None
-
-
 def _about(job, error) -> str:
     """``picture.bin: truncated: ...``, without saying the name twice where the error says it already."""
     name, text = str(job), describe(error)

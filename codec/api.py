@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from . import bitstream, image_io, pixels, weights
-from .errors import ModelError
+from .errors import CodecError, ModelError
 from .integer import QUALITY_UNIT
 from .model import CodecModel
 
@@ -21,7 +21,7 @@ class Codec:
         threads: PyTorch threads, for the whole process; None leaves the setting alone.
 
     Raises:
-        ModelError: there is no such model, or its files are damaged.
+        ModelError: there is no such model, or its files are damaged. CodecError: PyTorch cannot use the device.
 
     Example:
         >>> codec = Codec()
@@ -32,6 +32,10 @@ class Codec:
     def __init__(self, model=None, device="cpu", threads=None):
         if threads is not None:
             torch.set_num_threads(threads)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise CodecError(f"device {device}: {str(error).splitlines()[0]}") from None
         self.device = device
         self._any_model = model is None
         folder = weights.find_model(model)

@@ -1,8 +1,8 @@
 """Entropy model: symbols <-> byte strings.
 
-The latents y are coded as Gaussians whose mean and scale come from the side information z and from the part of y that
-is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in four passes over a
-quadtree of positions and channel groups (Li, Li, Lu 2023, arXiv:2302.14402):
+The latents y are coded as Gaussian scale mixtures whose mean and scale come from the side information z and from the
+part of y that is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in four passes
+over a quadtree of positions and channel groups (Li, Li, Lu 2023, arXiv:2302.14402):
 
     pass    position (even, even)  (even, odd)  (odd, even)  (odd, odd)
     0                  group 0        group 1      group 2     group 3       hyperprior only
@@ -14,7 +14,7 @@ Group g holds the channels c with c mod 4 = g. Each pass knows every position in
 at the diagonal neighbours before the direct ones.
 
 All networks here are integer networks (:mod:`codec.integer`). Their inputs are symbols; they return a mean in 1/16
-of a symbol and the index of a CDF row. The CDF tables are built once, when a model is exported, by CompressAI's
+of a symbol and the index of a CDF row. The CDF tables are built once, when a model is exported, from CompressAI's
 EntropyBottleneck and GaussianConditional, and travel in the weights file. CompressAI's rANS coder writes the bytes.
 """
 
@@ -42,7 +42,7 @@ MEAN_LIMIT = 4095
 HIDDEN_LIMIT = 1023  # activations: 10 bits and a sign
 Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
-LEVELS = 64  # rows of the Gaussian table
+LEVELS = 64  # rows of the table, of each pass
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
 
@@ -211,6 +211,26 @@ class EntropyNetworks(nn.Module):
                 yield name, module
 
 
+class Dequantiser(nn.Module):
+    """Where in its interval a symbol is reconstructed for the synthesis, learned for each row of the table.
+
+    Small predicted deviations mean that most of what was rounded to 1 lies near 1/2. The entropy networks know the
+    deviation, the synthesis does not. What they read themselves stays in the middle of the interval, and exact.
+    """
+
+    MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
+
+    def __init__(self):
+        super().__init__()
+        self.shrink = nn.Parameter(torch.zeros(LEVELS, self.MAGNITUDES))
+
+    def forward(self, symbols, indexes):
+        """Shift of each latent towards its mean, in symbols; the arguments, integer-valued floats, have its shape."""
+        magnitude = symbols.detach().abs().clamp(1, self.MAGNITUDES)
+        cell = (indexes.detach() * self.MAGNITUDES + magnitude - 1).long()
+        return -symbols.detach().sign() * F.embedding(cell, self.shrink.view(-1, 1))[..., 0]
+
+
 # --- Coding --------------------------------------------------------------------------------------------------------
 
 
@@ -259,8 +279,10 @@ class EntropyCoder(nn.Module):
         super().__init__()
         self.config = config
         self.networks = EntropyNetworks(config, functools.partial(ExactLayer, dtype=dtype))
+        self.dequantiser = Dequantiser()
         self.z_tables = self.y_tables = None
 
+    @torch.no_grad()
     def load(self, tensors):
         """Fill networks and tables from the tensors of a weights file (see :func:`export_tensors`)."""
         for name, layer in self.networks.layers():
@@ -268,11 +290,18 @@ class EntropyCoder(nn.Module):
         for which in ("z", "y"):
             parts = (tensors[f"entropy.{which}_{key}"] for key in ("cdf", "lengths", "offsets"))
             setattr(self, f"{which}_tables", Tables(*parts))
+        if "entropy.shrink" in tensors:  # early models have none
+            self.dequantiser.shrink.copy_(tensors["entropy.shrink"])
 
     def _z_rows(self, quality):
         """Rows of the prior of z that belongs to the nearest anchor quality."""
         anchor = (quality * (self.config.anchors - 1) + QUALITY_MAX // 2) // QUALITY_MAX
         return self.z_tables.select(anchor * self.config.N, (anchor + 1) * self.config.N)
+
+    def _y_rows(self, k):
+        """Rows of the scales at pass ``k``. Early models have the same, of plain Gaussians, for all passes."""
+        start = k * LEVELS if len(self.y_tables.rows) > LEVELS else 0
+        return self.y_tables.select(start, start + LEVELS)
 
     @torch.no_grad()
     def encode(self, z, y, quality):
@@ -284,8 +313,8 @@ class EntropyCoder(nn.Module):
             quality: int, hundredths.
 
         Returns:
-            ``(z_string, y_string, y_hat, crc)``; y_hat (1, M, h, w) in symbols, float32 multiples of 1/16; crc is
-            the CRC-32 of all symbols.
+            ``(z_string, y_string, y_hat, crc)``; y_hat (1, M, h, w) in symbols, for the synthesis; crc is the CRC-32
+            of all symbols.
         """
         with exact_arithmetic(y.device):
             return self._encode(z, y, quality)
@@ -300,17 +329,17 @@ class EntropyCoder(nn.Module):
 
         features = self.networks.features(z_hat, quality)
         y_coder = _ans().BufferedRansEncoder()
-        rows = self.y_tables.select(0, LEVELS)
-        known = 0.0
+        known = shift = 0.0
         for k, part in enumerate(split(y)):
             means, indexes = self.networks.context(k, features, known, quality)
             symbols = round_half_up(part - means / MEAN_UNIT).clamp(-Y_LIMIT, Y_LIMIT)
             symbols = torch.where(indexes > 0, symbols, 0.0)
             known = known + place(symbols * MEAN_UNIT + means, k)
+            shift = shift + place(self.dequantiser(symbols, indexes), k)
             coded, index = _coded(symbols.cpu(), indexes.cpu())
-            y_coder.encode_with_indexes(coded.tolist(), index.tolist(), *rows)
+            y_coder.encode_with_indexes(coded.tolist(), index.tolist(), *self._y_rows(k))
             crc = _checksum(coded, crc)
-        return z_string, y_coder.flush(), known / MEAN_UNIT, crc
+        return z_string, y_coder.flush(), known / MEAN_UNIT + shift, crc
 
     @torch.no_grad()
     def decode(self, z_string, y_string, height, width, quality, crc, device="cpu"):
@@ -337,21 +366,21 @@ class EntropyCoder(nn.Module):
         features = self.networks.features(z_hat, quality)
         y_coder = _ans().RansDecoder()
         y_coder.set_stream(_padded(y_string, self.config.M * height * width))
-        rows = self.y_tables.select(0, LEVELS)
-        known = 0.0
+        known = shift = 0.0
         for k in range(len(PASSES)):
             means, indexes = self.networks.context(k, features, known, quality)
             index = indexes.flatten().to(torch.int32).cpu().numpy()
             where = np.flatnonzero(index)
-            coded = _checked(y_coder.decode_stream(index[where].tolist(), *rows), Y_LIMIT)
+            coded = _checked(y_coder.decode_stream(index[where].tolist(), *self._y_rows(k)), Y_LIMIT)
             found = _checksum(coded, found)
             symbols = np.zeros(index.shape, np.float32)
             symbols[where] = coded
-            y_hat = torch.from_numpy(symbols).view(means.shape).to(device) * MEAN_UNIT + means
-            known = known + place(y_hat, k)
+            symbols = torch.from_numpy(symbols).view(means.shape).to(device)
+            known = known + place(symbols * MEAN_UNIT + means, k)
+            shift = shift + place(self.dequantiser(symbols, indexes), k)
         if found != crc:
             raise Corrupt("the coded symbols do not match their checksum")
-        return known / MEAN_UNIT
+        return known / MEAN_UNIT + shift
 
 
 def _channel_indexes(shape):

@@ -399,7 +399,7 @@ def test_pictures_are_those_of_the_checkout_or_made_up(model, monkeypatch, tmp_p
         (["--json", "nowhere/out.json"], "the folder nowhere does not exist", 1),
         (["--json", "."], "is a folder", 1),
         (["--json", "locked.json"], "locked.json: permission denied", 1),
-        (["--device", "abacus"], "--device abacus: ", 1),
+        (["--device", "abacus"], "device abacus: ", 1),
         (["--model", "nothing"], "no model nothing", 1),
         (["missing.png"], "missing.png: no such file or folder", 1),
         (["empty.png"], "empty.png: the file is empty", 1),

@@ -185,6 +185,12 @@ def test_arguments_that_make_no_sense_exit_with_status_2(arguments, message):
     assert message in fail(*arguments, status=2)
 
 
+@pytest.mark.parametrize("command", [("compress",), ("evaluate", "--against", "none")])
+def test_an_unknown_device_is_one_clear_line(picture, command):
+    said = fail(*command, picture, "--device", "abacus")
+    assert "device abacus: " in said and said.count("\n") == 1
+
+
 def test_an_existing_output_is_refused_before_any_work(tmp_path, picture, monkeypatch):
     output = tmp_path / "picture.bin"
     output.write_bytes(b"precious")

@@ -30,6 +30,8 @@ def trainable(seed=0):
             net["mean"].log_gain.add_(2.0)
             net["index"].log_gain.add_(1.0)
         model.transforms.z_log_gain.table.add_(2.0)
+        model.y_prior.log_ratio.add_(0.2 * torch.randn_like(model.y_prior.log_ratio))
+        model.dequantiser.shrink.uniform_(0, 0.3)
     return model
 
 

@@ -279,7 +279,9 @@ def trainable_model(config, quantiser="mixed"):
 def _learns_fast(name):
     """Whether a parameter is a gain, a step size or part of a prior, whose natural scale is larger than a weight's."""
     parts = name.split(".")
-    return "gain" in parts[min(1, len(parts) - 1)] or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness")
+    return (
+        "gain" in parts[min(1, len(parts) - 1)] or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness", "shrink")
+    )
 
 
 def export(model, folder, **facts):

@@ -4,15 +4,16 @@ import copy
 import math
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, SCALE_MIN, Z_LIMIT
-from ..entropy import EntropyNetworks, place, scale_table, split
+from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, PASSES, SCALE_MIN, Y_LIMIT, Z_LIMIT
+from ..entropy import Dequantiser, EntropyNetworks, place, scale_table, split
 from ..integer import QUALITY_UNIT, TrainableLayer
 from ..model import Transforms
 from ..quantise import latent_quantiser, round_half_up, round_ste
 from ..transforms import coarse_deviation
+from .scale_mixture import ScaleMixture
 
 LIKELIHOOD_MIN = 1e-9
 # Outliers count as if this many standard deviations away: 18 bits, about what the coder's escapes take. A plain
@@ -41,7 +42,8 @@ class TrainableModel(nn.Module):
         # One prior of z per anchor quality, so that a small z_hat is cheap where z is small.
         self.z_prior = EntropyBottleneck(config.anchors * config.N, init_scale=1.5)
         self.z_prior.quantiles.requires_grad_(False)  # set when tables are built
-        self.y_prior = GaussianConditional(None)
+        self.y_prior = ScaleMixture(len(PASSES))
+        self.dequantiser = Dequantiser().requires_grad_(self.quantiser.rounds)
         self._start_scales()
 
     @torch.no_grad()
@@ -81,19 +83,22 @@ class TrainableModel(nn.Module):
             hundredths = quality * QUALITY_UNIT
             z_hat = round_ste(z).clamp(-Z_LIMIT, Z_LIMIT)
             features = self.networks.features(z_hat, hundredths)
-            known, y_hat, y_bits = 0.0, 0.0, 0.0
+            known, shift, y_hat, y_bits = 0.0, 0.0, 0.0, 0.0
             for k, part in enumerate(split(y)):
                 means, indexes = self.networks.context(k, features, known, hundredths)
                 means = means / MEAN_UNIT
                 scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
                 residual = self._for_rate(part - means, generator)
-                likelihood = self.y_prior._likelihood(_tamed(residual, scales), scales)
+                residual = _tamed(residual, scales * self.y_prior.widest(k).detach())
+                likelihood = self.y_prior.likelihood(residual, scales, k)
                 y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
-                known = known + place((round_ste(part - means) + means) * MEAN_UNIT, k)
+                symbols = round_ste(part - means)
+                known = known + place((symbols + means) * MEAN_UNIT, k)
+                shift = shift + place(self.dequantiser(symbols, indexes), k)
                 if self.training and not self.quantiser.rounds:
                     y_hat = y_hat + place(self.quantiser.for_synthesis(part - means, generator) + means, k)
             if not self.training or self.quantiser.rounds:
-                y_hat = known / MEAN_UNIT
+                y_hat = known / MEAN_UNIT + shift
         x_hat = self.transforms.synthesise(y_hat, quality)
         pixels = height * width
         return {
@@ -124,19 +129,18 @@ class TrainableModel(nn.Module):
         tensors = {name: t.to(torch.float16) for name, t in self.transforms.state_dict().items()}
         for name, layer in self.networks.layers():
             tensors.update({f"entropy.{name}.{key}": t for key, t in layer.integers().items()})
-        # Tables are built on copies: they are buffers, and would change size under the optimiser's feet.
-        z_prior, y_prior = copy.deepcopy(self.z_prior), copy.deepcopy(self.y_prior)
+        # On a copy: tables are buffers, and would change size under the optimiser's feet.
+        z_prior = copy.deepcopy(self.z_prior)
         _fit_support(z_prior)
         z_prior.update(force=True)
-        y_prior.update_scale_table(scale_table(), force=True)
-        for which, prior in (("z", z_prior), ("y", y_prior)):
-            lengths = prior._cdf_length.int()
-            rows = [row[:n] for row, n in zip(prior._quantized_cdf, lengths.tolist())]
-            tensors[f"entropy.{which}_cdf"] = torch.cat(rows).int()
-            tensors[f"entropy.{which}_lengths"] = lengths
-            tensors[f"entropy.{which}_offsets"] = prior._offset.int()
-        for name, t in self.z_prior.named_parameters():
-            tensors[f"entropy.z_prior.{name}"] = t.to(torch.float16)  # lets training continue
+        lengths = z_prior._cdf_length.int()
+        z_rows = torch.cat([row[:n] for row, n in zip(z_prior._quantized_cdf, lengths.tolist())]).int()
+        tensors["entropy.shrink"] = self.dequantiser.shrink.to(torch.float16)
+        tables = {"z": (z_rows, lengths, z_prior._offset.int()), "y": self.y_prior.tables(scale_table(), Y_LIMIT)}
+        for which, parts in tables.items():
+            tensors.update(zip((f"entropy.{which}_{key}" for key in ("cdf", "lengths", "offsets")), parts))
+        for which, prior in (("z", self.z_prior), ("y", self.y_prior)):  # lets training continue
+            tensors.update({f"entropy.{which}_prior.{name}": t.to(torch.float16) for name, t in prior.named_parameters()})
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
@@ -149,6 +153,10 @@ class TrainableModel(nn.Module):
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
+        if "entropy.shrink" in tensors:  # early models have a plain Gaussian for y, and no dequantiser
+            self.dequantiser.shrink.copy_(tensors["entropy.shrink"])
+            for name, parameter in self.y_prior.named_parameters():
+                parameter.copy_(tensors[f"entropy.y_prior.{name}"])
 
     def make_room(self):
         """Let saturated weights of the entropy networks move again, before training continues from a file."""

@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from compressai.entropy_models import GaussianConditional
+
+from codec.entropy import LEVELS, scale_table
+from codec.training.scale_mixture import RAREST, ScaleMixture
+
+LIMIT = 2047
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    torch.manual_seed(0)
+    mixture = ScaleMixture(passes=2)
+    with torch.no_grad():
+        mixture.log_weight[1].add_(torch.tensor([0.5, 0.0, 0.7]))
+        mixture.log_ratio[1].add_(torch.tensor([0.1, -0.2, 0.3]))
+    return mixture
+
+
+def test_probabilities_of_all_symbols_sum_to_one(mixture):
+    symbols = torch.arange(-3000.0, 3001)
+    for k in range(2):
+        for scale in (0.11, 0.7, 5.0, 200.0):
+            total = mixture.likelihood(symbols, torch.full_like(symbols, scale), k).double().sum().item()
+            assert total == pytest.approx(1, abs=1e-4)
+
+
+def test_one_component_of_ratio_one_is_compressais_gaussian():
+    mixture = ScaleMixture(passes=1)
+    with torch.no_grad():
+        mixture.log_weight.copy_(torch.tensor([[-1e4, 0.0, -1e4]]))
+        mixture.log_ratio.zero_()
+    residual, scales = 3 * torch.randn(1000), torch.rand(1000) + 0.2
+    assert torch.equal(mixture.likelihood(residual, scales, 0), GaussianConditional(None)._likelihood(residual, scales))
+
+
+def test_the_widest_component_is_found(mixture):
+    assert mixture.widest(1).item() == pytest.approx(2.2 * math.exp(0.3))
+
+
+def test_tables_hold_the_probabilities(mixture):
+    cdf, lengths, offsets = mixture.tables(scale_table(), LIMIT)
+    assert len(lengths) == len(offsets) == 2 * LEVELS and lengths.sum() == len(cdf)
+    start = 0
+    for i, (length, offset) in enumerate(zip(lengths.tolist(), offsets.tolist())):
+        row = cdf[start : start + length].numpy()
+        start += length
+        assert row[0] == 0 and row[-1] == 2**16 and (np.diff(row) > 0).all()
+        assert length == 2 * -offset + 3 and -offset <= LIMIT  # symmetric, and one more bin for the tails
+        symbols = torch.arange(offset, -offset + 1.0)
+        k, level = divmod(i, LEVELS)
+        truth = mixture.likelihood(symbols, torch.full_like(symbols, scale_table()[level]), k).detach().double().numpy()
+        assert (truth > RAREST).all() or length == 5
+        *coded, tail = np.diff(row) / 2**16
+        assert tail >= 1 - truth.sum() - 2**-16
+        entropy = -(truth * np.log2(truth)).sum()
+        assert (truth * np.log2(truth / coded)).sum() < 0.01 * entropy + 1e-3  # CompressAI's rounding of frequencies
+
+
+def test_gradients_reach_weights_ratios_and_scales(mixture):
+    scales = torch.full((100,), 2.0, requires_grad=True)
+    bits = -mixture.likelihood(4 * torch.randn(100), scales, 0).log2().sum()
+    gradients = torch.autograd.grad(bits, [scales, mixture.log_weight, mixture.log_ratio])
+    for gradient in (gradients[0], gradients[1][0], gradients[2][0]):
+        assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    assert gradients[1][1].eq(0).all() and gradients[2][1].eq(0).all()  # the other pass has its own
