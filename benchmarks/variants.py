@@ -5,7 +5,7 @@
 
 A variant is a name, a colon, and settings of ``codec train --set`` separated by semicolons, none for the settings that
 all have. All variants train in one process in turns of a few seconds, so that a machine whose speed drifts is fair to
-all. Prints a Markdown table; with --decode also multiply-adds and the time of g_s, for variants of the architecture.
+all. With --set resume=MODEL they start from its weights. Prints a Markdown table; with --decode also multiply-adds and the time of g_s, for variants of the architecture.
 """
 
 import argparse
@@ -76,14 +76,15 @@ def main():
     for _ in range(9 if arguments.decode else 0):
         for (name, precision), seen in times.items():
             seen.append(decode_ms(runs[name].bare, precision))
-    heads = ["variant", "steps", "loss", *(f"loss at {q}" for q in VALIDATION_QUALITIES)]
+    heads = ["variant", "steps", "loss", "loss without averaging", *(f"loss at {q}" for q in VALIDATION_QUALITIES)]
     if arguments.decode:
         heads += ["decoder kMAC/px", "parameters", "g_s ms float32", "g_s ms bf16"]
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     valid = validation_crops(arguments.valid)
     for name, run in runs.items():
         row = run._validate(valid)
-        losses = [row["valid_loss"], *(row[f"valid_loss_{q}"] for q in VALIDATION_QUALITIES)]
+        plain = run._validate(valid, averaged=False)["valid_loss"]
+        losses = [row["valid_loss"], plain, *(row[f"valid_loss_{q}"] for q in VALIDATION_QUALITIES)]
         cells = [name, str(run.step), *(f"{loss:.4f}" for loss in losses)]
         if arguments.decode:
             macs = multiply_adds(run.bare.config)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import Corrupt, ModelError
-from .integer import QUALITY_MAX, ExactLayer, LayerSpec, exact_arithmetic
+from .integer import QUALITY_MAX, ExactLayer, LayerSpec, anchor_position, exact_arithmetic
 from .quantise import round_half_up, round_ste
 
 GROUPS = 4
@@ -197,12 +197,14 @@ class EntropyNetworks(nn.Module):
         """
         net = self.contexts[k]
         if k:
-            # Quarters of a symbol, saturated, so that the networks see no more than 11 bits.
-            coarse = round_ste(known / 4).clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT)
-            features = torch.cat([features, coarse], dim=1)
+            features = torch.cat([features, self.coarse(known)], dim=1)
         hidden = gather(net["trunk"](features, quality), k)
         shape = (hidden.shape[0], GROUPS, self.config.M // GROUPS, *hidden.shape[-2:])
         return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
+
+    def coarse(self, known):
+        """Latents as the context networks read them: quarters of a symbol, saturated, so that 11 bits will do."""
+        return round_ste(known / 4).clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT)
 
     def layers(self):
         """(name, layer) of every integer layer."""
@@ -215,20 +217,33 @@ class Dequantiser(nn.Module):
     """Where in its interval a symbol is reconstructed for the synthesis, learned for each row of the table.
 
     Small predicted deviations mean that most of what was rounded to 1 lies near 1/2. The entropy networks know the
-    deviation, the synthesis does not. What they read themselves stays in the middle of the interval, and exact.
+    deviation, the synthesis does not. What they read themselves stays in the middle of the interval, and exact. Each
+    anchor quality has a table of its own: one for all gained at high rates and cost at low ones.
+
+    Args:
+        anchors: number of anchor qualities.
     """
 
     MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
 
-    def __init__(self):
+    def __init__(self, anchors):
         super().__init__()
-        self.shrink = nn.Parameter(torch.zeros(LEVELS, self.MAGNITUDES))
+        self.shrink = nn.Parameter(torch.zeros(anchors, LEVELS, self.MAGNITUDES))
 
-    def forward(self, symbols, indexes):
-        """Shift of each latent towards its mean, in symbols; the arguments, integer-valued floats, have its shape."""
+    def forward(self, symbols, indexes, quality):
+        """Shift of each latent towards its mean, in symbols.
+
+        Args:
+            symbols, indexes: integer-valued floats (B, ...), of one shape, which the result has too.
+            quality: hundredths; (B,), or one for all.
+        """
+        quality = torch.as_tensor(quality, dtype=torch.float32, device=self.shrink.device).expand(len(symbols))
+        left, position = anchor_position(quality, len(self.shrink))
+        table = torch.lerp(self.shrink[left], self.shrink[left + 1], position[:, None, None])
         magnitude = symbols.detach().abs().clamp(1, self.MAGNITUDES)
         cell = (indexes.detach() * self.MAGNITUDES + magnitude - 1).long()
-        return -symbols.detach().sign() * F.embedding(cell, self.shrink.view(-1, 1))[..., 0]
+        shift = table.flatten(1).gather(1, cell.flatten(1)).view_as(symbols)
+        return -symbols.detach().sign() * shift
 
 
 # --- Coding --------------------------------------------------------------------------------------------------------
@@ -279,7 +294,7 @@ class EntropyCoder(nn.Module):
         super().__init__()
         self.config = config
         self.networks = EntropyNetworks(config, functools.partial(ExactLayer, dtype=dtype))
-        self.dequantiser = Dequantiser()
+        self.dequantiser = Dequantiser(config.anchors)
         self.z_tables = self.y_tables = None
 
     @torch.no_grad()
@@ -290,7 +305,7 @@ class EntropyCoder(nn.Module):
         for which in ("z", "y"):
             parts = (tensors[f"entropy.{which}_{key}"] for key in ("cdf", "lengths", "offsets"))
             setattr(self, f"{which}_tables", Tables(*parts))
-        if "entropy.shrink" in tensors:  # early models have none
+        if "entropy.shrink" in tensors:  # early models have none, or one for all qualities
             self.dequantiser.shrink.copy_(tensors["entropy.shrink"])
 
     def _z_rows(self, quality):
@@ -335,7 +350,7 @@ class EntropyCoder(nn.Module):
             symbols = round_half_up(part - means / MEAN_UNIT).clamp(-Y_LIMIT, Y_LIMIT)
             symbols = torch.where(indexes > 0, symbols, 0.0)
             known = known + place(symbols * MEAN_UNIT + means, k)
-            shift = shift + place(self.dequantiser(symbols, indexes), k)
+            shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
             coded, index = _coded(symbols.cpu(), indexes.cpu())
             y_coder.encode_with_indexes(coded.tolist(), index.tolist(), *self._y_rows(k))
             crc = _checksum(coded, crc)
@@ -377,7 +392,7 @@ class EntropyCoder(nn.Module):
             symbols[where] = coded
             symbols = torch.from_numpy(symbols).view(means.shape).to(device)
             known = known + place(symbols * MEAN_UNIT + means, k)
-            shift = shift + place(self.dequantiser(symbols, indexes), k)
+            shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
         if found != crc:
             raise Corrupt("the coded symbols do not match their checksum")
         return known / MEAN_UNIT + shift

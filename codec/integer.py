@@ -115,7 +115,7 @@ class TrainableLayer(nn.Module):
             total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
         else:
             total = F.conv2d(a, weight[:, :, None, None], groups=spec.groups)
-        left, position = _anchor_position(quality, spec.anchors)
+        left, position = anchor_position(quality, spec.anchors)
         biases = self._biases()
         bias = torch.lerp(biases[left], biases[(left + 1).clamp(max=spec.anchors - 1)], position[:, None])
         return requantise_ste(total, self._ratio(step), bias, spec.low, spec.high, spec.relu)
@@ -239,7 +239,7 @@ def _multiplier(ratio):
     return multiplier, MULTIPLIER_BITS - exponent
 
 
-def _anchor_position(quality, anchors):
+def anchor_position(quality, anchors):
     """Left anchor (int64) and fraction of the way to the next (float) for (B,) qualities in hundredths."""
     position = quality / QUALITY_MAX * (anchors - 1)
     left = position.floor().clamp(0, max(anchors - 2, 0)).long()

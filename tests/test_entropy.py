@@ -78,17 +78,20 @@ def test_decode_returns_what_encode_saw(folder):
 
 
 def test_the_dequantiser_shifts_symbols_towards_their_mean():
-    dequantiser = Dequantiser()
+    dequantiser = Dequantiser(3)
     symbols = torch.tensor([[-7.0, -1.0, 0.0, 1.0, 2.0, 3.0]])
     rows = torch.tensor([[5.0, 5.0, 5.0, 5.0, 9.0, 63.0]])
-    assert dequantiser(symbols, rows).eq(0).all()
+    assert dequantiser(symbols, rows, 5000).eq(0).all()
     with torch.no_grad():
-        dequantiser.shrink[5] = torch.tensor([0.25, 0.5, 0.125])
-        dequantiser.shrink[9, 1], dequantiser.shrink[63, 2] = 0.375, -0.5
-    shift = dequantiser(symbols, rows)
+        dequantiser.shrink[1, 5] = torch.tensor([0.25, 0.5, 0.125])
+        dequantiser.shrink[1, 9, 1], dequantiser.shrink[1, 63, 2] = 0.375, -0.5
+        dequantiser.shrink[2] = 2 * dequantiser.shrink[1]
+    shift = dequantiser(symbols, rows, 5000)
     assert shift.tolist() == [[0.125, 0.25, 0.0, -0.25, -0.375, 0.5]]
     shift.sum().backward()
-    assert dequantiser.shrink.grad[5].tolist() == [0.0, 0.0, 1.0]  # those of -1 and 1 cancel
+    assert dequantiser.shrink.grad[1, 5].tolist() == [0.0, 0.0, 1.0]  # those of -1 and 1 cancel
+    each = dequantiser(symbols.expand(4, -1), rows.expand(4, -1), torch.tensor([0.0, 2500.0, 7500.0, 10000.0]))
+    assert torch.equal(each, torch.tensor([[0.0], [0.5], [1.5], [2.0]]) * shift)
 
 
 def test_the_dequantiser_changes_what_is_seen_and_not_what_is_written(folder):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from compressai.entropy_models import GaussianConditional
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import CONFIG, weights_of
 from tiny import training_config as config
 
@@ -20,7 +21,7 @@ from codec.model import CodecModel, ModelConfig
 from codec.quantise import LATENT_QUANTISERS
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
-from codec.training.loop import ema_update, learning_rate, train
+from codec.training.loop import ENCODER, ema_update, learning_rate, train
 from codec.training.model import TrainableModel, _tamed
 
 def test_resumed_training_equals_uninterrupted(pictures, tmp_path):
@@ -92,10 +93,42 @@ def test_training_continues_from_exported_weights(pictures, tmp_path):
 
 def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first", steps=1), progress=False)
-    again = train(
-        config(pictures, tmp_path / "second", resume=str(export), steps=1, architecture=ModelConfig()), progress=False
-    )
-    assert CodecModel.from_folder(again).config == CONFIG
+    settings = dataclasses.replace(config(pictures, tmp_path / "second", resume=str(export), steps=1), architecture="{}")
+    assert CodecModel.from_folder(train(settings, progress=False)).config == CONFIG
+    for resume, change in ((export, {"C8": 256}), (export, {"analysis_depth8": 0}), (tmp_path / "first", {"analysis_depth8": 2})):
+        settings = config(pictures, tmp_path / "third", resume=str(resume), architecture=dataclasses.replace(CONFIG, **change))
+        with pytest.raises(ModelError, match=f"{next(iter(change))} of the weights is"):
+            train(settings, progress=False)
+    assert not (tmp_path / "third").exists()
+
+
+def test_deeper_transforms_start_as_the_shallower_ones_and_learn(pictures, tmp_path):
+    export = train(config(pictures, tmp_path / "first"), progress=False)
+    deeper = dataclasses.replace(CONFIG, analysis_depth8=3, analysis_depth16=2, synthesis_depth16=2)
+    settings = dict(resume=str(export), architecture=deeper, ema=0.0)
+    still = train(config(pictures, tmp_path / "still", steps=1, lr=0.0, **settings), progress=False)
+    first, same = CodecModel.from_folder(export), CodecModel.from_folder(still)
+    assert same.config == deeper
+    x, quality = torch.rand(1, 3, 128, 64), torch.tensor([50.0])
+    y = first.transforms.analyse(x, quality)
+    torch.testing.assert_close(same.transforms.analyse(x, quality), y)
+    torch.testing.assert_close(same.transforms.synthesise(y, quality), first.transforms.synthesise(y, quality))
+    learnt = CodecModel.from_folder(train(config(pictures, tmp_path / "learnt", steps=3, **settings), progress=False))
+    assert learnt.transforms.g_a.stack8.scales.table[:, 1:].abs().max() > 0
+    assert learnt.transforms.g_s.stack16.scales.table[:, 1:].abs().max() > 0
+
+
+def test_frozen_parameters_stay_and_the_others_learn(pictures, tmp_path):
+    first = train(config(pictures, tmp_path / "first"), progress=False)
+    settings = dict(resume=str(first), steps=3, quantiser="ste", ema=0.0, freeze="encoder, y_prior.log_ratio")
+    second = train(config(pictures, tmp_path / "second", **settings), progress=False)
+    before, after = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not [name for name in changed if f"transforms.{name}".startswith(ENCODER)]
+    assert "entropy.y_prior.log_ratio" not in changed and "entropy.y_prior.log_weight" in changed
+    assert {"g_s.patch.weight", "g_s.stack8.scales.table", "log_inverse_gain.table", "entropy.shrink"} <= changed
+    with pytest.raises(ModelError, match="no parameter begins with 'decoder'"):
+        train(config(pictures, tmp_path / "third", freeze="decoder"), progress=False)
 
 
 def test_wall_clock_limit_ends_the_run_with_everything_saved(pictures, tmp_path):
@@ -167,6 +200,9 @@ def test_learning_rate_warms_up_and_falls_to_its_end():
     rates = [learning_rate(settings, 100, done) for done in np.linspace(0, 1, 11)]
     assert rates[0] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
     assert rates == sorted(rates, reverse=True)
+    held = dataclasses.replace(settings, hold=0.6)
+    rates = [learning_rate(held, 100, done) for done in (0.0, 0.6, 0.8, 1.0)]
+    assert rates == pytest.approx([1.0, 1.0, 0.55, 0.1])
 
 
 def test_an_outlier_costs_about_what_its_escape_takes_and_pulls_at_mean_and_scale():

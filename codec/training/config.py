@@ -17,19 +17,24 @@ class TrainingConfig:
         output: folder for checkpoints, logs and exported weights.
         resume: checkpoint file, folder of a run, or folder of exported weights to continue from; empty to start anew.
         valid: folder of validation pictures; empty for none.
-        architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'.
-            Ignored when resuming: the weights say what they are.
-        latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. As ``architecture``, for new models.
+        architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'. When
+            resuming, of those that differ from the weights' own: from exported weights, deeper transforms, whose
+            additional blocks start as the identity.
+        latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. For new models.
         quantiser: what stands for rounding of scalar latents while training; a name in quantise.LATENT_QUANTISERS.
             Quantisers with a temperature cool down as the run goes on.
-        entropy_bits: of the weights of the integer entropy networks, 1 to 8. As ``architecture``, for new models.
+        entropy_bits: of the weights of the integer entropy networks, 1 to 8. For new models.
         steps: stop after this many optimiser steps in all; 0 for no limit.
         max_minutes: stop after this much wall-clock time; 0 for no limit. The learning rate reaches its end at
             whichever limit comes first.
         batch, crop: pictures per step and process, and their side in pixels (multiple of 64).
         downscale: probability that a crop is taken from a randomly downscaled picture (factor 1 to 2).
-        lr, lr_end, warmup: peak learning rate, final rate relative to it (cosine between), steps of linear warm-up.
+        lr, lr_end, warmup: peak learning rate, final rate relative to it, steps of linear warm-up.
+        hold: fraction of the run that stays at the peak; a cosine takes the rest down. Averaged weights are good at the
+            peak already, so that a long hold loses little and a run can go on from any point of it.
         prior_lr: learning rate of gains, of the steps of quantised weights and of the prior of z, relative to lr.
+        freeze: names of parameters, or their beginnings, that stay as they are, with commas between; "encoder" stands
+            for all that only the encoder reads.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and exported.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
@@ -60,7 +65,9 @@ class TrainingConfig:
     lr: float = 1e-3
     lr_end: float = 0.02
     warmup: int = 200
+    hold: float = 0.0
     prior_lr: float = 5.0
+    freeze: str = ""
     clip: float = 1.0
     ema: float = 0.999
     balance: float = 0.5
@@ -83,6 +90,8 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
+        if not 0 <= self.hold < 1:
+            raise ValueError(f"hold is {self.hold}; it must be at least 0 and less than 1")
         if self.precision not in ("bf16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; there are bf16 and float32")
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import ModelError
 from ..image_io import write_bytes_atomic
-from ..model import config_dict, read_folder
+from ..model import ModelConfig, config_dict, read_folder
 from .config import TrainingConfig
 from .data import Crops, validation_crops
 from .model import TrainableModel
@@ -76,9 +76,10 @@ def rate_distortion_loss(figures, lmbda, balance):
 
 
 def learning_rate(config, step, done):
-    """Rate at optimiser step ``step``, when the fraction ``done`` of the run is over: warm-up, then cosine."""
+    """Rate at optimiser step ``step``, when the fraction ``done`` of the run is over: warm-up, peak, then cosine."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    cosine = 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))
+    falling = max(0.0, min(done, 1.0) - config.hold) / (1 - config.hold)
+    cosine = 0.5 + 0.5 * math.cos(math.pi * falling)
     return config.lr * warm * (config.lr_end + (1 - config.lr_end) * cosine)
 
 
@@ -109,6 +110,7 @@ class _Run:
                 self.bare.make_room()
         if checkpoint:
             self.bare.load_state_dict(checkpoint["model"])
+        _freeze(self.bare, config.freeze)
         self.bare.to(memory_format=torch.channels_last)
         if config.compile:
             self.bare.transforms.g_a.compile()
@@ -118,7 +120,7 @@ class _Run:
             if parameter.requires_grad:
                 (fast if _learns_fast(name) else slow).append(parameter)
         groups = [{"params": slow, "factor": 1.0}, {"params": fast, "factor": config.prior_lr}]
-        optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.98), foreach=True)
+        optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
         self.model, self.optimiser = fabric.setup(self.bare, optimiser)
         self.ema = AveragedModel(self.bare, multi_avg_fn=ema_update(config.ema))
         if checkpoint:
@@ -221,9 +223,9 @@ class _Run:
         }
 
     @torch.no_grad()
-    def _validate(self, crops):
-        """Loss of the moving average over the validation crops, overall and per quality."""
-        model = self.ema.module.eval()
+    def _validate(self, crops, averaged=True):
+        """Loss over the validation crops, overall and per quality, of the moving average or of the weights themselves."""
+        model = (self.ema.module if averaged else self.bare).eval()
         row, losses = {}, []
         for q in VALIDATION_QUALITIES:
             parts = []
@@ -239,6 +241,7 @@ class _Run:
             row[f"valid_psnr_db_{q}"] = (10 * torch.log10(255**2 / figures["mse"])).mean().item()
             row[f"valid_loss_{q}"] = losses[-1]
         row["valid_loss"] = sum(losses) / len(losses)
+        self.bare.train()
         return row
 
     def _save(self):
@@ -276,6 +279,21 @@ def trainable_model(config, quantiser="mixed"):
     return TrainableVectorModel(config) if config.latents == "vq" else TrainableModel(config, quantiser)
 
 
+ENCODER = ("transforms.g_a.", "transforms.h_a.", "transforms.log_gain.", "transforms.z_log_gain.")
+
+
+def _freeze(model, names):
+    """Exempt the parameters that a run's ``freeze`` setting names from training."""
+    for prefix in filter(None, (name.strip() for name in names.split(","))):
+        prefixes = ENCODER if prefix == "encoder" else (prefix,)
+        found = [parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+        if not found:
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters()))
+            raise ModelError(f"freeze: no parameter begins with {prefix!r}; there are encoder, {known}")
+        for parameter in found:
+            parameter.requires_grad_(False)
+
+
 def _learns_fast(name):
     """Whether a parameter is a gain, a step size or part of a prior, whose natural scale is larger than a weight's."""
     parts = name.split(".")
@@ -305,11 +323,28 @@ def _load_resume(config):
             architecture = checkpoint["architecture"]
         except Exception as error:
             raise ModelError(f"{path}: not a checkpoint ({error})") from None
-        return checkpoint, TrainingConfig(architecture=json.dumps(architecture)).model_config(), None
+        own = TrainingConfig(architecture=json.dumps(architecture)).model_config()
+        return checkpoint, _resumed_architecture(own, config.architecture, grow=False), None
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
-    architecture, tensors = read_folder(path)
-    return None, architecture, tensors
+    own, tensors = read_folder(path)
+    return None, _resumed_architecture(own, config.architecture, grow=True), tensors
+
+
+def _resumed_architecture(own, text, grow):
+    """ModelConfig to go on with: that of the weights, deeper where ``text`` asks for it and ``grow`` allows it.
+
+    Raises:
+        ModelError: ``text`` asks for anything else that the weights do not have.
+    """
+    wanted = ModelConfig.from_dict({**asdict(own), **json.loads(text)})
+    for name, value in asdict(own).items():
+        other = getattr(wanted, name)
+        if other == value or grow and "depth" in name and other > value:
+            continue
+        may = "transforms may become deeper" if grow else "a checkpoint keeps its architecture, exported weights may grow deeper"
+        raise ModelError(f"architecture: {name} of the weights is {value}, not {other}; {may}")
+    return wanted
 
 
 class _Log:

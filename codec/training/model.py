@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
@@ -43,7 +44,7 @@ class TrainableModel(nn.Module):
         self.z_prior = EntropyBottleneck(config.anchors * config.N, init_scale=1.5)
         self.z_prior.quantiles.requires_grad_(False)  # set when tables are built
         self.y_prior = ScaleMixture(len(PASSES))
-        self.dequantiser = Dequantiser().requires_grad_(self.quantiser.rounds)
+        self.dequantiser = Dequantiser(config.anchors).requires_grad_(self.quantiser.rounds)
         self._start_scales()
 
     @torch.no_grad()
@@ -94,7 +95,7 @@ class TrainableModel(nn.Module):
                 y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
                 symbols = round_ste(part - means)
                 known = known + place((symbols + means) * MEAN_UNIT, k)
-                shift = shift + place(self.dequantiser(symbols, indexes), k)
+                shift = shift + place(self.dequantiser(symbols, indexes, hundredths), k)
                 if self.training and not self.quantiser.rounds:
                     y_hat = y_hat + place(self.quantiser.for_synthesis(part - means, generator) + means, k)
             if not self.training or self.quantiser.rounds:
@@ -147,7 +148,7 @@ class TrainableModel(nn.Module):
     def import_tensors(self, tensors):
         """Take the weights of a file."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
-        self.transforms.load_state_dict(floats)
+        self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
         for name, layer in self.networks.layers():
             prefix = f"entropy.{name}."
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
@@ -162,6 +163,24 @@ class TrainableModel(nn.Module):
         """Let saturated weights of the entropy networks move again, before training continues from a file."""
         for _, layer in self.networks.layers():
             layer.make_room()
+
+
+def with_new_blocks(own, tensors):
+    """Weights of transforms, completed for deeper ones whose additional blocks do nothing yet.
+
+    Args:
+        own: state dict of the deeper transforms, as they start.
+        tensors: state dict of the shallower ones.
+
+    Returns:
+        state dict for the deeper ones. A new block keeps its random weights, and the scale of its branches is zero:
+        the identity, with a gradient.
+    """
+    complete = {name: t for name, t in own.items() if ".blocks." in name} | tensors
+    for name, t in complete.items():
+        if name.endswith("scales.table"):  # (anchors, depth, branches, C)
+            complete[name] = F.pad(t, (0, 0, 0, 0, 0, own[name].shape[1] - t.shape[1]))
+    return complete
 
 
 def _tamed(residual, scales):

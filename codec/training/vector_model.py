@@ -18,6 +18,7 @@ from ..quantise import straight_through
 from ..transforms import coarse_deviation
 from ..vector_entropy import CONTEXTS, MAGNITUDES, VectorCoder
 from ..vector_entropy import choose, contexts, from_groups, histories, squared_error_per_bit, to_groups
+from .model import with_new_blocks
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper
 CODEBOOK_DECAY = 0.98  # of the averages behind the codebooks
@@ -227,7 +228,8 @@ class TrainableVectorModel(nn.Module):
     @torch.no_grad()
     def import_tensors(self, tensors):
         """Take the weights of a file."""
-        self.transforms.load_state_dict({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
+        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
+        self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
         for name in ("codebooks", "counts", "gained", "cost", "log_prior", "sharpness"):
             getattr(self, name).copy_(tensors[f"entropy.vq.{name}"])
         self.sums.copy_(self.codebooks * self.counts[..., None])
