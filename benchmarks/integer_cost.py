@@ -1,20 +1,24 @@
-"""What it costs in rate that the entropy networks are integer functions.
+"""What it costs in rate that the entropy networks are integer functions, and that their weights have few bits.
 
-    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER --minutes 4 [--model MODEL]
+    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER --minutes 4 [--bits 8,4,2,1] [--model MODEL]
 
-Both start from the weights of a model and train the entropy networks for the same time, in turns, as integers and as
-float32 networks without any rounding; everything else stays. Prints bits per pixel on the validation pictures.
+All start from the weights of a model and train the entropy networks for the same time, in turns, as float32 networks
+without any rounding and as integers with weights of each of the numbers of bits; everything else stays. Prints bits per
+pixel on the validation pictures.
 """
 
 import argparse
 import tempfile
+from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
 from variants import train_in_turns
 
-from codec.entropy import HIDDEN_LIMIT, EntropyNetworks
+from codec.entropy import MEAN_UNIT, EntropyNetworks
 from codec.integer import TrainableLayer, anchor_position
+from codec.quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quantiser
 from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops
 from codec.training.loop import VALIDATION_QUALITIES, _Run
@@ -41,7 +45,7 @@ class FloatNetworks(EntropyNetworks):
     """Reads latents as they are."""
 
     def coarse(self, known):
-        return (known / 4).clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT)
+        return (known * ((self.hidden_limit + 1) / 256 / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)
 
 
 def make_float(networks):
@@ -51,31 +55,45 @@ def make_float(networks):
     networks.__class__ = FloatNetworks
 
 
+@torch.no_grad()
+def set_weight_bits(networks, bits):
+    """Go on with integer weights of this many bits, from the same real ones, in place."""
+    name, limit = weight_quantiser(bits)
+    for _, layer in networks.layers():
+        if layer.spec.weight_bits != bits:
+            layer.spec = replace(layer.spec, weight_bits=bits)
+            layer.weight_limit, layer._weight_quantiser = limit, WEIGHT_QUANTISERS[name]
+            layer.log_step.copy_(initial_log_step(layer.weight, limit, name == "binary"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train")
     parser.add_argument("valid")
     parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--bits", type=lambda text: [int(bits) for bits in text.split(",")], default=[8])
     parser.add_argument("--model")
     arguments = parser.parse_args()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     fabric.launch()
     runs = {}
-    for name in ("integers", "floats"):
+    for bits in (None, *arguments.bits):
         config = TrainingConfig(
             pictures=[arguments.train], output=tempfile.mkdtemp(), max_minutes=arguments.minutes, batch=4, crop=192,
-            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=3e-4, warmup=20, ema=0.98, cache_gib=2,
+            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=3e-4, warmup=20, ema=0.98, cache_gib=1,
         )  # fmt: skip
-        runs[name] = _Run(config, fabric)
-    make_float(runs["floats"].bare.networks)
-    make_float(runs["floats"].ema.module.networks)
+        run = runs["floats" if bits is None else f"{bits} bits"] = _Run(config, fabric)
+        for networks in (run.bare.networks, run.ema.module.networks):
+            make_float(networks) if bits is None else set_weight_bits(networks, bits)
     train_in_turns(runs)
     valid = validation_crops(arguments.valid)
     bpp = {name: [run._validate(valid)[f"valid_bpp_{q}"] for q in VALIDATION_QUALITIES] for name, run in runs.items()}
     print(f"steps: {', '.join(f'{name} {run.step}' for name, run in runs.items())}\n")
-    print("| quality | floats bpp | integers bpp | difference |\n|---:|---:|---:|---:|")
-    for q, floats, integers in zip(VALIDATION_QUALITIES, bpp["floats"], bpp["integers"]):
-        print(f"| {q} | {floats:.4f} | {integers:.4f} | {100 * (integers / floats - 1):+.2f} % |")
+    print(f"| quality | {' | '.join(runs)} |\n|---:{'|---:' * len(runs)}|")
+    for i, q in enumerate(VALIDATION_QUALITIES):
+        floats = bpp["floats"][i]
+        costs = [f"{own[i]:.4f} ({100 * (own[i] / floats - 1):+.2f} %)" for name, own in bpp.items() if name != "floats"]
+        print(f"| {q} | {floats:.4f} | {' | '.join(costs)} |")
     for run in runs.values():
         run.crops.close()
 

@@ -1,31 +1,38 @@
-"""Validation loss over training time, from the logs of runs that followed each other.
+"""Validation loss over training time, from the table of a model's card.
 
-    python benchmarks/training_curve.py runs/first/log.csv runs/second/log.csv --output docs/training_curve.png
+    python benchmarks/training_curve.py models/ID/CARD.md --output docs/training_curve.png
 
-Each log counts minutes from its own beginning; the curves stand one after the other.
+The table's rows begin with run, step, minutes and loss. Each run counts minutes from its own beginning; the curves
+stand one after the other.
 """
 
 import argparse
-import csv
+import re
+from pathlib import Path
 
 from matplotlib.figure import Figure
+
+ROW = re.compile(r"^\| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("logs", nargs="+")
+    parser.add_argument("card")
     parser.add_argument("--output", required=True)
     arguments = parser.parse_args()
+    runs = {}
+    for run, _, minutes, loss in ROW.findall(Path(arguments.card).read_text(encoding="utf-8")):
+        runs.setdefault(int(run), []).append((float(minutes), float(loss)))
+    if not runs:
+        parser.error(f"{arguments.card}: no table of validation losses")
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     start = 0.0
-    for path in arguments.logs:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        points = [(start + float(r["minutes"]), float(r["value"])) for r in rows if r["name"] == "valid_loss"]
-        axes.plot(*zip(*points), marker="o", markersize=3)
+    for run, points in runs.items():
+        axes.plot([start + minutes for minutes, _ in points], [loss for _, loss in points], marker="o", markersize=3)
         axes.axvline(start, color="0.85", linewidth=1, zorder=0)
-        start += max(float(r["minutes"]) for r in rows)
+        axes.text(start, 0.98, f" {run}", color="0.5", va="top", transform=axes.get_xaxis_transform())
+        start += points[-1][0]
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("validation loss")
     axes.grid(alpha=0.3)

@@ -39,7 +39,6 @@ PASSES = (0, 3, 1, 2)
 
 MEAN_UNIT = 16  # means are integers in 1/16 of a symbol
 MEAN_LIMIT = 4095
-HIDDEN_LIMIT = 1023  # activations: 10 bits and a sign
 Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
 LEVELS = 64  # rows of the table, of each pass
@@ -138,14 +137,15 @@ class EntropyNetworks(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
-        hidden_step, z_step = 1 / 16, 1 / 2
-
         bits = config.entropy_bits
+        # Activations range to 64, whatever the number of their bits, and latents as they read them to 256 symbols.
+        hidden_limit = self.hidden_limit = 2**config.activation_bits - 1
+        hidden_step, z_step = 64 / 2**config.activation_bits, 1 / 2
 
-        def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=HIDDEN_LIMIT):
+        def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=hidden_limit):
             return layer(
                 LayerSpec(
-                    c_in, c_out, 0, HIDDEN_LIMIT, limit, step, hidden_step,
+                    c_in, c_out, 0, hidden_limit, limit, step, hidden_step,
                     anchors=config.anchors if quality else 1, relu=True, weight_bits=bits,
                 )
             )  # fmt: skip
@@ -153,7 +153,7 @@ class EntropyNetworks(nn.Module):
         def depthwise(c):
             return layer(
                 LayerSpec(
-                    c, c, -HIDDEN_LIMIT, HIDDEN_LIMIT, HIDDEN_LIMIT, hidden_step, hidden_step,
+                    c, c, -hidden_limit, hidden_limit, hidden_limit, hidden_step, hidden_step,
                     depthwise=True, weight_bits=bits,
                 )
             )  # fmt: skip
@@ -161,7 +161,7 @@ class EntropyNetworks(nn.Module):
         def head(c, low, high, step):
             return layer(
                 LayerSpec(
-                    c, M // GROUPS, low, high, HIDDEN_LIMIT, hidden_step, step,
+                    c, M // GROUPS, low, high, hidden_limit, hidden_step, step,
                     groups=GROUPS, anchors=config.anchors, weight_bits=bits,
                 )
             )  # fmt: skip
@@ -203,8 +203,9 @@ class EntropyNetworks(nn.Module):
         return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
 
     def coarse(self, known):
-        """Latents as the context networks read them: quarters of a symbol, saturated, so that 11 bits will do."""
-        return round_ste(known / 4).clamp(-HIDDEN_LIMIT, HIDDEN_LIMIT)
+        """Latents (in 1/16) as the context networks read them: in the unit that makes use of the activations' bits."""
+        unit = (self.hidden_limit + 1) // 256
+        return round_ste(known * (unit / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)
 
     def layers(self):
         """(name, layer) of every integer layer."""

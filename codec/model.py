@@ -35,6 +35,7 @@ class ModelConfig:
         hyper_width: width of h_a.
         entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
         entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
+        activation_bits: of their activations, besides the sign; weights files that do not say have 10.
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
         latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
@@ -56,6 +57,7 @@ class ModelConfig:
     entropy_width: int = 192
     context_width: int = 256
     entropy_bits: int = 8
+    activation_bits: int = 14
     anchors: int = 9
     lmbda_min: float = 0.0004
     lmbda_max: float = 0.5
@@ -76,6 +78,8 @@ class ModelConfig:
             raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
         if not 1 <= self.entropy_bits <= 8:
             raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
+        if not 8 <= self.activation_bits <= 15:
+            raise ModelError(f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits")
         if self.latents not in ("scalar", "vq"):
             raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
         if self.latents == "vq" and (self.code_dim < 1 or self.M % self.code_dim):
@@ -250,7 +254,7 @@ def read_folder(folder):
         raise ModelError(f"{folder}: no {error.filename or 'weights.safetensors'}") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: {error}") from None
-    return ModelConfig.from_dict(values["architecture"]), tensors
+    return ModelConfig.from_dict({"activation_bits": 10, **values["architecture"]}), tensors
 
 
 def config_dict(config, **more):

@@ -118,6 +118,31 @@ def test_deeper_transforms_start_as_the_shallower_ones_and_learn(pictures, tmp_p
     assert learnt.transforms.g_s.stack16.scales.table[:, 1:].abs().max() > 0
 
 
+def test_finer_activations_compute_the_same_but_for_rounding(pictures, tmp_path):
+    coarse = dataclasses.replace(CONFIG, activation_bits=10)
+    first = train(config(pictures, tmp_path / "first", architecture=coarse), progress=False)
+    settings = dict(resume=str(first), steps=1, lr=0.0, ema=0.0)
+    second = train(config(pictures, tmp_path / "second", architecture=CONFIG, **settings), progress=False)
+    before, after = (CodecModel.from_folder(folder) for folder in (first, second))
+    assert (before.config.activation_bits, after.config.activation_bits) == (10, 14)
+    z_hat = torch.randint(-20, 20, (1, CONFIG.N, 4, 4), generator=torch.Generator().manual_seed(0)).float()
+    # Largest sums by layer: 12 units of a coarse rounding for the first layers, and some more from there.
+    features, finer = (model.entropy.networks.features(z_hat, 5000) for model in (before, after))
+    assert features.max() > 20
+    torch.testing.assert_close(finer / 16, features, rtol=0.1, atol=4)
+    assert not torch.equal(finer, 16 * features)
+    with pytest.raises(ModelError, match="activation_bits of the weights is 14, not 10"):
+        train(config(pictures, tmp_path / "third", resume=str(second), architecture=coarse), progress=False)
+
+
+def test_weights_files_that_do_not_say_have_ten_bits(pictures, tmp_path):
+    export = train(config(pictures, tmp_path, architecture=dataclasses.replace(CONFIG, activation_bits=10)), progress=False)
+    contents = json.loads((export / "config.json").read_text())
+    del contents["architecture"]["activation_bits"]
+    (export / "config.json").write_text(json.dumps(contents))
+    assert CodecModel.from_folder(export).config.activation_bits == 10
+
+
 def test_frozen_parameters_stay_and_the_others_learn(pictures, tmp_path):
     first = train(config(pictures, tmp_path / "first"), progress=False)
     settings = dict(resume=str(first), steps=3, quantiser="ste", ema=0.0, freeze="encoder, y_prior.log_ratio")

@@ -19,7 +19,7 @@ class TrainingConfig:
         valid: folder of validation pictures; empty for none.
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'. When
             resuming, of those that differ from the weights' own: from exported weights, deeper transforms, whose
-            additional blocks start as the identity.
+            additional blocks start as the identity, and more bits for the activations of the entropy networks.
         latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. For new models.
         quantiser: what stands for rounding of scalar latents while training; a name in quantise.LATENT_QUANTISERS.
             Quantisers with a temperature cool down as the run goes on.

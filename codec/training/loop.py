@@ -102,10 +102,11 @@ class _Run:
         self.output = Path(config.output)
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
-        checkpoint, architecture, tensors = _load_resume(config)
+        checkpoint, architecture, weights = _load_resume(config)
         self.bare = trainable_model(architecture, config.quantiser)
-        if tensors is not None:
-            self.bare.import_tensors(tensors)
+        if weights:
+            own, tensors = weights
+            self.bare.import_tensors(tensors, own)
             if architecture.latents == "scalar":
                 self.bare.make_room()
         if checkpoint:
@@ -311,7 +312,7 @@ def export(model, folder, **facts):
 
 
 def _load_resume(config):
-    """``(checkpoint or None, ModelConfig, tensors or None)`` for a run's ``resume`` setting."""
+    """``(checkpoint or None, ModelConfig, (ModelConfig, tensors) of weights or None)`` for a run's ``resume`` setting."""
     if not config.resume:
         return None, config.model_config(), None
     path = Path(config.resume)
@@ -328,11 +329,11 @@ def _load_resume(config):
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
     own, tensors = read_folder(path)
-    return None, _resumed_architecture(own, config.architecture, grow=True), tensors
+    return None, _resumed_architecture(own, config.architecture, grow=True), (own, tensors)
 
 
 def _resumed_architecture(own, text, grow):
-    """ModelConfig to go on with: that of the weights, deeper where ``text`` asks for it and ``grow`` allows it.
+    """ModelConfig to go on with: that of the weights, deeper or finer where ``text`` asks for it and ``grow`` allows it.
 
     Raises:
         ModelError: ``text`` asks for anything else that the weights do not have.
@@ -340,9 +341,13 @@ def _resumed_architecture(own, text, grow):
     wanted = ModelConfig.from_dict({**asdict(own), **json.loads(text)})
     for name, value in asdict(own).items():
         other = getattr(wanted, name)
-        if other == value or grow and "depth" in name and other > value:
+        if other == value or grow and ("depth" in name or name == "activation_bits") and other > value:
             continue
-        may = "transforms may become deeper" if grow else "a checkpoint keeps its architecture, exported weights may grow deeper"
+        may = (
+            "transforms may become deeper, activations of the entropy networks finer"
+            if grow
+            else "a checkpoint keeps its architecture, exported weights may grow deeper"
+        )
         raise ModelError(f"architecture: {name} of the weights is {value}, not {other}; {may}")
     return wanted
 

@@ -145,13 +145,16 @@ class TrainableModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
-        """Take the weights of a file."""
+    def import_tensors(self, tensors, config=None):
+        """Take the weights of a file, whose ModelConfig is ``config`` where it is not this model's."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
         self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
-        for name, layer in self.networks.layers():
+        # The parameters are in real units: they do not depend on how many bits the activations have.
+        networks = EntropyNetworks(config or self.config, TrainableLayer)
+        for name, layer in networks.layers():
             prefix = f"entropy.{name}."
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
+        self.networks.load_state_dict(networks.state_dict())
         for name, parameter in self.z_prior.named_parameters():
             parameter.copy_(tensors[f"entropy.z_prior.{name}"])
         if "entropy.shrink" in tensors:  # early models have a plain Gaussian for y, and no dequantiser

@@ -226,7 +226,7 @@ class TrainableVectorModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
+    def import_tensors(self, tensors, config=None):
         """Take the weights of a file."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
         self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
