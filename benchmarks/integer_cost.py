@@ -44,7 +44,7 @@ class FloatLayer(TrainableLayer):
 class FloatNetworks(EntropyNetworks):
     """Reads latents as they are."""
 
-    def coarse(self, known):
+    def context_input(self, known):
         return (known * ((self.hidden_limit + 1) / 256 / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)
 
 

@@ -197,12 +197,12 @@ class EntropyNetworks(nn.Module):
         """
         net = self.contexts[k]
         if k:
-            features = torch.cat([features, self.coarse(known)], dim=1)
+            features = torch.cat([features, self.context_input(known)], dim=1)
         hidden = gather(net["trunk"](features, quality), k)
         shape = (hidden.shape[0], GROUPS, self.config.M // GROUPS, *hidden.shape[-2:])
         return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
 
-    def coarse(self, known):
+    def context_input(self, known):
         """Latents (in 1/16) as the context networks read them: in the unit that makes use of the activations' bits."""
         unit = (self.hidden_limit + 1) // 256
         return round_ste(known * (unit / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import codec
 from codec import bitstream
+from codec.weights import list_models
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,16 @@ def test_quality_buys_fidelity(shipped, photo):
         fidelities.append(psnr_db(shipped.decompress(data), photo))
     assert sizes == sorted(set(sizes)) and fidelities == sorted(set(fidelities))
     assert fidelities[-1] > 38
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_files_of_every_shipped_model_name_it_and_come_back(shipped, photo, name):
+    coder = codec.Codec(name)
+    low, high = (coder.compress(photo, quality) for quality in (5, 60))
+    assert len(low) < len(high)
+    assert bitstream.read_header(low).model_id == name
+    assert psnr_db(shipped.decompress(low), photo) < psnr_db(shipped.decompress(high), photo)
+    assert np.array_equal(np.asarray(shipped.decompress(high)), coder.reconstruct(photo, 60))
 
 
 def test_decoder_reproduces_the_encoders_reconstruction(shipped, photo):

@@ -126,7 +126,7 @@ def test_finer_activations_compute_the_same_but_for_rounding(pictures, tmp_path)
     before, after = (CodecModel.from_folder(folder) for folder in (first, second))
     assert (before.config.activation_bits, after.config.activation_bits) == (10, 14)
     z_hat = torch.randint(-20, 20, (1, CONFIG.N, 4, 4), generator=torch.Generator().manual_seed(0)).float()
-    # Largest sums by layer: 12 units of a coarse rounding for the first layers, and some more from there.
+    # Each of five layers rounds to a coarse unit in one model, and to a sixteenth of it in the other.
     features, finer = (model.entropy.networks.features(z_hat, 5000) for model in (before, after))
     assert features.max() > 20
     torch.testing.assert_close(finer / 16, features, rtol=0.1, atol=4)

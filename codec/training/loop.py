@@ -242,6 +242,11 @@ class _Run:
             row[f"valid_psnr_db_{q}"] = (10 * torch.log10(255**2 / figures["mse"])).mean().item()
             row[f"valid_loss_{q}"] = losses[-1]
         row["valid_loss"] = sum(losses) / len(losses)
+        if self.bare.config.latents == "vq":
+            perplexity, used = model.perplexity(), model.first_quality() <= 100
+            for stage in range(len(used)):
+                if used[stage].any():
+                    row[f"perplexity_{stage + 1}"] = perplexity[stage][used[stage]].mean().item()
         self.bare.train()
         return row
 
@@ -346,7 +351,7 @@ def _resumed_architecture(own, text, grow):
         may = (
             "transforms may become deeper, activations of the entropy networks finer"
             if grow
-            else "a checkpoint keeps its architecture, exported weights may grow deeper"
+            else "a checkpoint keeps its architecture, exported weights may grow deeper or finer"
         )
         raise ModelError(f"architecture: {name} of the weights is {value}, not {other}; {may}")
     return wanted
