@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from lightning.fabric import Fabric
 from variants import train_in_turns
 
-from codec.entropy import MEAN_UNIT, EntropyNetworks
+from codec.entropy import EntropyNetworks
 from codec.integer import TrainableLayer, anchor_position
 from codec.quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quantiser
 from codec.training.config import TrainingConfig
@@ -45,7 +45,7 @@ class FloatNetworks(EntropyNetworks):
     """Reads latents as they are."""
 
     def context_input(self, known):
-        return (known * ((self.hidden_limit + 1) / 256 / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)
+        return (known * self.context_scale).clamp(-self.hidden_limit, self.hidden_limit)
 
 
 def make_float(networks):

@@ -141,6 +141,7 @@ class EntropyNetworks(nn.Module):
         # Activations range to 64, whatever the number of their bits, and latents as they read them to 256 symbols.
         hidden_limit = self.hidden_limit = 2**config.activation_bits - 1
         hidden_step, z_step = 64 / 2**config.activation_bits, 1 / 2
+        self.context_scale = 2**config.activation_bits / 256 / MEAN_UNIT
 
         def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=hidden_limit):
             return layer(
@@ -204,8 +205,7 @@ class EntropyNetworks(nn.Module):
 
     def context_input(self, known):
         """Latents (in 1/16) as the context networks read them: in the unit that makes use of the activations' bits."""
-        unit = (self.hidden_limit + 1) // 256
-        return round_ste(known * (unit / MEAN_UNIT)).clamp(-self.hidden_limit, self.hidden_limit)
+        return round_ste(known * self.context_scale).clamp(-self.hidden_limit, self.hidden_limit)
 
     def layers(self):
         """(name, layer) of every integer layer."""

@@ -227,7 +227,7 @@ class TrainableVectorModel(nn.Module):
 
     @torch.no_grad()
     def import_tensors(self, tensors, config=None):
-        """Take the weights of a file."""
+        """Take the weights of a file; ``config``, for the scalar model's sake, does not matter here."""
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
         self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
         for name in ("codebooks", "counts", "gained", "cost", "log_prior", "sharpness"):
