@@ -58,6 +58,7 @@ def examine(data: bytes, name: str) -> dict:
         "icc": container.icc is not None,
         "exif": container.exif is not None,
         "quality": container.quality / 100,
+        "transform": "plain" if container.plain else "learned",
         "model": container.model_id,
         "model_installed": _is_installed(container.model_id),
         "parts": [
@@ -100,7 +101,7 @@ def _as_text(found: dict) -> str:
         [
             found["file"],
             f"  picture  {found['width']} x {found['height']}, {', '.join([kind, *extras])}",
-            f"  quality  {found['quality']:g}",
+            f"  quality  {found['quality']:g}{', plain transform' if found['transform'] == 'plain' else ''}",
             f"  model    {found['model']} ({installed})",
             "",
             f"  {'part':<22}{'bytes':>12}{'share':>9}{'bpp':>10}",

@@ -11,11 +11,20 @@ from codec import weights
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
 @click.option("--add", metavar="FOLDER", help="Install an exported model (weights, config.json, CARD.md) first.")
+@click.option(
+    "--check",
+    "pictures",
+    metavar="PICTURE",
+    multiple=True,
+    help="Code pictures and look whether the networks are alive.",
+)
 @click.option("--default", "as_default", is_flag=True, help="With --add: use it when no model is named.")
-def models(as_json, add, as_default):
+def models(as_json, add, pictures, as_default):
     """List the installed models.
 
-    A star marks the one used by default.
+    A star marks the one used by default. With --check, once or more often: the share of side information in the bits
+    of these pictures, and the share of units in encoder, entropy networks and decoder that are positive less than once
+    in 1000. The exit status is 1 where a part is dead.
     """
     if add is not None:
         weights.install(Path(add), default=as_default)
@@ -23,14 +32,34 @@ def models(as_json, add, as_default):
         raise click.UsageError("--default goes with --add.")
     default = weights.default_model_id()
     found = [_describe(model_id, default) for model_id in weights.list_models()]
+    dead = False
+    if pictures:
+        from codec.health import check
+
+        for model in found:
+            model["health"] = check(model["id"], pictures)
+            dead = dead or bool(model["health"]["complaints"])
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
+        raise SystemExit(1 if dead else 0)
     for model in found:
         star = "*" if model["default"] else " "
         click.echo(f"{star} {model['id']}  {model['bytes'] / 1e6:6.1f} MB  {model['folder']}")
         if model["title"]:
             click.echo(f"              {model['title']}")
+        if pictures:
+            for line in _health_in_words(model["health"]):
+                click.echo(f"              {line}")
+    raise SystemExit(1 if dead else 0)
+
+
+def _health_in_words(figures) -> list:
+    """Lines for a person: the figures, and what is wrong with them."""
+    shares = [f"z {100 * figures['z_share']:.2f} % of the bits"] if "z_share" in figures else []
+    parts = ("encoder", "entropy", "decoder")
+    shares += [f"{part} {figures[f'dead_{part}']:.2f}" for part in parts if f"dead_{part}" in figures]
+    return ["; dead units: ".join([shares[0], ", ".join(shares[1:])]) if "z_share" in figures else
+            "dead units: " + ", ".join(shares), *figures["complaints"]]  # fmt: skip
 
 
 def _describe(model_id: str, default: str) -> dict:

@@ -27,18 +27,14 @@ _NAMES = {
 @click.command()
 @click.argument("pictures", nargs=-1, metavar="PICTURES...")
 @click.option("-o", "--output", metavar="DIR", help="Folder for checkpoints, logs and the exported model.")
-@click.option(
-    "--resume", metavar="PATH", help="Go on from a checkpoint, a run's folder or an exported model."
-)
+@click.option("--resume", metavar="PATH", help="Go on from a checkpoint, a run's folder or an exported model.")
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Stop after so long, the time before --resume included; the learning rate follows.",
 )
-@click.option(
-    "--until", metavar="TIME", help="Stop at a time: 2031-05-17T18:30, local unless it names a zone."
-)
+@click.option("--until", metavar="TIME", help="Stop at a time: 2031-05-17T18:30, local unless it names a zone.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps in all.")
 @click.option(
     "--latents", type=click.Choice(["scalar", "vq"]), help="Rounded or vector-quantised latents, for a new model."
@@ -50,14 +46,14 @@ _NAMES = {
 )  # fmt: skip
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random.")
 @click.option("--device", metavar="DEVICE", help="auto, cpu or cuda.")
+@click.option("--devices", type=click.IntRange(min=1), metavar="N", help="Number of GPUs, or of processes on a CPU.")
+@click.option("--config", "config_file", metavar="FILE.json", help="Settings as a JSON object; options override them.")
 @click.option(
-    "--devices", type=click.IntRange(min=1), metavar="N", help="Number of GPUs, or of processes on a CPU."
-)
-@click.option(
-    "--config", "config_file", metavar="FILE.json", help="Settings as a JSON object; options override them."
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override any setting; repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override any setting; model.KEY is one of the architecture. Repeatable.",
 )
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
@@ -143,6 +139,7 @@ def build_config(kind, settings, overrides, options):
         Failure: an unknown key, a value of the wrong type, a key set by ``--set`` and its own option at once,
             or values that the dataclass itself refuses.
     """
+    overrides = _with_architecture(overrides)
     hints = typing.get_type_hints(kind)
     hints = {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
@@ -160,9 +157,7 @@ def build_config(kind, settings, overrides, options):
             raise Failure(f"--set {override}: write it as key=value")
         _check_key(key, hints, "--set")
         if key in options:
-            raise Failure(
-                f"--set {key}: is also given by its own option or argument; one of the two is enough"
-            )
+            raise Failure(f"--set {key}: is also given by its own option or argument; one of the two is enough")
         try:
             values[key] = parse(text.strip(), hints[key])
         except ValueError as error:
@@ -173,6 +168,27 @@ def build_config(kind, settings, overrides, options):
         return kind(**values)
     except ValueError as error:
         raise Failure(str(error)) from None
+
+
+def _with_architecture(overrides) -> list:
+    """``model.KEY=VALUE`` overrides joined with the last ``architecture`` one into a single setting of it."""
+    rest, fields = [], {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if key == "architecture" and any(o.strip().startswith("model.") for o in overrides):
+            try:
+                fields = {**json.loads(text), **fields}
+            except ValueError:
+                raise Failure(f"--set architecture: needs a JSON object, found {text!r}") from None
+        elif key.startswith("model.") and equals:
+            try:
+                fields[key.removeprefix("model.")] = json.loads(text)
+            except ValueError:
+                fields[key.removeprefix("model.")] = text.strip()
+        else:
+            rest.append(override)
+    return [*rest, f"architecture={json.dumps(fields)}"] if fields else rest
 
 
 def read_settings(path) -> dict:

@@ -82,13 +82,14 @@ class Codec:
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
         picture = image_io.read_picture(image)
         x = pixels.to_tensor(picture.pixels).to(self.device)
-        *_, y_hat = self.model.encode(x, _hundredths(quality))
-        return pixels.to_uint8(self.model.reconstruct(y_hat, _hundredths(quality)), *picture.pixels.shape[:2])
+        coded = self.model.encode(x, _hundredths(quality))
+        x_hat = self.model.reconstruct(coded.y_hat, _hundredths(quality), coded.plain)
+        return pixels.to_uint8(x_hat, *picture.pixels.shape[:2])
 
     def _compress(self, picture, quality, exif):
         height, width = picture.pixels.shape[:2]
         x = pixels.to_tensor(picture.pixels).to(self.device)
-        z_string, y_string, crc, _ = self.model.encode(x, quality)
+        coded = self.model.encode(x, quality)
         return bitstream.pack(
             bitstream.Container(
                 model_id=self.model_id,
@@ -96,9 +97,10 @@ class Codec:
                 width=width,
                 height=height,
                 grey=picture.grey,
-                z_string=z_string,
-                y_string=y_string,
-                symbols_crc=crc,
+                plain=coded.plain,
+                z_string=coded.z_string,
+                y_string=coded.y_string,
+                symbols_crc=coded.crc,
                 alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
                 icc=picture.icc,
                 exif=picture.exif if exif else None,
@@ -110,7 +112,7 @@ class Codec:
         height, width = container.height, container.width
         size = pixels.padded_size(height, width)
         x_hat = model.decode(
-            container.z_string, container.y_string, container.symbols_crc, *size, container.quality
+            container.z_string, container.y_string, container.symbols_crc, *size, container.quality, container.plain
         )
         decoded = pixels.to_uint8(x_hat, height, width)
         alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)

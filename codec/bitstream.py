@@ -31,8 +31,8 @@ MAX_QUALITY = 10000
 MAX_VARINT_BYTES = 5
 HEADER_MAX = 12 + 3 + 3 + 4 + 5 * MAX_VARINT_BYTES  # bytes; enough of a file for read_header
 
-_GREY, _ALPHA, _ICC, _EXIF = 1, 2, 4, 8  # flag bits; the upper four are reserved
-_KNOWN_FLAGS = _GREY | _ALPHA | _ICC | _EXIF
+_GREY, _ALPHA, _ICC, _EXIF, _PLAIN = 1, 2, 4, 8, 16  # flag bits; the upper three are reserved
+_KNOWN_FLAGS = _GREY | _ALPHA | _ICC | _EXIF | _PLAIN
 _CRC_BYTES = 4
 
 
@@ -54,6 +54,7 @@ class Container:
     alpha: bytes | None = None  # lossless grey PNG of the alpha plane; None when the picture is opaque
     icc: bytes | None = None  # ICC profile
     exif: bytes | None = None  # EXIF in its TIFF form, without the "Exif" prefix of JPEG
+    plain: bool = False  # the latents are those of the plain transform, not of the model's learned one
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Header:
     symbols_crc: int
     lengths: tuple[tuple[str, int], ...]
     size: int  # bytes of the header itself
+    plain: bool = False
 
     @property
     def alpha(self) -> bool:
@@ -100,6 +102,7 @@ def pack(container: Container) -> bytes:
         | _ALPHA * (container.alpha is not None)
         | _ICC * (container.icc is not None)
         | _EXIF * (container.exif is not None)
+        | _PLAIN * bool(container.plain)
     )
     body = b"".join(
         [
@@ -135,6 +138,7 @@ def unpack(data: bytes) -> Container:
         width=header.width,
         height=header.height,
         grey=header.grey,
+        plain=header.plain,
         z_string=strings["z"],
         y_string=strings["y"],
         symbols_crc=header.symbols_crc,
@@ -254,8 +258,8 @@ def _read_header(reader: _Reader) -> Header:
     lengths = tuple((name, reader.varint()) for name in names)
     for name, length in lengths:
         _check_length(name, length, width, height)
-    grey = bool(flags & _GREY)
-    return Header(model_id, quality, width, height, grey, symbols_crc, lengths, reader.position)
+    grey, plain = bool(flags & _GREY), bool(flags & _PLAIN)
+    return Header(model_id, quality, width, height, grey, symbols_crc, lengths, reader.position, plain)
 
 
 def _sections_of(container: Container) -> list[tuple[str, bytes]]:

@@ -23,6 +23,7 @@ import importlib.machinery
 import importlib.util
 import math
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ MEAN_UNIT = 16  # means are integers in 1/16 of a symbol
 MEAN_LIMIT = 4095
 Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
+COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
 LEVELS = 64  # rows of the table, of each pass
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
@@ -125,6 +127,21 @@ class Chain(nn.Module):
         return a
 
 
+class EntropyPlan(NamedTuple):
+    """What differs between the entropy networks of models that were made at different times.
+
+    Attributes:
+        activation: "relu" or "leaky".
+        z_step, depthwise_step: real value of one unit of z and of what depthwise layers give.
+        companded: whether context networks read latents through a logarithmic table.
+    """
+
+    activation: str
+    z_step: float
+    depthwise_step: float
+    companded: bool
+
+
 class EntropyNetworks(nn.Module):
     """h_s and the four context networks, made of trainable or exact layers.
 
@@ -137,52 +154,51 @@ class EntropyNetworks(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
-        bits = config.entropy_bits
-        # Activations range to 64, whatever the number of their bits, and latents as they read them to 256 symbols.
-        hidden_limit = self.hidden_limit = 2**config.activation_bits - 1
-        hidden_step, z_step = 64 / 2**config.activation_bits, 1 / 2
-        self.context_scale = 2**config.activation_bits / 256 / MEAN_UNIT
+        bits, anchors = config.entropy_bits, config.anchors
+        # Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
+        self.limit = limit = 2**config.activation_bits - 1
+        step = 64 / 2**config.activation_bits
+        self.plan = plan = config.entropy_plan(step)
+        low = 0 if plan.activation == "relu" else -limit
 
-        def pointwise(c_in, c_out, quality=False, step=hidden_step, limit=hidden_limit):
+        def pointwise(c_in, c_out, in_step, quality=False, in_limit=limit):
             return layer(
                 LayerSpec(
-                    c_in, c_out, 0, hidden_limit, limit, step, hidden_step,
-                    anchors=config.anchors if quality else 1, relu=True, weight_bits=bits,
+                    c_in, c_out, low, limit, in_limit, in_step, step,
+                    anchors=anchors if quality else 1, activation=plan.activation, weight_bits=bits,
                 )
             )  # fmt: skip
 
         def depthwise(c):
             return layer(
-                LayerSpec(
-                    c, c, -hidden_limit, hidden_limit, hidden_limit, hidden_step, hidden_step,
-                    depthwise=True, weight_bits=bits,
-                )
-            )  # fmt: skip
+                LayerSpec(c, c, -limit, limit, limit, step, plan.depthwise_step, depthwise=True, weight_bits=bits)
+            )
 
-        def head(c, low, high, step):
+        def head(c, low, high, out_step):
             return layer(
                 LayerSpec(
-                    c, M // GROUPS, low, high, hidden_limit, hidden_step, step,
-                    groups=GROUPS, anchors=config.anchors, weight_bits=bits,
+                    c, M // GROUPS, low, high, limit, step, out_step, groups=GROUPS, anchors=anchors, weight_bits=bits
                 )
-            )  # fmt: skip
+            )
 
+        fine = plan.depthwise_step
         self.h_s = Chain(
-            pointwise(N, 4 * N, quality=True, step=z_step, limit=Z_LIMIT), 2,
-            depthwise(N), pointwise(N, 4 * width), 2,
-            depthwise(width), pointwise(width, width),
+            pointwise(N, 4 * N, plan.z_step, quality=True, in_limit=Z_LIMIT), 2,
+            depthwise(N), pointwise(N, 4 * width, fine), 2,
+            depthwise(width), pointwise(width, width, fine),
         )  # fmt: skip
         self.contexts = nn.ModuleList()
         for k in range(len(PASSES)):
-            channels = width + (M if k else 0)
             trunk = Chain(
-                pointwise(channels, hidden, quality=True),
-                depthwise(hidden), pointwise(hidden, hidden),
-                depthwise(hidden), pointwise(hidden, width),
+                pointwise(width + (M if k else 0), hidden, step, quality=True),
+                depthwise(hidden), pointwise(hidden, hidden, fine),
+                depthwise(hidden), pointwise(hidden, width, fine),
             )  # fmt: skip
             mean = head(width, -MEAN_LIMIT, MEAN_LIMIT, 1 / MEAN_UNIT)
             index = head(width, 0, LEVELS - 1, LOG_SCALE_STEP)
             self.contexts.append(nn.ModuleDict({"trunk": trunk, "mean": mean, "index": index}))
+        if plan.companded:
+            self.register_buffer("compand", compand_table(config.activation_bits).float(), persistent=False)
 
     def features(self, z_hat, quality):
         """Integer z_hat (B, N, h/4, w/4) -> integer features (B, C, h, w)."""
@@ -204,14 +220,43 @@ class EntropyNetworks(nn.Module):
         return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
 
     def context_input(self, known):
-        """Latents (in 1/16) as the context networks read them: in the unit that makes use of the activations' bits."""
-        return round_ste(known * self.context_scale).clamp(-self.hidden_limit, self.hidden_limit)
+        """Latents (in 1/16) as the context networks read them: integers, companded by a table."""
+        if self.plan.companded:
+            return _Compand.apply(known, self.compand)
+        scale = 2**self.config.activation_bits / 256 / MEAN_UNIT
+        return round_ste(known * scale).clamp(-self.limit, self.limit)
 
     def layers(self):
         """(name, layer) of every integer layer."""
         for name, module in self.named_modules():
             if hasattr(module, "set_integers"):
                 yield name, module
+
+
+def compand_table(activation_bits):
+    """``round(log(1 + v / 16) 2^bits / 64)`` for v = 0 to COMPAND_LIMIT: int16, part of the weights file.
+
+    Context networks read sign(v) log(1 + |v|) of what they know: latents of quality 100 are thousands of times
+    those of quality 0, and one range of integers must hold both.
+    """
+    v = torch.arange(COMPAND_LIMIT + 1, dtype=torch.float64) / MEAN_UNIT
+    return round_half_up(torch.log1p(v) * (2**activation_bits / 64)).to(torch.int16)
+
+
+class _Compand(torch.autograd.Function):
+    """Table look-up with the gradient of what the table stands for."""
+
+    @staticmethod
+    def forward(ctx, known, table):
+        magnitude = known.abs()
+        ctx.save_for_backward(magnitude, table)
+        return table[magnitude.clamp(max=COMPAND_LIMIT).long()] * known.sign()
+
+    @staticmethod
+    def backward(ctx, grad):
+        magnitude, table = ctx.saved_tensors
+        unit = table[-1].item() / math.log1p(COMPAND_LIMIT / MEAN_UNIT)
+        return grad * (unit / (MEAN_UNIT + magnitude)) * (magnitude <= COMPAND_LIMIT), None
 
 
 class Dequantiser(nn.Module):
@@ -258,9 +303,7 @@ def _ans():
     needs none of them.
     """
     package = importlib.machinery.PathFinder.find_spec("compressai")
-    spec = package and importlib.machinery.PathFinder.find_spec(
-        "compressai.ans", package.submodule_search_locations
-    )
+    spec = package and importlib.machinery.PathFinder.find_spec("compressai.ans", package.submodule_search_locations)
     if spec is None:
         raise ModelError("the package compressai is not installed; pip install compressai")
     module = importlib.util.module_from_spec(spec)
@@ -303,6 +346,8 @@ class EntropyCoder(nn.Module):
         """Fill networks and tables from the tensors of a weights file (see :func:`export_tensors`)."""
         for name, layer in self.networks.layers():
             layer.set_integers({key: tensors[f"entropy.{name}.{key}"] for key in layer.integers()})
+        if self.networks.plan.companded:
+            self.networks.compand.copy_(tensors["entropy.compand"])
         for which in ("z", "y"):
             parts = (tensors[f"entropy.{which}_{key}"] for key in ("cdf", "lengths", "offsets"))
             setattr(self, f"{which}_tables", Tables(*parts))
@@ -320,22 +365,24 @@ class EntropyCoder(nn.Module):
         return self.y_tables.select(start, start + LEVELS)
 
     @torch.no_grad()
-    def encode(self, z, y, quality):
+    def encode(self, z, y, quality, lattice=False):
         """Byte strings of one image, and what the decoder will make of them.
 
         Args:
             z: float (1, N, h/4, w/4), side information before rounding.
             y: float (1, M, h, w), gained latents before rounding (in symbols).
             quality: int, hundredths.
+            lattice: y_hat is made of whole numbers, and symbols of row 0 are coded too: for latents of the plain
+                transform, which the networks predict less well.
 
         Returns:
             ``(z_string, y_string, y_hat, crc)``; y_hat (1, M, h, w) in symbols, for the synthesis; crc is the CRC-32
             of all symbols.
         """
         with exact_arithmetic(y.device):
-            return self._encode(z, y, quality)
+            return self._encode(z, y, quality, lattice)
 
-    def _encode(self, z, y, quality):
+    def _encode(self, z, y, quality, lattice):
         z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
         symbols = z_hat.flatten().to(torch.int16).cpu().numpy()
         z_coder = _ans().RansEncoder()
@@ -347,18 +394,19 @@ class EntropyCoder(nn.Module):
         y_coder = _ans().BufferedRansEncoder()
         known = shift = 0.0
         for k, part in enumerate(split(y)):
-            means, indexes = self.networks.context(k, features, known, quality)
+            means, indexes = self._predict(k, features, known, quality, lattice)
             symbols = round_half_up(part - means / MEAN_UNIT).clamp(-Y_LIMIT, Y_LIMIT)
-            symbols = torch.where(indexes > 0, symbols, 0.0)
+            if not lattice:
+                symbols = torch.where(indexes > 0, symbols, 0.0)
+                shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
             known = known + place(symbols * MEAN_UNIT + means, k)
-            shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
-            coded, index = _coded(symbols.cpu(), indexes.cpu())
+            coded, index = _coded(symbols.cpu(), indexes.cpu(), lattice)
             y_coder.encode_with_indexes(coded.tolist(), index.tolist(), *self._y_rows(k))
             crc = _checksum(coded, crc)
         return z_string, y_coder.flush(), known / MEAN_UNIT + shift, crc
 
     @torch.no_grad()
-    def decode(self, z_string, y_string, height, width, quality, crc, device="cpu"):
+    def decode(self, z_string, y_string, height, width, quality, crc, device="cpu", lattice=False):
         """Inverse of :meth:`encode` for latents of size (height, width).
 
         Returns:
@@ -368,9 +416,14 @@ class EntropyCoder(nn.Module):
             Corrupt: the strings do not decode to the symbols whose checksum is ``crc``.
         """
         with exact_arithmetic(device):
-            return self._decode(z_string, y_string, height, width, quality, crc, device)
+            return self._decode(z_string, y_string, height, width, quality, crc, device, lattice)
 
-    def _decode(self, z_string, y_string, height, width, quality, crc, device):
+    def _predict(self, k, features, known, quality, lattice):
+        """Means (in 1/16) and rows of pass ``k``."""
+        means, indexes = self.networks.context(k, features, known, quality)
+        return (MEAN_UNIT * round_half_up(means / MEAN_UNIT) if lattice else means), indexes
+
+    def _decode(self, z_string, y_string, height, width, quality, crc, device, lattice):
         shape = (1, self.config.N, height // 4, width // 4)
         indexes = _channel_indexes(shape)
         z_coder = _ans().RansDecoder()
@@ -384,16 +437,17 @@ class EntropyCoder(nn.Module):
         y_coder.set_stream(_padded(y_string, self.config.M * height * width))
         known = shift = 0.0
         for k in range(len(PASSES)):
-            means, indexes = self.networks.context(k, features, known, quality)
+            means, indexes = self._predict(k, features, known, quality, lattice)
             index = indexes.flatten().to(torch.int32).cpu().numpy()
-            where = np.flatnonzero(index)
+            where = np.arange(len(index)) if lattice else np.flatnonzero(index)
             coded = _checked(y_coder.decode_stream(index[where].tolist(), *self._y_rows(k)), Y_LIMIT)
             found = _checksum(coded, found)
             symbols = np.zeros(index.shape, np.float32)
             symbols[where] = coded
             symbols = torch.from_numpy(symbols).view(means.shape).to(device)
             known = known + place(symbols * MEAN_UNIT + means, k)
-            shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
+            if not lattice:
+                shift = shift + place(self.dequantiser(symbols, indexes, quality), k)
         if found != crc:
             raise Corrupt("the coded symbols do not match their checksum")
         return known / MEAN_UNIT + shift
@@ -405,10 +459,10 @@ def _channel_indexes(shape):
     return np.repeat(np.arange(channels, dtype=np.int32), height * width)
 
 
-def _coded(symbols, indexes):
-    """The symbols that are written (index above zero) and their rows, as int16 and int32 arrays."""
+def _coded(symbols, indexes, every):
+    """The symbols that are written (``every`` one, or index above zero) and their rows, as int16 and int32 arrays."""
     index = indexes.flatten().to(torch.int32).numpy()
-    where = np.flatnonzero(index)
+    where = np.arange(len(index)) if every else np.flatnonzero(index)
     return symbols.flatten().to(torch.int16).numpy()[where], index[where]
 
 

@@ -3,9 +3,11 @@
 What these networks say decides which CDF row a symbol is coded with, so encoder and decoder must agree on it to the
 last bit, whatever the machine. They are therefore integer functions:
 
-    a' = clamp(floor(m[c] 2^-s[c] (W a)[c] + b[c] / 256 + 1/2), low, high)
+    v  = m[c] 2^-s[c] (W a)[c] + b[c] / 256
+    a' = clamp(floor(f(v) + 1/2), low, high)
 
-with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``.
+with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``; ``f`` is the
+identity or a leaky ReLU, which shifts by 3 more where v is negative.
 Integer-valued float32 arithmetic is exact, in any order of summation, while every partial sum stays below 2^24. That
 is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer that fails runs in float64.
 
@@ -13,7 +15,6 @@ is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer 
 :class:`ExactLayer` executes it. The training forward pass evaluates the same expression on integer-valued floats.
 """
 
-import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from .quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quanti
 
 BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
 MULTIPLIER_BITS = 15
+LEAK = 2.0**-3  # slope of leaky ReLU below zero: exact, and in integers a shift
 QUALITY_UNIT = 100  # qualities are integers, in hundredths
 QUALITY_MAX = 100 * QUALITY_UNIT
 
@@ -54,7 +56,7 @@ class LayerSpec:
         input_limit: largest magnitude of the input integers.
         input_step, output_step: real value of one unit, at the start of training; ``output_step`` is then learned.
         anchors: number of anchor qualities of the bias; 1 means that the layer does not see the quality.
-        relu: the lower bound is a ReLU, which concerns the gradient alone.
+        activation: "none"; "relu", whose lower bound is ``low`` = 0; "leaky", a leaky ReLU of slope 1/8.
         weight_bits: 8 or fewer; 2 are the three levels -1, 0, 1, and 1 the signs.
     """
 
@@ -68,7 +70,7 @@ class LayerSpec:
     groups: int = 1
     depthwise: bool = False
     anchors: int = 1
-    relu: bool = False
+    activation: str = "none"
     weight_bits: int = 8
 
     @property
@@ -84,12 +86,14 @@ class TrainableLayer(nn.Module):
     def __init__(self, spec):
         super().__init__()
         self.spec = spec
-        name, self.weight_limit = weight_quantiser(spec.weight_bits)
+        name, self.weight_limit = layer_quantiser(spec.weight_bits)
         self._weight_quantiser = WEIGHT_QUANTISERS[name]
         fan_in = spec.weight_shape[1]
         self.weight = nn.Parameter(torch.randn(spec.weight_shape) * (2.0 / fan_in) ** 0.5)
-        self.log_step = nn.Parameter(initial_log_step(self.weight, self.weight_limit, name == "binary"))
-        self.log_gain = nn.Parameter(torch.zeros(spec.weight_shape[0]))
+        learned = name != "absmax"
+        self.log_step = (
+            nn.Parameter(initial_log_step(self.weight, self.weight_limit, name == "binary")) if learned else None
+        )
         self.bias = nn.Parameter(torch.zeros(spec.anchors, spec.weight_shape[0]))
 
     def _quantised(self):
@@ -98,65 +102,60 @@ class TrainableLayer(nn.Module):
 
     def _ratio(self, step):
         """What one unit of the accumulator is worth in output units; the forward value is m 2^-s exactly."""
-        ratio = step.flatten() * self.log_gain.exp() * (self.spec.input_step / self.spec.output_step)
+        ratio = step.flatten() * (self.spec.input_step / self.spec.output_step)
         multiplier, shift = _multiplier(ratio.detach())
-        return straight_through(ratio, torch.ldexp(multiplier, -shift))
+        exact = torch.ldexp(multiplier, -shift)
+        return straight_through(ratio, exact) if ratio.requires_grad else exact
 
     def _biases(self):
         """(anchors, C_out) biases in output units, rounded to the grid of the exported integers."""
-        bias = self.bias * self.log_gain.exp() / self.spec.output_step
-        return round_ste(bias * BIAS_UNIT) / BIAS_UNIT
+        return round_ste(self.bias * (BIAS_UNIT / self.spec.output_step)) / BIAS_UNIT
 
     def forward(self, a, quality):
-        """(B, C_in, H, W) integers, (B,) qualities in hundredths -> (B, C_out, H, W) integers."""
+        """(B, C_in, H, W) integers, (B,) qualities in hundredths -> (B, C_out, H, W) integers.
+
+        Under autocast, products may be in half precision: training has noise of its own. Without it they are exact.
+        """
         spec = self.spec
         weight, step = self._quantised()
         if spec.depthwise:
             total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
         else:
             total = F.conv2d(a, weight[:, :, None, None], groups=spec.groups)
-        left, position = anchor_position(quality, spec.anchors)
         biases = self._biases()
-        bias = torch.lerp(biases[left], biases[(left + 1).clamp(max=spec.anchors - 1)], position[:, None])
-        return requantise_ste(total, self._ratio(step), bias, spec.low, spec.high, spec.relu)
+        if spec.anchors > 1:
+            left, position = anchor_position(quality, spec.anchors)
+            biases = torch.lerp(biases[left], biases[left + 1], position[:, None])
+        return requantise_ste(total.float(), self._ratio(step), biases, spec.low, spec.high, spec.activation)
 
     @torch.no_grad()
     def integers(self):
         """The layer as integer tensors, for :class:`ExactLayer` and for the weights file."""
         weight, step = self._quantised()
-        ratio = step.flatten() * self.log_gain.exp() * (self.spec.input_step / self.spec.output_step)
-        multiplier, shift = _multiplier(ratio)
+        multiplier, shift = _multiplier(step.flatten() * (self.spec.input_step / self.spec.output_step))
         return {
             "weight": weight.to(torch.int8),
             "multiplier": multiplier.to(torch.int16),
             "shift": shift.to(torch.int8),
             "bias": (self._biases() * BIAS_UNIT).round().to(torch.int32),
-            "log_step": self.log_step.float().clone(),  # not used in execution: lets training continue
         }
 
     @torch.no_grad()
     def set_integers(self, integers):
         """Continue training from exported integers."""
         spec = self.spec
-        self.log_step.copy_(integers["log_step"])
-        step = self.log_step.exp()
-        self.weight.copy_(integers["weight"].float() * step[:, None])
         ratio = torch.ldexp(integers["multiplier"].float(), -integers["shift"].int())
-        gain = ratio * spec.output_step / (spec.input_step * step)
-        self.log_gain.copy_(gain.log())
-        self.bias.copy_(integers["bias"].float() / BIAS_UNIT * spec.output_step / gain)
+        step = ratio * (spec.output_step / spec.input_step)
+        self.weight.copy_(integers["weight"].float() * step[:, None])
+        if self.log_step is not None:
+            self.log_step.copy_(step.log())
+        self.bias.copy_(integers["bias"].float() * (spec.output_step / BIAS_UNIT))
 
-    @torch.no_grad()
-    def make_room(self):
-        """Give rows with many clipped weights a step four times as large: clipped weights have no gradient.
 
-        Weights of one or two bits are all at their limit, and that is as it should be.
-        """
-        if self.spec.weight_bits <= 2:
-            return
-        integers, _ = self._quantised()
-        saturated = (integers.abs() == self.weight_limit).float().mean(1) > 0.25
-        self.log_step.add_(math.log(4.0) * saturated)
+def layer_quantiser(bits):
+    """``(name, limit)`` of the weight quantiser of a layer: ranges set the step where there are levels enough."""
+    name, limit = weight_quantiser(bits)
+    return ("absmax", limit) if bits > 4 else (name, limit)
 
 
 class ExactLayer(nn.Module):
@@ -216,9 +215,11 @@ class ExactLayer(nn.Module):
             # A matrix product, not a convolution: no Winograd or FFT kernel can be chosen behind our back.
             total = torch.bmm(weight, a.reshape(spec.groups, spec.channels_in, height * width))
         total = total.reshape(-1, height * width).double()
-        bias = interpolate_integers(self.bias, quality).double() / BIAS_UNIT + 0.5
-        out = torch.addcmul(bias[:, None].to(total.device), total, ratio).floor_().clamp_(spec.low, spec.high)
-        return out.float().view(1, -1, height, width)
+        bias = interpolate_integers(self.bias, quality).double() / BIAS_UNIT
+        value = torch.addcmul(bias[:, None].to(total.device), total, ratio)
+        if spec.activation == "leaky":
+            value = torch.maximum(value, value * LEAK)
+        return value.add_(0.5).floor_().clamp_(spec.low, spec.high).float().view(1, -1, height, width)
 
 
 def _depthwise(a, weight):

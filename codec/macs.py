@@ -5,7 +5,7 @@ from torch import nn
 
 from .entropy import EntropyNetworks
 from .model import Transforms
-from .transforms import Pointwise
+from .transforms import Conv3
 
 
 class _SpecLayer(nn.Module):
@@ -29,20 +29,22 @@ def multiply_adds(config, side=64):
         networks = EntropyNetworks(config, _SpecLayer)
         counts = {}
 
-        def count(part, per_position):
+        def count(part, per_position, height):
+            """Hook on a layer whose output has ``height`` and width at dimensions ``height`` and ``height + 1``."""
+
             def hook(module, inputs, output):
-                counts[part] = counts.get(part, 0) + per_position * output.shape[-2] * output.shape[-1]
+                counts[part] = counts.get(part, 0) + per_position * output.shape[height] * output.shape[height + 1]
 
             return hook
 
         scalar = config.latents == "scalar"
         for part in ("g_a", "g_s", "h_a") if scalar else ("g_a", "g_s"):
             for module in getattr(transforms, part).modules():
-                if isinstance(module, (Pointwise, nn.Conv2d)):
-                    module.register_forward_hook(count(part, module.weight.numel()))
+                if isinstance(module, (nn.Linear, Conv3, nn.Conv2d)):
+                    module.register_forward_hook(count(part, module.weight.numel(), 1))
         for _, layer in networks.layers():
             rows, columns = layer.spec.weight_shape
-            layer.register_forward_hook(count("entropy", rows * columns))
+            layer.register_forward_hook(count("entropy", rows * columns, 2))
         quality = torch.zeros(1)
         y = transforms.analyse(torch.zeros(1, 3, side, side), quality)
         if scalar:
@@ -67,5 +69,5 @@ def parameters(config):
         return {**counts, "entropy": config.M * config.codes * config.stages}
     counts = {part: sum(p.numel() for p in getattr(transforms, part).parameters()) for part in ("g_a", "g_s", "h_a")}
     specs = [layer.spec for _, layer in networks.layers()]
-    counts["entropy"] = sum(s.weight_shape[0] * (s.weight_shape[1] + s.anchors + 2) for s in specs)
+    counts["entropy"] = sum(s.weight_shape[0] * (s.weight_shape[1] + s.anchors) for s in specs)
     return counts

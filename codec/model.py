@@ -1,25 +1,31 @@
 """The model: one picture's tensors -> strings -> tensors, and the weights file.
 
-    x -> g_a -> y -> gain(quality) -> round -> y_string          (entropy.EntropyCoder)
-                 \\-> h_a -> z -> gain(quality) -> round -> z_string
-    y_hat -> inverse gain(quality) -> g_s -> x_hat
+    x -> g_a -> y -> times gain(quality) -> round -> y_string          (entropy.EntropyCoder)
+                 \\-> h_a -> z -> times gain(quality) -> round -> z_string
+    y_hat -> divided by gain(quality) -> g_s -> x_hat
 
-:class:`CodecModel` compresses; :class:`codec.training.model.TrainableModel` has the same transforms and learns.
+:class:`CodecModel` compresses; :class:`codec.training.model.TrainableModel` learns, and folds its networks into these.
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from .entropy import EntropyCoder
-from .errors import ModelError
+from .dct import COARSE, FINE, coarse_deviation, coarse_to_pixels, haar_matrix
+from .entropy import EntropyCoder, EntropyPlan
+from .errors import Corrupt, ModelError
+from .first import FirstConfig, FirstTransforms
 from .integer import QUALITY_UNIT
-from .transforms import BLOCKS, PATCH, Analysis, HyperAnalysis, QualityTable, Synthesis
+from .transforms import Analysis, HyperAnalysis, QualityTable, Synthesis, interpolate, nchw, nhwc
 from .vector_entropy import VectorCoder
 
+LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
+FLAT, STRANGE = 0.02, 4.0  # a picture whose strangeness is not between these is hardly a photograph
 TILE = 96  # side of the tiles that large pictures are transformed in, in latent positions (16 pixels)
 
 
@@ -29,13 +35,13 @@ class ModelConfig:
 
     Attributes:
         M, N: channels of the latents y and of the side information z.
-        C8, C16: widths of the transforms at 1/8 and 1/16 of the resolution; C16 >= M, C8 >= 192.
-        block: residual block, a name in transforms.BLOCKS.
-        analysis_depth8, analysis_depth16, synthesis_depth8, synthesis_depth16: numbers of blocks.
+        analysis_width, analysis_depth: of g_a, at 1/16 of the resolution; from M to 768 wide, number of blocks.
+        synthesis_width16, synthesis_depth16: of g_s at 1/16; from M to 768 wide.
+        synthesis_width8, synthesis_depth8: of g_s at 1/8; 192 wide or more.
         hyper_width: width of h_a.
         entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
         entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
-        activation_bits: of their activations, besides the sign; weights files that do not say have 10.
+        activation_bits: of their activations, besides the sign.
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
         latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
@@ -44,15 +50,14 @@ class ModelConfig:
             stages of refinement at most.
     """
 
-    M: int = 320
+    M: int = 384
     N: int = 128
-    C8: int = 256
-    C16: int = 320
-    block: str = "bottleneck"
-    analysis_depth8: int = 12
-    analysis_depth16: int = 3
-    synthesis_depth8: int = 12
+    analysis_width: int = 512
+    analysis_depth: int = 5
+    synthesis_width16: int = 512
     synthesis_depth16: int = 3
+    synthesis_width8: int = 192
+    synthesis_depth8: int = 3
     hyper_width: int = 160
     entropy_width: int = 192
     context_width: int = 256
@@ -60,7 +65,7 @@ class ModelConfig:
     activation_bits: int = 14
     anchors: int = 9
     lmbda_min: float = 0.0004
-    lmbda_max: float = 0.5
+    lmbda_max: float = 2.0
     latents: str = "scalar"
     code_dim: int = 4
     codes: int = 64
@@ -68,12 +73,14 @@ class ModelConfig:
 
     def __post_init__(self):
         """ModelError for architectures that cannot be built."""
-        if self.block not in BLOCKS:
-            raise ModelError(f"block is {self.block!r}; there are {', '.join(BLOCKS)}")
-        if self.M % 4 or not 0 < self.M <= min(self.C16, 12 * PATCH**2):
-            raise ModelError(f"M is {self.M}; it must be a multiple of 4, at most C16 = {self.C16} and at most 768")
-        if self.C8 < 3 * PATCH**2:
-            raise ModelError(f"C8 is {self.C8}; the DCT needs {3 * PATCH**2}")
+        for name in ("analysis_width", "synthesis_width16"):
+            width = getattr(self, name)
+            if not self.M <= width <= COARSE or width % 2:
+                raise ModelError(f"{name} is {width}; it must be even, at least M = {self.M} and at most {COARSE}")
+        if self.M % 4 or self.M <= 0:
+            raise ModelError(f"M is {self.M}; it must be a positive multiple of 4")
+        if self.synthesis_width8 < FINE or self.synthesis_width8 % 2:
+            raise ModelError(f"synthesis_width8 is {self.synthesis_width8}; it must be even, and the DCT needs {FINE}")
         if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
             raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
         if not 1 <= self.entropy_bits <= 8:
@@ -89,19 +96,38 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values):
-        known = {field.name for field in fields(cls)}
+        """The ModelConfig, or FirstConfig, of a config.json's "architecture"; ModelError for unknown fields."""
+        kind = FirstConfig if "C8" in values else cls
+        known = {field.name for field in fields(kind)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
-        return cls(**values)
+        return kind(**values)
 
     def lmbda(self, quality):
         """Trade-off at a quality in [0, 100] (float or tensor)."""
         return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** (quality / 100)
 
+    def quality(self, lmbda):
+        """Inverse of :meth:`lmbda`, for a float."""
+        return 100 * math.log(lmbda / self.lmbda_min) / math.log(self.lmbda_max / self.lmbda_min)
+
+    def quantisation_step(self):
+        """Step of uniform quantisation of an orthonormal transform of [0, 1] at each anchor quality: float (anchors,).
+
+        Step s costs s^2 / 12 of distortion per coefficient; balancing its slope against 3 colours at 1 / (2 ln 2) bit
+        per coefficient and pixel gives the step at which rate and lmbda agree.
+        """
+        quality = torch.linspace(0, 100, self.anchors, dtype=torch.float64)
+        return ((12 * 3 / (2 * math.log(2)) / self.lmbda(quality)).sqrt() / 255).float()
+
+    def entropy_plan(self, step):
+        """What the entropy networks are like; ``step`` is the real value of one unit of an activation."""
+        return EntropyPlan("leaky", z_step=1.0, depthwise_step=step / 4, companded=True)
+
 
 class Transforms(nn.Module):
-    """g_a, g_s, h_a and the gains: the float part, shared by training and coding."""
+    """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
 
     def __init__(self, config):
         super().__init__()
@@ -111,13 +137,8 @@ class Transforms(nn.Module):
         if config.latents == "vq":
             return  # codewords have sizes of their own, and their prior needs no side information
         self.h_a = HyperAnalysis(config)
-        # Uniform quantisation with step s costs s^2 / 12 of distortion per coefficient; balancing its slope against
-        # 3 colours at 1 / (2 ln 2) bit per coefficient and pixel gives the step at which rate and lmbda agree.
-        qualities = torch.linspace(0, 100, config.anchors, dtype=torch.float64)
-        step = (12 * 3 / (2 * math.log(2)) / config.lmbda(qualities)).sqrt() / 255
-        log_gain = -step.log().float()[:, None].expand(-1, config.M)
-        self.log_gain = QualityTable(log_gain)
-        self.log_inverse_gain = QualityTable(-log_gain)
+        # One table for both ways: two of them drift apart in channels that a quality hardly uses.
+        self.log_gain = QualityTable(torch.zeros(config.anchors, config.M))
         self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))
 
     def analyse(self, x, quality):
@@ -134,8 +155,58 @@ class Transforms(nn.Module):
     def synthesise(self, y_hat, quality):
         """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
         if self.config.latents == "scalar":
-            y_hat = y_hat * self.log_inverse_gain(quality).exp()[:, :, None, None]
+            y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
         return self.g_s(y_hat, quality)
+
+
+class PlainTransforms(nn.Module):
+    """The transform codec that training starts from, as it is: M coefficients of a 16x16 transform, one step for all.
+
+    What photographs do not hold (text, line art, dither, checkerboards) the learned transforms reproduce badly, at
+    whatever rate. This one treats all pictures alike.
+    """
+
+    reach = 0
+
+    def __init__(self, config):
+        super().__init__()
+        self.register_buffer("matrix", coarse_to_pixels(haar_matrix(config.M)), persistent=False)
+        self.register_buffer("deviation", coarse_deviation(config.M), persistent=False)
+        self.register_buffer("log_step", config.quantisation_step().log(), persistent=False)
+
+    def coefficients(self, x):
+        """x (B, 3, H, W) in [0, 1] -> (B, M, H/16, W/16), orthonormal."""
+        return nchw(F.linear(nhwc(F.pixel_unshuffle(x - 0.5, 16)), self.matrix))
+
+    def analyse(self, x, quality):
+        """x (1, 3, H, W) -> y (1, M, H/16, W/16), in symbols."""
+        return self.coefficients(x) / interpolate(self.log_step, quality).exp()
+
+    def synthesise(self, y_hat, quality):
+        """y_hat (1, M, h, w) in symbols -> x_hat (1, 3, 16 h, 16 w), not clamped."""
+        t = F.linear(nhwc(y_hat * interpolate(self.log_step, quality).exp()), self.matrix.T)
+        return F.pixel_shuffle(nchw(t), 16) + 0.5
+
+    def strangeness(self, x):
+        """Energy of x beyond the lowest frequencies, relative to that of photographs, which have 0.3 to 2."""
+        return (self.coefficients(x)[:, LOW:] / self.deviation[LOW:, None, None]).square().mean().item()
+
+
+class Coded(NamedTuple):
+    """What :meth:`CodecModel.encode` makes of a picture.
+
+    Attributes:
+        z_string, y_string: byte strings; their length times 8 is the rate in bits, header excluded.
+        crc: CRC-32 of all symbols.
+        y_hat: (1, M, H/16, W/16), what the decoder will see.
+        plain: whether y_hat is of :class:`PlainTransforms`.
+    """
+
+    z_string: bytes
+    y_string: bytes
+    crc: int
+    y_hat: torch.Tensor
+    plain: bool
 
 
 class CodecModel(nn.Module):
@@ -148,8 +219,10 @@ class CodecModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.transforms = Transforms(config)
+        self.transforms = (FirstTransforms if isinstance(config, FirstConfig) else Transforms)(config)
         self.entropy = VectorCoder(config) if config.latents == "vq" else EntropyCoder(config)
+        scalar = isinstance(config, ModelConfig) and config.latents == "scalar"
+        self.plain = PlainTransforms(config) if scalar else None
 
     @classmethod
     def from_folder(cls, folder):
@@ -175,39 +248,62 @@ class CodecModel(nn.Module):
     device = torch.device("cpu")
 
     @torch.inference_mode()
-    def encode(self, x, quality):
+    def encode(self, x, quality, plain=None):
         """One image as byte strings.
 
         Args:
             x: float32 (1, 3, H, W) in [0, 1]; H and W are multiples of STRIDE.
             quality: int, hundredths in [0, 10000].
+            plain: whether to use the plain transform; None: for a picture that is hardly a photograph, where it costs
+                less in rate and distortion, and for flat ones, which take few bits either way, where it is nearer.
 
         Returns:
-            ``(z_string, y_string, crc, y_hat)``. The strings' total length times 8 is the rate in bits, header
-            excluded; y_hat (1, M, H/16, W/16) is what the decoder will see.
+            Coded.
         """
+        if plain is not None:
+            return self._encode(x, quality, plain)
+        learned = self._encode(x, quality, False)
+        strangeness = self.plain.strangeness(x) if self.plain else 1.0
+        if FLAT <= strangeness < STRANGE:
+            return learned
+        worth = 0.0 if strangeness < FLAT else 1.0
+        return min(learned, self._encode(x, quality, True), key=lambda coded: self._cost(x, quality, coded, worth))
+
+    def _encode(self, x, quality, plain):
         q = torch.tensor([quality / QUALITY_UNIT], device=x.device)
-        halo = self.transforms.g_a.reach
-        y = _tiled(lambda t: self.transforms.analyse(t, q), x, 16, 1, halo)
+        transforms = self.plain if plain else self.transforms
+        y = _tiled(lambda t: transforms.analyse(t, q), x, 16, 1, 0 if plain else self.transforms.g_a.reach)
         z = self.transforms.side_information(y, q)
-        z_string, y_string, y_hat, crc = self.entropy.encode(z, y, quality)
-        return z_string, y_string, crc, y_hat
+        z_string, y_string, y_hat, crc = self.entropy.encode(z, y, quality, **{"lattice": True} if plain else {})
+        return Coded(z_string, y_string, crc, y_hat, plain)
+
+    def _cost(self, x, quality, coded, worth):
+        """Bits, times ``worth``, + lmbda * squared error, of all pixels."""
+        error = (self.reconstruct(coded.y_hat, quality, coded.plain).clamp(0, 1) - x).square().sum().item() / 3
+        bits = 8 * (len(coded.z_string) + len(coded.y_string))
+        return worth * bits + self.config.lmbda(quality / QUALITY_UNIT) * 255**2 * error
 
     @torch.inference_mode()
-    def decode(self, z_string, y_string, crc, height, width, quality):
+    def decode(self, z_string, y_string, crc, height, width, quality, plain=False):
         """Inverse of :meth:`encode` up to quantisation: x_hat (1, 3, height, width), not clamped.
 
         Raises:
-            Corrupt: the strings do not decode to the symbols that the encoder wrote.
+            Corrupt: the strings do not decode to the symbols that the encoder wrote, or this model has no plain
+                transform.
         """
-        y_hat = self.entropy.decode(z_string, y_string, height // 16, width // 16, quality, crc, self.device)
-        return self.reconstruct(y_hat, quality)
+        if plain and self.plain is None:
+            raise Corrupt("corrupt: a plain transform, where this model has none")
+        size = (height // 16, width // 16)
+        options = {"lattice": True} if plain else {}
+        y_hat = self.entropy.decode(z_string, y_string, *size, quality, crc, self.device, **options)
+        return self.reconstruct(y_hat, quality, plain)
 
     @torch.inference_mode()
-    def reconstruct(self, y_hat, quality):
+    def reconstruct(self, y_hat, quality, plain=False):
         """y_hat (1, M, h, w) in symbols -> x_hat (1, 3, 16 h, 16 w), not clamped."""
         q = torch.tensor([quality / QUALITY_UNIT], device=y_hat.device)
-        return _tiled(lambda t: self.transforms.synthesise(t, q), y_hat, 1, 16, self.transforms.g_s.reach)
+        transforms = self.plain if plain else self.transforms
+        return _tiled(lambda t: transforms.synthesise(t, q), y_hat, 1, 16, 0 if plain else self.transforms.g_s.reach)
 
 
 def _tiled(function, x, step_in, step_out, halo):
@@ -254,11 +350,9 @@ def read_folder(folder):
         raise ModelError(f"{folder}: no {error.filename or 'weights.safetensors'}") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: {error}") from None
-    return ModelConfig.from_dict({"activation_bits": 10, **values["architecture"]}), tensors
+    return ModelConfig.from_dict(values["architecture"]), tensors
 
 
 def config_dict(config, **more):
     """Contents of config.json."""
     return {"architecture": asdict(config), **more}
-
-

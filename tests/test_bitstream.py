@@ -237,9 +237,16 @@ def test_unknown_versions_are_named():
 
 
 def test_unknown_flags_are_refused_as_a_newer_version():
-    for bit in (4, 5, 6, 7):
+    for bit in (5, 6, 7):
         with pytest.raises(UnsupportedVersion, match="flags"):
             unpack(plain_with(5, bytes([1 << bit])))
+
+
+def test_the_plain_transform_is_one_flag():
+    container = dataclasses.replace(PLAIN, plain=True)
+    data = pack(container)
+    assert data[5] == PLAIN_BYTES[5] | 16 and len(data) == len(PLAIN_BYTES)
+    assert unpack(data) == container and read_header(data).plain and not read_header(PLAIN_BYTES).plain
 
 
 def test_a_newer_version_is_recognised_whatever_follows():

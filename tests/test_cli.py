@@ -452,7 +452,7 @@ def _set(*overrides, settings=None, options=None):
         ("rate=2", 2.0),
         ("name=5", "5"),
         ("name=a=b", "a=b"),
-        ('name={"C8": 256}', '{"C8": 256}'),
+        ('name={"M": 256}', '{"M": 256}'),
         ("flag=true", True),
         ("flag=False", False),
         ("folder=a/b", pathlib.Path("a/b")),
@@ -541,7 +541,7 @@ def test_show_config_can_be_read_back(tmp_path):
 
 def test_training_needs_pictures_and_a_sound_architecture(tmp_path):
     assert "Missing argument 'PICTURES...'" in fail("train", status=2)
-    said = fail("train", tmp_path, "--set", 'architecture={"C8')
+    said = fail("train", tmp_path, "--set", 'architecture={"M')
     assert said.startswith("codec: architecture: ") and said.count("\n") == 1
     said = fail("train", tmp_path, "--set", 'architecture={"widht": 3}')
     assert said.startswith("codec: ") and "widht" in said and said.count("\n") == 1

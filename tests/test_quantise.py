@@ -70,7 +70,7 @@ def test_a_saturated_unit_gets_only_the_gradient_that_leads_back():
 
 def test_relu_has_no_gradient_below_zero():
     total = torch.tensor([-3.0, 3.0]).view(1, 2, 1, 1).requires_grad_()
-    requantise_ste(total, torch.ones(2), torch.zeros(1, 2), 0, 10, relu=True).sum().backward()
+    requantise_ste(total, torch.ones(2), torch.zeros(1, 2), 0, 10, activation="relu").sum().backward()
     assert total.grad.flatten().tolist() == [0, 1]
 
 
@@ -110,3 +110,14 @@ def test_importing_stays_cheap(root, statement, unwanted):
     code = f"{statement}\nimport sys; print(sorted({unwanted} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_leaky_requantisation_shifts_by_three_below_zero():
+    total = torch.tensor([[[[-80.0, -4.0, 3.0, 900.0]]]], requires_grad=True)
+    bias = torch.zeros(1, 1, requires_grad=True)
+    out = requantise_ste(total, torch.full((1,), 0.5), bias, -100, 100, activation="leaky")
+    assert out.flatten().tolist() == [-5, 0, 2, 100]  # floor(-40 / 8 + 1/2), floor(-2 / 8 + 1/2), ...
+    out.sum().backward()
+    # Descent moves the last one further beyond the range, so it gets its gradient only when that leads back.
+    assert total.grad.flatten().tolist() == [0.0625, 0.0625, 0.5, 0.5]
+    assert bias.grad.item() == pytest.approx(2 * 0.125 + 2)

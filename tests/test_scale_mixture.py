@@ -39,7 +39,7 @@ def test_one_component_of_ratio_one_is_compressais_gaussian():
 
 
 def test_the_widest_component_is_found(mixture):
-    assert mixture.widest(1).item() == pytest.approx(2.2 * math.exp(0.3))
+    assert mixture.widest().tolist() == pytest.approx([2.2, 2.2 * math.exp(0.3)])
 
 
 def test_tables_hold_the_probabilities(mixture):
@@ -68,3 +68,32 @@ def test_gradients_reach_weights_ratios_and_scales(mixture):
     for gradient in (gradients[0], gradients[1][0], gradients[2][0]):
         assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
     assert gradients[1][1].eq(0).all() and gradients[2][1].eq(0).all()  # the other pass has its own
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_bits_and_their_gradients_are_compressais(mixture, masked):
+    """The closed form against autograd through GaussianConditional, which bounds scales at the same 0.11."""
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3, 400)
+    scales = (0.15 * torch.exp(3 * torch.rand(shape, generator=generator))).requires_grad_()
+    residual = (torch.randn(shape, generator=generator) * scales.detach()).requires_grad_()
+    coded = torch.rand(shape, generator=generator) < 0.7 if masked else None
+    weight = torch.tensor([1.0, 2.0, 0.5])  # positive, as bits count in a loss
+    leaves = [residual, scales, mixture.log_weight, mixture.log_ratio]
+    ours = mixture.bits(residual, scales, coded)
+    found = torch.autograd.grad((ours * weight).sum(), leaves)
+    likelihood = torch.stack([mixture.likelihood(residual[k], scales[k], k) for k in range(2)])
+    bits = -likelihood.log2()
+    theirs = (torch.where(coded, bits, 0.0) if masked else bits).sum((0, 2))
+    expected = torch.autograd.grad((theirs * weight).sum(), leaves)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    for ours, theirs in zip(found, expected):
+        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_scales_below_the_bound_pass_only_gradients_that_raise_them():
+    mixture = ScaleMixture(passes=1)
+    scales = torch.full((1, 1, 2), 0.02, requires_grad=True)
+    residual = torch.tensor([[[0.0, 0.9]]])  # the first would lower its scale, the second raise it
+    (gradient,) = torch.autograd.grad(mixture.bits(residual, scales).sum(), scales)
+    assert gradient[0, 0, 0] == 0 and gradient[0, 0, 1] < 0

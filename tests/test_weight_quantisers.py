@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from codec.quantise import WEIGHT_QUANTISERS, ActivationQuantiser, QuantisedConv2d, QuantisedLinear, weights
 from codec.quantise import initial_log_step, weight_quantiser
 
-LIMITS = {"lsq": 7, "ternary": 1, "binary": 1, "xnor": 1}
+LIMITS = {"lsq": 7, "absmax": 7, "ternary": 1, "binary": 1, "xnor": 1}
 
 
 def some(*shape, seed=0):
@@ -25,6 +25,16 @@ def test_all_give_integers_and_a_positive_step_per_channel(name, shape):
     assert step.shape == (5,) + (1,) * (len(shape) - 1) and (step > 0).all()
     (integers * step * some(*shape, seed=1)).sum().backward()
     assert weight.grad.isfinite().all() and weight.grad.abs().sum() > 0
+
+
+def test_absmax_clips_nothing_and_passes_the_gradient_whole():
+    weight = torch.tensor([[-3.0, 0.2, 1.0], [0.1, 0.05, -0.02]], requires_grad=True)
+    integers, step = weights.absmax_weights(weight, limit=15)
+    assert integers.tolist() == [[-15, 1, 5], [15, 8, -3]]
+    assert step.flatten().tolist() == pytest.approx([0.2, 0.1 / 15])
+    g = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    (integers * step).backward(g)
+    torch.testing.assert_close(weight.grad, g)
 
 
 @pytest.mark.parametrize("name", ["ternary", "binary", "xnor"])
@@ -113,7 +123,7 @@ def test_layers_compute_with_their_quantised_weights_and_learn(name):
 
 
 def test_layers_refuse_unknown_quantisers():
-    with pytest.raises(ValueError, match="no weight quantiser 'sign'; there are lsq, ternary, binary, xnor"):
+    with pytest.raises(ValueError, match="no weight quantiser 'sign'; there are lsq, absmax, ternary, binary, xnor"):
         QuantisedLinear(2, 2, "sign")
 
 

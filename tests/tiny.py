@@ -12,8 +12,8 @@ from codec.training.loop import export
 from codec.training.model import TrainableModel
 
 CONFIG = ModelConfig(
-    M=32, N=8, C8=192, C16=32, analysis_depth8=1, analysis_depth16=1, synthesis_depth8=1, synthesis_depth16=1,
-    hyper_width=16, entropy_width=16, context_width=24, anchors=3,
+    M=32, N=8, analysis_width=32, analysis_depth=2, synthesis_width16=32, synthesis_depth16=1, synthesis_width8=192,
+    synthesis_depth8=1, hyper_width=16, entropy_width=16, context_width=24, anchors=3, lmbda_max=0.5,
 )  # fmt: skip
 
 
@@ -25,10 +25,11 @@ def trainable(seed=0):
         for _, layer in model.networks.layers():
             assert isinstance(layer, TrainableLayer)
             layer.bias.add_(0.3 * torch.randn_like(layer.bias))
-            layer.log_gain.add_(0.3 * torch.randn_like(layer.log_gain))
+            layer.weight.mul_((0.3 * torch.randn(len(layer.weight), 1)).exp())
         for net in model.networks.contexts:
-            net["mean"].log_gain.add_(2.0)
-            net["index"].log_gain.add_(1.0)
+            for head, factor in (("mean", 7.0), ("index", 3.0)):
+                net[head].weight.mul_(factor)
+                net[head].bias.mul_(factor)
         model.transforms.z_log_gain.table.add_(2.0)
         model.y_prior.log_ratio.add_(0.2 * torch.randn_like(model.y_prior.log_ratio))
         model.dequantiser.shrink.uniform_(0, 0.3)
@@ -37,7 +38,7 @@ def trainable(seed=0):
 
 def coding(folder, seed=0):
     """CodecModel of :func:`trainable`, through a weights file in ``folder``."""
-    export(trainable(seed), folder)
+    export(trainable(seed).eval(), folder)
     return CodecModel.from_folder(folder)
 
 
@@ -45,7 +46,7 @@ def training_config(pictures, output, architecture=CONFIG, **changes):
     """TrainingConfig of a short run of a small model."""
     settings = dict(
         pictures=[str(pictures)], output=str(output), architecture=json.dumps(asdict(architecture)),
-        steps=6, batch=2, crop=64, warmup=2, precision="float32", device="cpu",
+        steps=6, batch=2, crop=64, warmup=2, drawn=0.0, precision="float32", device="cpu",
     )  # fmt: skip
     return TrainingConfig(**{**settings, **changes})
 

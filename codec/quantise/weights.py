@@ -11,6 +11,7 @@ weight, and the gradient of that product is what each docstring states. :data:`W
 
     name       integers        step
     lsq        n bits          learned                      Esser et al. 2020, arXiv:1902.08153
+    absmax     n bits          largest weight / limit       Jacob et al. 2018, arXiv:1712.05877
     ternary    -1, 0, 1        mean of the large weights    Li, Liu 2016, arXiv:1605.04711
     binary     -1, 1           learned                      Courbariaux, Bengio, David 2015, arXiv:1511.00363
     xnor       -1, 1           mean magnitude               Rastegari et al. 2016, arXiv:1603.05279
@@ -99,8 +100,20 @@ def ternary_weights(weight, log_step=None, limit=1):
     return integers, step.view(shape)
 
 
+def absmax_weights(weight, log_step=None, limit=127):
+    """Integers in [-limit, limit], and the step that maps the largest weight of each output channel to ``limit``.
+
+    ``log_step`` is not used. Nothing is ever clipped, so that no weight is without a gradient, which is ``g`` for the
+    product with the step; that the step moves with the largest weight is left out of it. For 5 bits or more: with
+    few levels most weights would be zero. Jacob et al. 2018, arXiv:1712.05877.
+    """
+    step = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8).div(limit).view(_per_channel(weight))
+    return round_ste(weight / step), step
+
+
 WEIGHT_QUANTISERS = {
     "lsq": quantise_weights,
+    "absmax": absmax_weights,
     "ternary": ternary_weights,
     "binary": binary_weights,
     "xnor": xnor_weights,
@@ -220,14 +233,15 @@ class QuantisedConv2d(_QuantisedWeights, nn.Conv2d):
 # --- Accumulators --------------------------------------------------------------------------------------------------
 
 
-def requantise_ste(total, ratio, bias, low, high, relu=False):
-    """``clamp(floor(ratio * total + bias + 1/2), low, high)``: an accumulator on the grid of the next layer.
+def requantise_ste(total, ratio, bias, low, high, activation="none"):
+    """``clamp(floor(f(ratio * total + bias) + 1/2), low, high)``: an accumulator on the grid of the next layer.
 
     Args:
         total: float (B, C, H, W), integer-valued accumulators.
-        ratio: float (C,), bias: float (B, C).
+        ratio: float (C,), bias: float (B, C), or (1, C) for all of the batch.
         low, high: range of the result.
-        relu: the lower bound is a ReLU, with its gradient: zero below.
+        activation: f: "none"; "relu", where the lower bound is a ReLU with its gradient, zero below; "leaky", a leaky
+            ReLU of slope 1/8.
 
     The gradient is the straight-through one for the rounding. A plain clamp has no gradient outside its range, so a
     saturated unit could never return; here it passes when descending it leads back towards the range.
@@ -235,15 +249,17 @@ def requantise_ste(total, ratio, bias, low, high, relu=False):
     One function with its own backward pass, because the entropy networks are small and spend as long on
     elementwise operations as on products.
     """
-    return _Requantise.apply(total, ratio, bias, low, high, relu)
+    return _Requantise.apply(total, ratio, bias, low, high, activation)
 
 
 class _Requantise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, total, ratio, bias, low, high, relu):
+    def forward(ctx, total, ratio, bias, low, high, activation):
         value = torch.addcmul(bias[:, :, None, None], total, ratio[:, None, None])
-        ctx.save_for_backward(total, ratio, value)
-        ctx.low, ctx.high, ctx.relu = low, high, relu
+        if activation == "leaky":
+            value = F.leaky_relu_(value, 0.125)
+        ctx.save_for_backward(total if ctx.needs_input_grad[1] else None, ratio, value)
+        ctx.low, ctx.high, ctx.activation, ctx.shared = low, high, activation, len(bias) == 1
         return torch.floor(value + 0.5).clamp_(low, high)
 
     @staticmethod
@@ -251,6 +267,11 @@ class _Requantise(torch.autograd.Function):
         total, ratio, value = ctx.saved_tensors
         # Descent moves the value by -grad: above the range only grad > 0 leads back, below it only grad < 0.
         blocked = (value > ctx.high) & (grad < 0)
-        blocked |= (value < ctx.low) if ctx.relu else (value < ctx.low) & (grad > 0)
+        blocked |= (value < ctx.low) if ctx.activation == "relu" else (value < ctx.low) & (grad > 0)
         grad = grad.masked_fill(blocked, 0.0)
-        return grad * ratio[:, None, None], (grad * total).sum((0, 2, 3)), grad.sum((2, 3)), None, None, None
+        if ctx.activation == "leaky":
+            grad = torch.where(value < 0, grad * 0.125, grad)
+        to_ratio = (grad * total).sum((0, 2, 3)) if total is not None else None
+        to_bias = grad.sum((2, 3))
+        to_bias = to_bias.sum(0, keepdim=True) if ctx.shared else to_bias
+        return grad * ratio[:, None, None], to_ratio, to_bias, None, None, None

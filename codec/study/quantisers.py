@@ -31,7 +31,7 @@ NAMES = (*LATENT_QUANTISERS, VQ)
 QUALITIES = (0, 15, 30, 45, 60, 75, 90, 100)
 # About 16 kMAC/px in all: small enough that a run takes minutes on one core.
 SMALL = ModelConfig(
-    M=192, N=64, C8=192, C16=192, analysis_depth8=3, analysis_depth16=1, synthesis_depth8=3, synthesis_depth16=1,
+    M=192, N=64, analysis_width=192, analysis_depth=3, synthesis_width16=192, synthesis_depth16=2, synthesis_depth8=1,
     hyper_width=96, entropy_width=96, context_width=128, anchors=5, lmbda_max=0.1,
 )  # fmt: skip
 
@@ -127,7 +127,7 @@ def measure(model, crops, name, seed):
         for crop in crops:
             pixels = crop.permute(1, 2, 0).numpy()
             height, width = pixels.shape[:2]
-            z_string, y_string, crc, _ = model.encode(to_tensor(pixels), 100 * quality)
+            z_string, y_string, crc, *_ = model.encode(to_tensor(pixels), 100 * quality, plain=False)
             x_hat = model.decode(z_string, y_string, crc, height, width, 100 * quality)
             rates.append(8 * (len(z_string) + len(y_string)) / (height * width))
             fidelities.append(psnr_db(pixels, to_uint8(x_hat, height, width)))

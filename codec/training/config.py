@@ -17,9 +17,9 @@ class TrainingConfig:
         output: folder for checkpoints, logs and exported weights.
         resume: checkpoint file, folder of a run, or folder of exported weights to continue from; empty to start anew.
         valid: folder of validation pictures; empty for none.
-        architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"C8": 256}'. When
-            resuming, of those that differ from the weights' own: from exported weights, deeper transforms, whose
-            additional blocks start as the identity, and more bits for the activations of the entropy networks.
+        architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"M": 256}'. When
+            resuming, of those that differ from the weights' own: depths and widths may grow from exported weights, and
+            the new network computes the same as the old one at first.
         latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. For new models.
         quantiser: what stands for rounding of scalar latents while training; a name in quantise.LATENT_QUANTISERS.
             Quantisers with a temperature cool down as the run goes on.
@@ -29,16 +29,22 @@ class TrainingConfig:
             whichever limit comes first.
         batch, crop: pictures per step and process, and their side in pixels (multiple of 64).
         downscale: probability that a crop is taken from a randomly downscaled picture (factor 1 to 2).
-        lr, lr_end, warmup: peak learning rate, final rate relative to it, steps of linear warm-up.
-        hold: fraction of the run that stays at the peak; a cosine takes the rest down. Averaged weights are good at the
-            peak already, so that a long hold loses little and a run can go on from any point of it.
-        prior_lr: learning rate of gains, of the steps of quantised weights and of the prior of z, relative to lr.
+        drawn: share of crops that are drawings (drawings.py), with their loss scaled down to that of photographs.
+        white: weight of what the linear parts of the transforms do to white noise beyond what the DCT does.
+        lr, warmup: peak learning rate, steps of linear warm-up.
+        decay: fraction of the run, at its end, in which the learning rate falls linearly to zero. Averaged weights are
+            good at the peak already, so that a run can go on from there: ``hold/`` keeps the weights before the decay.
+        muon: size of the orthogonalised steps of the matrices inside blocks and entropy networks; 0: Adam for all.
+        prior_lr: learning rate of the gain of z, of steps of quantised weights and of priors, relative to lr.
+        skeleton_steps: after so many steps the rate of the transforms' linear parts falls with 1 / sqrt(step); what
+            they learn at first is soon outweighed by the noise of learning on.
         freeze: names of parameters, or their beginnings, that stay as they are, with commas between; "encoder" stands
             for all that only the encoder reads.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and exported.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
-        precision: "bf16" (autocast; rounding and entropy networks stay in float32) or "float32".
+        precision: "bf16" (autocast; quantisation, rates and skeletons stay in float32), "float32", or "auto":
+            whichever multiplies faster on this machine.
         device: "auto", "cpu", "cuda".
         devices: number of processes, one per GPU or CPU share.
         threads: PyTorch threads per process; 0 leaves the default.
@@ -60,18 +66,21 @@ class TrainingConfig:
     steps: int = 0
     max_minutes: float = 0.0
     batch: int = 8
-    crop: int = 256
+    crop: int = 192
     downscale: float = 0.5
-    lr: float = 1e-3
-    lr_end: float = 0.02
-    warmup: int = 200
-    hold: float = 0.0
+    drawn: float = 0.05
+    white: float = 5.0
+    lr: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.2
+    muon: float = 0.3
     prior_lr: float = 5.0
+    skeleton_steps: int = 600
     freeze: str = ""
     clip: float = 1.0
     ema: float = 0.999
     balance: float = 0.5
-    precision: str = "bf16"
+    precision: str = "auto"
     device: str = "auto"
     devices: int = 1
     threads: int = 0
@@ -90,11 +99,14 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
-        if not 0 <= self.hold < 1:
-            raise ValueError(f"hold is {self.hold}; it must be at least 0 and less than 1")
-        if self.precision not in ("bf16", "float32"):
-            raise ValueError(f"precision is {self.precision!r}; there are bf16 and float32")
+        for name in ("decay", "drawn", "downscale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.precision not in ("auto", "bf16", "float32"):
+            raise ValueError(f"precision is {self.precision!r}; there are auto, bf16 and float32")
 
     def model_config(self):
         """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
-        return ModelConfig.from_dict({"latents": self.latents, "entropy_bits": self.entropy_bits, **json.loads(self.architecture)})
+        return ModelConfig.from_dict(
+            {"latents": self.latents, "entropy_bits": self.entropy_bits, **json.loads(self.architecture)}
+        )

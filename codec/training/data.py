@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import ImageError
 from ..image_io import read_picture
+from .drawings import draw
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
@@ -67,12 +68,15 @@ class Crops:
         return len(pictures)
 
     def batch(self, number):
-        """uint8 tensor (B, 3, crop, crop); the next batches are prepared in the background."""
+        """uint8 tensor (B, 3, crop, crop), and bool (B,), which of them are drawings.
+
+        The next batches are prepared in the background.
+        """
         for n in range(number, number + 3):
             if n not in self._pending:
                 self._pending[n] = [self._pool.submit(self._crop, n, i) for i in range(self.config.batch)]
-        crops = [future.result() for future in self._pending.pop(number)]
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+        crops, drawn = zip(*(future.result() for future in self._pending.pop(number)))
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(drawn)
 
     def close(self):
         """Stop the threads."""
@@ -80,12 +84,14 @@ class Crops:
 
     def _crop(self, number, index):
         rng = np.random.default_rng([self.config.seed, self.rank, number, index])
+        if rng.random() < self.config.drawn:
+            return draw(rng, self.config.crop), True
         pictures = self._pictures
         while pictures:
             path = pictures[rng.integers(len(pictures))]
             pixels = self._read(path)
             if pixels is not None:
-                return _random_crop(pixels, self.config.crop, self.config.downscale, rng)
+                return _random_crop(pixels, self.config.crop, self.config.downscale, rng), False
             pictures = [p for p in self._pictures if p not in self._skipped]
         raise ImageError(f"no usable pictures of at least {self.config.crop} pixels in {self.config.pictures}")
 

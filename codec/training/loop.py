@@ -1,11 +1,12 @@
 """The training loop: Lightning Fabric for devices and precision, wall-clock schedule, checkpoints, exports."""
 
+import copy
 import csv
 import json
-import math
 import os
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,19 +14,22 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from ..errors import ModelError
+from ..health import PARTS, complaints, health, mean_dead, watched
 from ..image_io import write_bytes_atomic
+from ..integer import TrainableLayer
 from ..model import ModelConfig, config_dict, read_folder
-from .config import TrainingConfig
 from .data import Crops, validation_crops
-from .model import TrainableModel
+from .model import TrainableModel, grow
+from .muon import Muon
+from .transforms import Centre, TrainableTransforms, calibrate
 from .vector_model import TrainableVectorModel
 
-VALIDATION_QUALITIES = (0, 25, 50, 75, 100)
+VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
+LOG_STEPS = 50
 
 
 def train(config, progress=True):
@@ -33,7 +37,8 @@ def train(config, progress=True):
 
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
     config.json of the moving average, usable as a model), ``log.csv``. Each is replaced atomically, so that a run
-    killed at any moment loses what happened since the last checkpoint and nothing else.
+    killed at any moment loses what happened since the last checkpoint and nothing else. ``hold/`` is the export before
+    the learning rate fell, which later runs go on from.
 
     Args:
         config: TrainingConfig.
@@ -65,33 +70,45 @@ def train(config, progress=True):
     return run.output / "export"
 
 
-def rate_distortion_loss(figures, lmbda, balance):
-    """Mean over pictures of ``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance``.
+def picture_losses(figures, lmbda, balance):
+    """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
     ``figures`` is what the trainable model returns; where it has a commitment loss, that counts as distortion.
     ``lmbda`` (B,).
     """
     loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * (figures["mse"] + figures.get("commitment", 0.0))
-    return (loss * (lmbda / LMBDA_MIDDLE) ** -balance).mean()
+    return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
 def learning_rate(config, step, done):
-    """Rate at optimiser step ``step``, when the fraction ``done`` of the run is over: warm-up, peak, then cosine."""
+    """Rate after ``step`` optimiser steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    falling = max(0.0, min(done, 1.0) - config.hold) / (1 - config.hold)
-    cosine = 0.5 + 0.5 * math.cos(math.pi * falling)
-    return config.lr * warm * (config.lr_end + (1 - config.lr_end) * cosine)
+    falling = min(1.0, max(0.0, 1 - done) / config.decay) if config.decay else 1.0
+    return config.lr * warm * falling
 
 
-def ema_update(decay):
-    """Averaging function for AveragedModel whose decay grows from 0.1 to ``decay``: early weights are forgotten."""
+def average_decay(config, step, rate, anew):
+    """How much of the average of the weights stays at a step of this run.
 
-    @torch.no_grad()
-    def update(averaged, current, count):
-        n = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+    ``config.ema``; less in the first steps of a run that began ``anew``, whose weights are to be forgotten, and less as
+    the rate falls, when weights wander less and the average has less to even out.
+    """
+    falling = max(0.1, rate / config.lr) if step >= config.warmup and config.lr else 1.0
+    young = (1 + step) / (10 + step) if anew else 1.0
+    return min(config.ema ** (1 / falling), young)
 
-    return update
+
+def bf16_pays():
+    """Whether this processor multiplies bf16 faster than float32: some at eight times the speed, others at half."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(768, 768, dtype=dtype)
+        a @ a
+        begun = time.monotonic()
+        for _ in range(20):
+            a @ a
+        seconds.append(time.monotonic() - begun)
+    return seconds[1] < seconds[0]
 
 
 class _Run:
@@ -102,31 +119,23 @@ class _Run:
         self.output = Path(config.output)
         self.step, self.seconds = 0, 0.0
         torch.manual_seed(config.seed)
-        checkpoint, architecture, weights = _load_resume(config)
-        self.bare = trainable_model(architecture, config.quantiser)
-        if weights:
-            own, tensors = weights
-            self.bare.import_tensors(tensors, own)
-            if architecture.latents == "scalar":
-                self.bare.make_room()
-        if checkpoint:
-            self.bare.load_state_dict(checkpoint["model"])
+        checkpoint, self.bare, self.before = _starting_point(config)
         _freeze(self.bare, config.freeze)
-        self.bare.to(memory_format=torch.channels_last)
+        self.bare.to(fabric.device, memory_format=torch.channels_last)
         if config.compile:
             self.bare.transforms.g_a.compile()
             self.bare.transforms.g_s.compile()
-        fast, slow = [], []
-        for name, parameter in self.bare.named_parameters():
-            if parameter.requires_grad:
-                (fast if _learns_fast(name) else slow).append(parameter)
-        groups = [{"params": slow, "factor": 1.0}, {"params": fast, "factor": config.prior_lr}]
-        optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
-        self.model, self.optimiser = fabric.setup(self.bare, optimiser)
-        self.ema = AveragedModel(self.bare, multi_avg_fn=ema_update(config.ema))
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if fabric.broadcast(fabric.device.type != "cpu" or bf16_pays()) else "float32"
+        self.half = precision == "bf16"
+        # The average of the weights is what is validated and exported.
+        self.ema = copy.deepcopy(self.bare).eval().requires_grad_(False)
+        self.model, *self.optimisers = fabric.setup(self.bare, *optimisers(self.bare, config, self.half))
         if checkpoint:
-            self.optimiser.load_state_dict(checkpoint["optimiser"])
             self.ema.load_state_dict(checkpoint["ema"])
+            for optimiser, state in zip(self.optimisers, checkpoint["optimisers"]):
+                optimiser.load_state_dict(state)
             self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
         self.crops = Crops(config, fabric.global_rank)
         self.generator = torch.Generator(fabric.device)
@@ -137,6 +146,16 @@ class _Run:
         steps = self.step / self.config.steps if self.config.steps else 0.0
         minutes = self.seconds / 60 / self.config.max_minutes if self.config.max_minutes else 0.0
         return max(steps, minutes)
+
+    def facts(self):
+        """What the exported config.json says of the training, earlier runs included."""
+        config = self.config
+        seen = self.step * config.batch * self.fabric.world_size * config.crop**2 / 1e6
+        return {
+            "steps": self.before.get("steps", 0) + self.step,
+            "minutes": round(self.before.get("minutes", 0.0) + self.seconds / 60, 1),
+            "megapixels": round(self.before.get("megapixels", 0.0) + seen, 1),
+        }
 
     def loop(self, progress):
         config, fabric = self.config, self.fabric
@@ -149,7 +168,7 @@ class _Run:
         bar = tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
         start, begun = time.monotonic(), self.seconds
         saved = validated = scanned = self.seconds
-        sums = {}
+        sums, logged, complained = {}, (self.step, self.seconds), {}.keys()
         try:
             while self.done() < 1 and not self._agreed_stop():
                 figures = self._one_step()
@@ -157,25 +176,30 @@ class _Run:
                 self.seconds = self._agreed(begun + time.monotonic() - start)
                 for name, value in figures.items():
                     sums.setdefault(name, []).append(value)
-                if self.step % 50 == 0 or self.step == config.steps:
+                if self.step % LOG_STEPS == 0 or self.step == config.steps:
                     row = {name: torch.stack(v).mean().item() for name, v in sums.items()}
-                    sums = {}
+                    row.update(self._speed(*logged))
+                    sums, logged = {}, (self.step, self.seconds)
                     if main:
                         log.write(self.step, self.seconds, row)
                         bar.n = round(100 * self.done(), 1)
-                        bar.set_postfix(step=self.step, loss=f"{row['loss']:.4f}", bpp=f"{row['bpp']:.3f}")
+                        bar.set_postfix_str(self._in_words(row))
+                        wrong = complaints(row) if self.before.get("steps", 0) + self.step > 200 else {}
+                        for part in wrong.keys() - complained:
+                            bar.write(f"warning: {wrong[part]}; more training is wasted until that is understood")
+                        complained = wrong.keys()
                 if self.seconds - scanned > 60:
                     self.crops.rescan()
                     scanned = self.seconds
                 if valid is not None and self.seconds - validated > 60 * config.validate_minutes:
-                    log.write(self.step, self.seconds, self._validate(valid))
+                    self._report(valid, log, bar)
                     validated = self.seconds
                 if main and self.seconds - saved > 60 * config.checkpoint_minutes:
                     self._save()
                     saved = self.seconds
             if main:
                 if valid is not None:
-                    log.write(self.step, self.seconds, self._validate(valid))
+                    self._report(valid, log, bar)
                 self._save()
         finally:
             bar.close()
@@ -185,85 +209,186 @@ class _Run:
                 log.close()
         fabric.barrier()
 
-    def _autocast(self):
-        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+    def _speed(self, step, seconds):
+        """Rates since an earlier step, and what is left."""
+        config, elapsed = self.config, max(self.seconds - seconds, 1e-9)
+        steps = (self.step - step) / elapsed
+        done = self.done()
+        return {
+            "steps_per_second": steps,
+            "megapixels_per_second": steps * config.batch * self.fabric.world_size * config.crop**2 / 1e6,
+            "minutes_left": self.seconds / 60 * (1 / done - 1) if done else 0.0,
+        }
 
-    def _one_step(self):
+    def _in_words(self, row):
+        dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
+        return (
+            f" step {self.step} loss {row['loss']:.4f} {row['bpp']:.3f} bpp, z {row.get('z_share', 0):.4f} dead {dead}, "
+            f"{row['steps_per_second']:.2f} steps/s {row['megapixels_per_second']:.2f} Mpx/s, {row['minutes_left']:.0f} min left"
+        )
+
+    def _report(self, valid, log, bar):
+        row = self._validate(valid)
+        log.write(self.step, self.seconds, row)
+        losses = " ".join(f"{row[f'valid_loss_{l}']:.4f}" for l in VALIDATION_LMBDAS)
+        dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
+        facts = self.facts()
+        bar.write(
+            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: loss {row['valid_loss']:.4f} "
+            f"({losses}), z {row.get('z_share', 0):.4f} dead {dead}"
+        )
+
+    def _autocast(self):
+        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.half)
+
+    def _inputs(self, step):
+        """``(x, quality, drawn, rng)`` of a step, which depend on the seed, the rank and the step alone."""
         config = self.config
-        rank = self.fabric.global_rank
-        rng = np.random.default_rng([config.seed, rank, self.step, 10**6])
-        x = self.crops.batch(self.step).to(self.fabric.device, non_blocking=True).float().div_(255)
+        number = self.before.get("steps", 0) + step  # so that a run on exported weights sees other crops
+        rng = np.random.default_rng([config.seed, self.fabric.global_rank, number, 10**6])
+        pixels, drawn = self.crops.batch(number)
+        x = pixels.to(self.fabric.device, non_blocking=True).float().div_(255)
         x = x.contiguous(memory_format=torch.channels_last)
         # One quality from each of B equal strata: uniform over the batch, less noisy than independent draws.
         strata = (rng.permutation(config.batch) + rng.random(config.batch)) / config.batch
         quality = torch.tensor(100 * strata, dtype=torch.float32, device=x.device)
+        return x, quality, drawn.to(x.device), rng
+
+    def _one_step(self):
+        config = self.config
+        x, quality, drawn, rng = self._inputs(self.step)
         lmbda = self.bare.config.lmbda(quality)
         self.generator.manual_seed(int(rng.integers(2**62)))
         rate = learning_rate(config, self.step, self.done())
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        if self.bare.config.latents == "scalar":
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * self._factor(group.get("role"))
+        scalar = self.bare.config.latents == "scalar"
+        if scalar:
             self.bare.quantiser.anneal(self.done())
-        with self._autocast():
+        look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
+        with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
-        loss = rate_distortion_loss(figures, lmbda, config.balance)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=config.clip, error_if_nonfinite=False)
+        losses = picture_losses(figures, lmbda, config.balance)
+        if drawn.any() and not drawn.all():
+            # A drawing's loss may be a hundred times a photograph's, and so would be its gradient.
+            usual = losses.detach()[~drawn].mean()
+            losses = losses * torch.where(drawn, (usual / losses.detach()).clamp(max=1), torch.ones_like(losses))
+        loss = losses.mean()
+        total = loss + config.white * self._white_noise_error() if config.white else loss
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(total)
+        norm = torch.nn.utils.clip_grad_norm_(self.bare.parameters(), config.clip)
         if torch.isfinite(norm):
-            self.optimiser.step()
-            self.ema.update_parameters(self.bare)
-        bpp = figures["y_bpp"] + figures["z_bpp"]
-        return {
+            for optimiser in self.optimisers:
+                optimiser.step()
+            self._average(rate)
+        bpp = (figures["y_bpp"] + figures["z_bpp"]).detach()
+        row = {
             "loss": loss.detach(),
-            "bpp": bpp.detach().mean(),
-            "z_bpp": figures["z_bpp"].detach().mean(),
+            "bpp": bpp.mean(),
             "psnr_db": (10 * torch.log10(255**2 / figures["mse"].detach())).mean(),
             "gradient_norm": norm.detach(),
             "lr": torch.tensor(rate, device=x.device),
+            **{name: torch.tensor(value) for name, value in mean_dead(shares).items()},
         }
+        if scalar:
+            row["z_share"] = figures["z_bpp"].detach().sum() / bpp.sum()
+        return row
+
+    def _factor(self, role):
+        """Learning rate of a group of parameters, relative to the run's."""
+        if role == "fast":
+            return self.config.prior_lr
+        if role == "skeleton":
+            return min(1.0, (self.config.skeleton_steps / (self.before.get("steps", 0) + self.step + 1)) ** 0.5)
+        return 1.0
+
+    def _white_noise_error(self):
+        """What the transforms' linear parts make of white noise, beyond what the DCT makes of it: mean squared.
+
+        Photographs hardly excite the finest checkerboard. There nothing but rate pulls at what is learned, and the
+        linear parts forget it.
+        """
+        transforms, device = self.bare.transforms, self.fabric.device
+        noise = 0.5 + 0.3 * torch.randn(4, 3, 64, 64, device=device, generator=self.generator)
+        if self.step % 2:
+            noise = noise[:, :1].expand(-1, 3, -1, -1)  # grey
+        with torch.no_grad():
+            if self._plain is None:
+                self._plain = TrainableTransforms(self.bare.config).to(device)
+            wanted = self._plain.skeleton(noise)
+        return (transforms.skeleton(noise) - wanted).square().mean()
+
+    _plain = None  # transforms that have learned nothing
 
     @torch.no_grad()
-    def _validate(self, crops, averaged=True):
-        """Loss over the validation crops, overall and per quality, of the moving average or of the weights themselves."""
-        model = (self.ema.module if averaged else self.bare).eval()
+    def _average(self, rate):
+        keep = average_decay(self.config, self.step, rate, anew=not self.before)
+        torch._foreach_lerp_([*self.ema.parameters()], [p.detach() for p in self.bare.parameters()], 1 - keep)
+
+    @torch.no_grad()
+    def _averaged(self):
+        """The model of averaged weights: other state from the live model, means measured on the latest batches."""
+        for own, live in zip(self.ema.buffers(), self.bare.buffers()):
+            own.copy_(live)
+        with self._autocast():
+            first = max(self.step - 4, -self.before.get("steps", 0))
+            calibrate(self.ema, (self._calibration(n) for n in range(first, self.step)))
+        return self.ema
+
+    def _calibration(self, step):
+        x, quality, _, rng = self._inputs(step)
+        self.generator.manual_seed(int(rng.integers(2**62)))
+        return x, quality, self.generator
+
+    @torch.no_grad()
+    def _validate(self, crops):
+        """Loss over the validation crops of the averaged weights, overall and per lambda, and the network's health."""
+        model = self._averaged()
         row, losses = {}, []
-        for q in VALIDATION_QUALITIES:
+        device = self.fabric.device
+        for lmbda in VALIDATION_LMBDAS:
             parts = []
             for batch in crops.split(8):
-                x = batch.to(self.fabric.device).float().div_(255).contiguous(memory_format=torch.channels_last)
-                quality = torch.full((len(x),), float(q), device=x.device)
-                with self._autocast():
-                    parts.append(model(x, quality))
+                x = batch.to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+                parts.append(model(x, torch.full((len(x),), model.config.quality(lmbda), device=device)))
             figures = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-            lmbda = self.bare.config.lmbda(torch.full((len(crops),), float(q), device=x.device))
-            losses.append(rate_distortion_loss(figures, lmbda, self.config.balance).item())
-            row[f"valid_bpp_{q}"] = (figures["y_bpp"] + figures["z_bpp"]).mean().item()
-            row[f"valid_psnr_db_{q}"] = (10 * torch.log10(255**2 / figures["mse"])).mean().item()
-            row[f"valid_loss_{q}"] = losses[-1]
+            each = picture_losses(figures, torch.full((len(crops),), lmbda, device=device), self.config.balance)
+            losses.append(each.mean().item())
+            row[f"valid_bpp_{lmbda}"] = (figures["y_bpp"] + figures["z_bpp"]).mean().item()
+            row[f"valid_psnr_db_{lmbda}"] = (10 * torch.log10(255**2 / figures["mse"])).mean().item()
+            row[f"valid_loss_{lmbda}"] = losses[-1]
         row["valid_loss"] = sum(losses) / len(losses)
+        row.update(health(model, crops[:8].to(device).float().div(255)))
         if self.bare.config.latents == "vq":
             perplexity, used = model.perplexity(), model.first_quality() <= 100
             for stage in range(len(used)):
                 if used[stage].any():
                     row[f"perplexity_{stage + 1}"] = perplexity[stage][used[stage]].mean().item()
-        self.bare.train()
         return row
 
     def _save(self):
+        """The checkpoint, the exported average, and in ``hold/`` the average before the learning rate fell."""
+        model = self._averaged()
         state = {
             "model": self.bare.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "ema": model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
+            "before": self.before,
             "config": asdict(self.config),
             "architecture": asdict(self.bare.config),
         }
         part = self.output / "checkpoint.pt.part"
         torch.save(state, part)
         os.replace(part, self.output / "checkpoint.pt")
-        export(self.ema.module, self.output / "export", steps=self.step, minutes=round(self.seconds / 60, 1))
+        facts = self.facts()
+        export(model, self.output / "export", **facts)
+        if self.done() <= 1 - self.config.decay or not (self.output / "hold").exists():
+            export(model, self.output / "hold", **facts)
 
     def _stop(self, *_):
         self.stopping = True
@@ -298,14 +423,58 @@ def _freeze(model, names):
             raise ModelError(f"freeze: no parameter begins with {prefix!r}; there are encoder, {known}")
         for parameter in found:
             parameter.requires_grad_(False)
+        for name, module in model.named_modules():
+            if isinstance(module, Centre) and name.startswith(prefixes):
+                module.frozen = True
+
+
+def optimisers(model, config, half):
+    """Muon for the matrices inside blocks and entropy networks, Adam for everything else.
+
+    Skeletons and heads start as something; depthwise layers, gains and tables are no matrices.
+    """
+    matrices = set(matrix_names(model)) if config.muon else set()
+    roles = {"muon": [], "plain": [], "fast": [], "skeleton": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            role = (
+                "muon"
+                if name in matrices
+                else "fast"
+                if _learns_fast(name)
+                else "skeleton"
+                if _is_skeleton(name)
+                else "plain"
+            )
+            roles[role].append(parameter)
+    adam = [{"params": roles[role], "role": role} for role in ("plain", "fast", "skeleton") if roles[role]]
+    found = [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    if roles["muon"]:
+        dtype = torch.bfloat16 if half else torch.float32
+        found.append(Muon(roles["muon"], lr=config.lr, size=config.muon, dtype=dtype))
+    return found
+
+
+def matrix_names(model):
+    """Names of the parameters that are matrices inside a network."""
+    for name, module in model.named_modules():
+        if isinstance(module, TrainableLayer):
+            inside = not module.spec.depthwise and module.spec.groups == 1 and module.log_step is None
+        else:
+            inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
+            inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+        if inside:
+            yield f"{name}.weight"
+
+
+def _is_skeleton(name):
+    return name.startswith(("transforms.g_a.", "transforms.g_s.")) and ".blocks" not in name
 
 
 def _learns_fast(name):
-    """Whether a parameter is a gain, a step size or part of a prior, whose natural scale is larger than a weight's."""
+    """Whether a parameter is a gain of z, a step size or part of a prior, whose natural scale is larger than a weight's."""
     parts = name.split(".")
-    return (
-        "gain" in parts[min(1, len(parts) - 1)] or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness", "shrink")
-    )
+    return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness", "shrink", "log_prior")
 
 
 def export(model, folder, **facts):
@@ -316,45 +485,43 @@ def export(model, folder, **facts):
     write_bytes_atomic(folder / "config.json", text.encode())
 
 
-def _load_resume(config):
-    """``(checkpoint or None, ModelConfig, (ModelConfig, tensors) of weights or None)`` for a run's ``resume`` setting."""
+def _starting_point(config):
+    """``(checkpoint or None, trainable model, facts of earlier runs)`` for a run's ``resume`` setting."""
     if not config.resume:
-        return None, config.model_config(), None
+        return None, trainable_model(config.model_config(), config.quantiser), {}
     path = Path(config.resume)
     if path.is_dir() and (path / "checkpoint.pt").exists():
         path = path / "checkpoint.pt"
     if path.is_file():
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            architecture = checkpoint["architecture"]
+            own = ModelConfig.from_dict(checkpoint["architecture"])
         except Exception as error:
             raise ModelError(f"{path}: not a checkpoint ({error})") from None
-        own = TrainingConfig(architecture=json.dumps(architecture)).model_config()
-        return checkpoint, _resumed_architecture(own, config.architecture, grow=False), None
+        if _changed(own, config.architecture) != own:
+            raise ModelError(f"{path}: a checkpoint keeps its architecture; exported weights may grow")
+        model = trainable_model(own, config.quantiser)
+        model.load_state_dict(checkpoint["model"])
+        return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
     own, tensors = read_folder(path)
-    return None, _resumed_architecture(own, config.architecture, grow=True), (own, tensors)
+    if not isinstance(own, ModelConfig):
+        raise ModelError(f"{path}: a model of the first architecture, which trains no longer")
+    model = trainable_model(own, config.quantiser)
+    try:
+        model.import_tensors(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{path}: cannot be trained on: {error}") from None
+    wanted = _changed(own, config.architecture)
+    if wanted != own:
+        small, model = model, trainable_model(wanted, config.quantiser)
+        grow(model, small)
+    return None, model, json.loads((path / "config.json").read_text(encoding="utf-8")).get("training", {})
 
 
-def _resumed_architecture(own, text, grow):
-    """ModelConfig to go on with: that of the weights, deeper or finer where ``text`` asks for it and ``grow`` allows it.
-
-    Raises:
-        ModelError: ``text`` asks for anything else that the weights do not have.
-    """
-    wanted = ModelConfig.from_dict({**asdict(own), **json.loads(text)})
-    for name, value in asdict(own).items():
-        other = getattr(wanted, name)
-        if other == value or grow and ("depth" in name or name == "activation_bits") and other > value:
-            continue
-        may = (
-            "transforms may become deeper, activations of the entropy networks finer"
-            if grow
-            else "a checkpoint keeps its architecture, exported weights may grow deeper or finer"
-        )
-        raise ModelError(f"architecture: {name} of the weights is {value}, not {other}; {may}")
-    return wanted
+def _changed(own, text):
+    return ModelConfig.from_dict({**asdict(own), **json.loads(text)})
 
 
 class _Log:

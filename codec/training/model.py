@@ -1,22 +1,34 @@
-"""The trainable model: the transforms of :mod:`codec.model` around fake-quantised entropy networks."""
+"""The trainable model: the transforms of :mod:`codec.training.transforms` around fake-quantised entropy networks."""
 
 import copy
 import math
+from dataclasses import asdict
 
 import torch
-import torch.nn.functional as F
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..entropy import LEVELS, LOG_SCALE_STEP, MEAN_UNIT, PASSES, SCALE_MIN, Y_LIMIT, Z_LIMIT
-from ..entropy import Dequantiser, EntropyNetworks, place, scale_table, split
+from ..dct import coarse_deviation
+from ..entropy import (
+    LEVELS,
+    LOG_SCALE_STEP,
+    MEAN_UNIT,
+    PASSES,
+    SCALE_MIN,
+    Y_LIMIT,
+    Z_LIMIT,
+    Dequantiser,
+    EntropyNetworks,
+    place,
+    scale_table,
+    split,
+)
+from ..errors import ModelError
 from ..integer import QUALITY_UNIT, TrainableLayer
-from ..model import Transforms
-from ..quantise import latent_quantiser, round_half_up, round_ste
-from ..transforms import coarse_deviation
-from .scale_mixture import ScaleMixture
+from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
+from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture
+from .transforms import TrainableTransforms
 
-LIKELIHOOD_MIN = 1e-9
 # Outliers count as if this many standard deviations away: 18 bits, about what the coder's escapes take. A plain
 # floor under the likelihood would cost more than the file does, and leave no gradient to widen the scale with.
 OUTLIER = 4.5
@@ -38,7 +50,7 @@ class TrainableModel(nn.Module):
         super().__init__()
         self.config = config
         self.quantiser = latent_quantiser(quantiser)
-        self.transforms = Transforms(config)
+        self.transforms = TrainableTransforms(config)
         self.networks = EntropyNetworks(config, TrainableLayer)
         # One prior of z per anchor quality, so that a small z_hat is cheap where z is small.
         self.z_prior = EntropyBottleneck(config.anchors * config.N, init_scale=1.5)
@@ -50,19 +62,16 @@ class TrainableModel(nn.Module):
     @torch.no_grad()
     def _start_scales(self):
         """Start the predicted scales at the deviations that the DCT of photographs has."""
-        deviation = coarse_deviation(self.config)[: self.config.M]
+        deviation = coarse_deviation(self.config.M)
         gain = self.transforms.log_gain.table  # (anchors, M)
         log_scale = (gain + deviation.log() - math.log(SCALE_MIN)).clamp(0, LOG_SCALE_STEP * (LEVELS - 1))
         by_group = log_scale.view(len(log_scale), -1, 4).transpose(1, 2).flatten(1)
         for net in self.networks.contexts:
             net["index"].bias.copy_(by_group)
             for head in ("index", "mean"):
-                if self.config.entropy_bits > 2:
-                    # The steps stay: small weights must have room to grow, as clipped ones have no gradient.
-                    net[head].weight.mul_(0.1)
-                else:  # of so few levels none is small
-                    net[head].log_gain.sub_(math.log(10))
-                    net[head].bias.mul_(10)
+                net[head].weight.mul_(0.1)
+                if net[head].log_step is not None:
+                    net[head].log_step.sub_(math.log(10))
 
     def forward(self, x, quality, generator=None):
         """Bits and squared error per picture.
@@ -75,38 +84,50 @@ class TrainableModel(nn.Module):
         Returns:
             dict of float tensors (B,): ``y_bpp`` and ``z_bpp`` in bits per pixel, ``mse`` on the scale of 0 to 255.
         """
-        batch, _, height, width = x.shape
+        pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality)
+        z = self.transforms.side_information(y, quality)
         with torch.autocast(x.device.type, enabled=False):
-            # The integer networks run in float32: bfloat16 holds 8 bits.
-            z = self.transforms.side_information(y, quality)
             z_likelihood = self._z_likelihood(self._for_rate(z, generator), quality)
-            hundredths = quality * QUALITY_UNIT
-            z_hat = round_ste(z).clamp(-Z_LIMIT, Z_LIMIT)
-            features = self.networks.features(z_hat, hundredths)
-            known, shift, y_hat, y_bits = 0.0, 0.0, 0.0, 0.0
-            for k, part in enumerate(split(y)):
-                means, indexes = self.networks.context(k, features, known, hundredths)
-                means = means / MEAN_UNIT
-                scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
-                residual = self._for_rate(part - means, generator)
-                residual = _tamed(residual, scales * self.y_prior.widest(k).detach())
-                likelihood = self.y_prior.likelihood(residual, scales, k)
-                y_bits = y_bits - likelihood.log2().flatten(1).sum(1)
-                symbols = round_ste(part - means)
-                known = known + place((symbols + means) * MEAN_UNIT, k)
-                shift = shift + place(self.dequantiser(symbols, indexes, hundredths), k)
-                if self.training and not self.quantiser.rounds:
-                    y_hat = y_hat + place(self.quantiser.for_synthesis(part - means, generator) + means, k)
-            if not self.training or self.quantiser.rounds:
-                y_hat = known / MEAN_UNIT + shift
+        y_bits, y_hat = self._walk(y, round_ste(z).clamp(-Z_LIMIT, Z_LIMIT), quality, generator)
         x_hat = self.transforms.synthesise(y_hat, quality)
-        pixels = height * width
         return {
             "y_bpp": y_bits / pixels,
             "z_bpp": -z_likelihood.log2().flatten(1).sum(1) / pixels,
             "mse": 255**2 * (x_hat - x).square().flatten(1).mean(1),
         }
+
+    def _walk(self, y, z_hat, quality, generator):
+        """The four passes over y (B, M, h, w): bits (B,) and y_hat for the synthesis.
+
+        Symbols of row 0 are not coded: the decoder takes them to be zero, so that networks and synthesis see the mean
+        here as well. In training their bits are paid all the same. They are few, and without them nothing would lift
+        the scale of a latent out of row 0 again.
+        """
+        hundredths = quality * QUALITY_UNIT
+        features = self.networks.features(z_hat, hundredths)
+        known, heard, residuals, symbols, rows = 0.0, 0.0, [], [], []
+        for k, part in enumerate(split(y)):
+            means, indexes = self.networks.context(k, features, known, hundredths)
+            residual = part - means / MEAN_UNIT
+            symbol = surrogate_gradient(round_half_up(residual.detach()) * (indexes.detach() > 0), residual)
+            known = known + place(symbol * MEAN_UNIT + means, k)
+            if self.training and not self.quantiser.rounds:
+                heard = heard + place(self.quantiser.for_synthesis(residual, generator) + means / MEAN_UNIT, k)
+            residuals.append(residual.flatten(1))
+            symbols.append(symbol)
+            rows.append(indexes)
+        residual = torch.stack(residuals)  # (passes, B, n)
+        indexes = torch.stack([r.flatten(1) for r in rows])
+        scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
+        residual = _tamed(self._for_rate(residual, generator), scales * self.y_prior.widest().detach()[:, None, None])
+        bits = self.y_prior.bits(residual, scales, None if self.training else indexes > 0)
+        if self.training and not self.quantiser.rounds:
+            return bits, heard
+        shift = 0.0
+        for k, (symbol, index) in enumerate(zip(symbols, rows)):
+            shift = shift + place(self.dequantiser(symbol, index, hundredths), k)
+        return bits, known / MEAN_UNIT + shift
 
     def _for_rate(self, latents, generator):
         return self.quantiser.for_rate(latents, generator) if self.training else round_half_up(latents)
@@ -127,63 +148,74 @@ class TrainableModel(nn.Module):
     @torch.no_grad()
     def export_tensors(self):
         """Everything that a weights file holds: half-precision transforms, integer networks, CDF tables."""
-        tensors = {name: t.to(torch.float16) for name, t in self.transforms.state_dict().items()}
+        tensors = {name: t.to(torch.float16) for name, t in self.transforms.folded().items()}
         for name, layer in self.networks.layers():
             tensors.update({f"entropy.{name}.{key}": t for key, t in layer.integers().items()})
+        tensors["entropy.compand"] = self.networks.compand.to(torch.int16)
+        tensors["entropy.shrink"] = self.dequantiser.shrink.to(torch.float16)
         # On a copy: tables are buffers, and would change size under the optimiser's feet.
         z_prior = copy.deepcopy(self.z_prior)
         _fit_support(z_prior)
         z_prior.update(force=True)
         lengths = z_prior._cdf_length.int()
         z_rows = torch.cat([row[:n] for row, n in zip(z_prior._quantized_cdf, lengths.tolist())]).int()
-        tensors["entropy.shrink"] = self.dequantiser.shrink.to(torch.float16)
         tables = {"z": (z_rows, lengths, z_prior._offset.int()), "y": self.y_prior.tables(scale_table(), Y_LIMIT)}
         for which, parts in tables.items():
             tensors.update(zip((f"entropy.{which}_{key}" for key in ("cdf", "lengths", "offsets")), parts))
         for which, prior in (("z", self.z_prior), ("y", self.y_prior)):  # lets training continue
-            tensors.update({f"entropy.{which}_prior.{name}": t.to(torch.float16) for name, t in prior.named_parameters()})
+            tensors.update(
+                {f"entropy.{which}_prior.{name}": t.to(torch.float16) for name, t in prior.named_parameters()}
+            )
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors, config=None):
-        """Take the weights of a file, whose ModelConfig is ``config`` where it is not this model's."""
-        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
-        self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
-        # The parameters are in real units: they do not depend on how many bits the activations have.
-        networks = EntropyNetworks(config or self.config, TrainableLayer)
-        for name, layer in networks.layers():
+    def import_tensors(self, tensors):
+        """Take the weights of a file with this model's architecture: the inverse of :meth:`export_tensors`."""
+        self.transforms.unfold({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
+        for name, layer in self.networks.layers():
             prefix = f"entropy.{name}."
             layer.set_integers({k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)})
-        self.networks.load_state_dict(networks.state_dict())
-        for name, parameter in self.z_prior.named_parameters():
-            parameter.copy_(tensors[f"entropy.z_prior.{name}"])
-        if "entropy.shrink" in tensors:  # early models have a plain Gaussian for y, and no dequantiser
-            self.dequantiser.shrink.copy_(tensors["entropy.shrink"])
-            for name, parameter in self.y_prior.named_parameters():
-                parameter.copy_(tensors[f"entropy.y_prior.{name}"])
-
-    def make_room(self):
-        """Let saturated weights of the entropy networks move again, before training continues from a file."""
-        for _, layer in self.networks.layers():
-            layer.make_room()
+        self.dequantiser.shrink.copy_(tensors["entropy.shrink"])
+        for which, prior in (("z", self.z_prior), ("y", self.y_prior)):
+            for name, parameter in prior.named_parameters():
+                parameter.copy_(tensors[f"entropy.{which}_prior.{name}"])
 
 
-def with_new_blocks(own, tensors):
-    """Weights of transforms, completed for deeper ones whose additional blocks do nothing yet.
+@torch.no_grad()
+def grow(model, small):
+    """Give a trainable model the weights of a smaller one, so that it computes the same.
+
+    New blocks are the identity: the scale of their branches is zero. New units of a layer start as they would in a new
+    model, and what reads them starts with zeros. For scalar and vector-quantised latents alike.
 
     Args:
-        own: state dict of the deeper transforms, as they start.
-        tensors: state dict of the shallower ones.
+        model: as it starts. small: of the same kind, nowhere deeper or wider.
 
-    Returns:
-        state dict for the deeper ones. A new block keeps its random weights, and the scale of its branches is zero:
-        the identity, with a gradient.
+    Raises:
+        ModelError: ``small`` is larger somewhere, or differs in what cannot grow.
     """
-    complete = {name: t for name, t in own.items() if ".blocks." in name} | tensors
-    for name, t in complete.items():
-        if name.endswith("scales.table"):  # (anchors, depth, branches, C)
-            complete[name] = F.pad(t, (0, 0, 0, 0, 0, own[name].shape[1] - t.shape[1]))
-    return complete
+    may_grow = ("depth", "width", "activation_bits")
+    for name, value in asdict(small.config).items():
+        wanted = getattr(model.config, name)
+        if wanted != value and not (any(part in name for part in may_grow) and wanted > value):
+            raise ModelError(
+                f"architecture: {name} of the weights is {value}, not {wanted}; depths and widths may grow"
+            )
+    tensors = small.state_dict()
+    features, more = small.config.entropy_width, model.config.entropy_width - small.config.entropy_width
+    for name, own in model.state_dict().items():
+        old = tensors.get(name)
+        if old is None:  # of a new block
+            if name.endswith(".share"):
+                own.zero_()
+            continue
+        if more and name.endswith("trunk.layers.0.weight") and old.shape[1] > features:
+            # Latents follow the features among the inputs: make room for more of these in between.
+            old = torch.cat([old[:, :features], old.new_zeros(len(old), more), old[:, features:]], 1)
+        here = tuple(slice(n) for n in old.shape)
+        if old.dim() > 1 and name.endswith("weight"):
+            own[: old.shape[0]] = 0
+        own[here] = old
 
 
 def _tamed(residual, scales):

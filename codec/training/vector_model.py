@@ -13,12 +13,19 @@ import torch.nn.functional as F
 from compressai._CXX import pmf_to_quantized_cdf
 from torch import distributed, nn
 
-from ..model import Transforms
+from ..dct import coarse_deviation
 from ..quantise import straight_through
-from ..transforms import coarse_deviation
-from ..vector_entropy import CONTEXTS, MAGNITUDES, VectorCoder
-from ..vector_entropy import choose, contexts, from_groups, histories, squared_error_per_bit, to_groups
-from .model import with_new_blocks
+from ..vector_entropy import (
+    CONTEXTS,
+    MAGNITUDES,
+    choose,
+    contexts,
+    from_groups,
+    histories,
+    squared_error_per_bit,
+    to_groups,
+)
+from .transforms import TrainableTransforms
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper
 CODEBOOK_DECAY = 0.98  # of the averages behind the codebooks
@@ -34,7 +41,7 @@ class TrainableVectorModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.transforms = Transforms(config)
+        self.transforms = TrainableTransforms(config)
         groups, codes = config.M // config.code_dim, config.codes
         pairs = (config.stages, groups)
         # Prior: logits = base + sharpness * how large the codeword is, with a sharpness per context.
@@ -47,7 +54,7 @@ class TrainableVectorModel(nn.Module):
         self.register_buffer("cost", torch.zeros(pairs))  # its bits per vector
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         # What a pair gains and costs before it was measured: as if each stage took away three quarters.
-        energy = coarse_deviation(config)[: config.M].square().view(groups, -1).sum(1)
+        energy = coarse_deviation(config.M).square().view(groups, -1).sum(1)
         self.gained += 0.75 * energy * 0.25 ** torch.arange(config.stages)[:, None]
         self.cost += 0.5 * math.log2(codes)
 
@@ -205,7 +212,7 @@ class TrainableVectorModel(nn.Module):
     @torch.no_grad()
     def export_tensors(self):
         """Everything that a weights file holds: half-precision transforms and codebooks, integer tables."""
-        tensors = {name: t.to(torch.float16) for name, t in self.transforms.state_dict().items()}
+        tensors = {name: t.to(torch.float16) for name, t in self.transforms.folded().items()}
         rounded = copy.deepcopy(self)
         rounded.codebooks.copy_(self.codebooks.half())  # so that magnitudes and lengths are those of the file
         log2_prior = torch.stack([rounded._log2_prior(s) for s in range(self.config.stages)]).cpu()
@@ -226,10 +233,9 @@ class TrainableVectorModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors, config=None):
-        """Take the weights of a file; ``config``, for the scalar model's sake, does not matter here."""
-        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
-        self.transforms.load_state_dict(with_new_blocks(self.transforms.state_dict(), floats))
+    def import_tensors(self, tensors):
+        """Take the weights of a file with this model's architecture."""
+        self.transforms.unfold({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
         for name in ("codebooks", "counts", "gained", "cost", "log_prior", "sharpness"):
             getattr(self, name).copy_(tensors[f"entropy.vq.{name}"])
         self.sums.copy_(self.codebooks * self.counts[..., None])

@@ -1,0 +1,92 @@
+"""The transform codec that training starts from: a 16x16 transform of a DCT and a Haar step, and what to expect of it.
+
+An 8x8 DCT of a luma/chroma rotation, then a 2x2 Haar step on each of its 192 channels: 768 coefficients for 16x16
+pixels, orthonormal, ordered by the energy that photographs give them. The codec keeps the first M.
+"""
+
+import math
+
+import torch
+
+PATCH = 8  # pixels per position of the fine level
+FINE = 3 * PATCH**2  # channels of the DCT, at 1/8 of the resolution
+COARSE = 4 * FINE  # channels of the whole transform, at 1/16
+
+# Orthonormal luma/chroma rotation: rows are (R+G+B), (R-B), (R-2G+B), normalised.
+_ROTATION = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+_CHROMA = (1.0, 0.32, 0.22)  # standard deviations of the rotated channels of photographs, relative to luma
+_SMALLEST = 0.05  # a deviation is not taken to be less, so that rare channels are not magnified
+
+
+def dct_matrix():
+    """(192, 192): pixels of an 8x8 RGB patch, in pixel_unshuffle's order, to orthonormal DCT coefficients."""
+    n = torch.arange(PATCH, dtype=torch.float64)
+    dct = torch.cos(math.pi / PATCH * n[:, None] * (n[None, :] + 0.5)) * (2 / PATCH) ** 0.5
+    dct[0] *= 0.5**0.5
+    return torch.kron(torch.kron(torch.tensor(_ROTATION, dtype=torch.float64), dct), dct).float()
+
+
+def haar_matrix(count):
+    """(count, 768): the Haar step on DCT channels after pixel_unshuffle(2), the ``count`` most energetic rows."""
+    matrix = torch.zeros(count, COARSE)
+    for row, (_, c, k, l) in enumerate(_haar_rows(count)):
+        for i in (0, 1):
+            for j in (0, 1):
+                matrix[row, 4 * c + 2 * i + j] = 0.5 * (-1) ** (k * i + l * j)
+    return matrix
+
+
+def fine_deviation():
+    """Expected standard deviation of each DCT channel of a photograph in [0, 1]: float (192,)."""
+    u, v, chroma = _frequencies()
+    frequency = (u**2 + v**2).sqrt()
+    # Amplitudes of photographs fall as about 1/f; the mean stands out by far. Measured.
+    return (chroma * torch.where(frequency == 0, 2.4, 0.3 / (0.5 + frequency))).clamp_min(_SMALLEST).float()
+
+
+def coarse_deviation(count):
+    """The same for the first ``count`` channels of the whole transform: float (count,)."""
+    energy = torch.tensor([-e for e, *_ in _haar_rows(count)])
+    return torch.where(energy == 1, 4.8, 0.5 * energy).clamp_min(_SMALLEST)  # 1: the luma mean
+
+
+def coarse_to_pixels(matrix):
+    """A matrix (rows, 768) on the DCT channels of :func:`haar_matrix` -> the same on pixels of pixel_unshuffle(16).
+
+    Orthonormal: the transpose of the result leads back.
+    """
+    rows = len(matrix)
+    # (rows, DCT channel, i, j) -> (rows, pixel of the 8x8 patch, i, j); patch (i, j) of a 2x2 square of patches.
+    patches = torch.einsum("rcij,cp->rpij", matrix.view(rows, FINE, 2, 2), dct_matrix().to(matrix))
+    # pixel_unshuffle(16) counts colour, row, column; the row of a pixel is 8 i + its row in the patch.
+    patches = patches.view(rows, 3, PATCH, PATCH, 2, 2)
+    return patches.permute(0, 1, 4, 2, 5, 3).reshape(rows, COARSE)
+
+
+def coarse_from_pixels(matrix):
+    """Inverse of :func:`coarse_to_pixels`."""
+    rows = len(matrix)
+    patches = matrix.view(rows, 3, 2, PATCH, 2, PATCH).permute(0, 1, 3, 5, 2, 4).reshape(rows, FINE, 2, 2)
+    return torch.einsum("rpij,cp->rcij", patches, dct_matrix().to(matrix)).reshape(rows, COARSE)
+
+
+def _frequencies():
+    """Vertical and horizontal frequency, and deviation relative to luma, of each DCT channel: three (192,)."""
+    u = torch.arange(PATCH).repeat_interleave(PATCH).repeat(3).double()
+    v = torch.arange(PATCH).repeat(PATCH * 3).double()
+    return u, v, torch.tensor(_CHROMA, dtype=torch.float64).repeat_interleave(PATCH**2)
+
+
+def _haar_rows(count):
+    """For each of the ``count`` kept coefficients: (-energy, DCT channel, vertical bit, horizontal bit)."""
+    u, v, chroma = _frequencies()
+    rows = []
+    for k in (0, 1):
+        for l in (0, 1):
+            # Odd DCT functions flip their sign from block to block in a smooth signal, so that for them the
+            # difference of neighbours is the lower frequency.
+            fu = 2 * u + torch.where(u % 2 == 0, float(k), float(1 - k))
+            fv = 2 * v + torch.where(v % 2 == 0, float(l), float(1 - l))
+            energy = (chroma / (1 + (fu**2 + fv**2).sqrt())).tolist()
+            rows += [(-e, c, k, l) for c, e in enumerate(energy)]
+    return sorted(rows)[:count]

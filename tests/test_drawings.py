@@ -1,0 +1,61 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codec.model import FLAT, STRANGE, CodecModel
+from codec.pixels import to_tensor
+from codec.training.drawings import KINDS, draw
+from codec.weights import find_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import drawings  # noqa: E402
+
+PICTURES = drawings.pictures()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CodecModel.from_folder(find_model())
+
+
+def test_drawings_depend_on_the_seed_alone_and_differ():
+    first, again = (draw(np.random.default_rng(5), 96) for _ in range(2))
+    assert first.shape == (96, 96, 3) and first.dtype == np.uint8 and np.array_equal(first, again)
+    several = {draw(np.random.default_rng(seed), 64).tobytes() for seed in range(20)}
+    assert len(several) > 15
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS), key=lambda kind: kind.__name__))
+def test_every_kind_is_a_mask(kind):
+    masks = [kind(np.random.default_rng(seed), 80) for seed in range(8)]
+    assert all(mask.shape == (80, 80) and 0 <= mask.min() and mask.max() <= 1 for mask in masks)
+    if kind.__name__ != "flat":
+        assert all(mask.std() > 0.005 for mask in masks)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(model, name):
+    """At quality 100 within 1 dB of the same coefficients and steps without learning; better with rising quality."""
+    pixels = PICTURES[name]
+    found = [drawings.coded(pixels, model, quality)[1] for quality in (0, 30, 60, 100)]
+    assert found[-1] >= drawings.dct_psnr_db(pixels, model.config, 100) - 1
+    assert all(later >= earlier for earlier, later in zip(found, found[1:])), found
+
+
+def test_the_plain_transform_decodes_to_what_was_encoded(model):
+    x = to_tensor(PICTURES["dither"])
+    for quality in (0, 4321, 10000):
+        coded = model.encode(x, quality, plain=True)
+        decoded = model.decode(coded.z_string, coded.y_string, coded.crc, *x.shape[2:], quality, plain=True)
+        assert torch.equal(decoded, model.reconstruct(coded.y_hat, quality, plain=True))
+        assert torch.equal(coded.y_hat, coded.y_hat.round())
+
+
+def test_photographs_are_neither_strange_nor_flat_and_never_plain(model, photo):
+    assert FLAT < model.plain.strangeness(to_tensor(photo)) < STRANGE
+    assert not any(model.encode(to_tensor(photo), quality).plain for quality in (0, 5000, 10000))
+    assert model.plain.strangeness(to_tensor(PICTURES["text"])) > STRANGE
+    assert model.plain.strangeness(to_tensor(PICTURES["red"])) < FLAT
