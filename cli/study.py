@@ -44,13 +44,14 @@ def study():
 def gradients(output, problem, samples, draws, seed, quick, threads):
     """Measure estimators of the gradient through a quantiser.
 
-    Rounded latents, a choice among codebook entries, binary weights, nearest codebook entries and the entries
-    themselves: small problems of which the true gradient of the expected loss is known. Every estimator,
-    straight-through, noise, soft rounding, Gumbel-softmax, score function, finite differences, is compared with
-    it.
+    Rounded latents, a choice among codebook entries, binary neurons and weights, nearest codebook entries and the
+    entries themselves: small problems of which the true gradient of the expected loss is known. Every estimator,
+    straight-through, noise, soft rounding, Gumbel-softmax, ReinMax, score function, finite differences, is compared
+    with it.
 
-    Bias and cosine are relative to the true gradient, variance to its squared length; +- is one standard error. A
-    bias that cannot be told from zero is printed as its limit. docs/quantisation.md explains the figures.
+    Bias and cosine are relative to the true gradient, variance to its squared length; +- is one standard error. The
+    bias comes with an interval of two deviations; one that cannot be told from zero is printed as its upper bound.
+    docs/quantisation.md explains the figures.
     """
     draws = draws or (512 if quick else 16384)
     if draws < 16 * samples[-1]:

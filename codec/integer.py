@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .quantise import requantise_ste, round_half_up, round_ste, straight_through
-from .quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quantiser
+from .quantise.weights import (
+    WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
+)  # fmt: skip
 
 BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
 MULTIPLIER_BITS = 15
@@ -95,6 +97,12 @@ class TrainableLayer(nn.Module):
             nn.Parameter(initial_log_step(self.weight, self.weight_limit, name == "binary")) if learned else None
         )
         self.bias = nn.Parameter(torch.zeros(spec.anchors, spec.weight_shape[0]))
+        self.clip_weights_()
+
+    def clip_weights_(self):
+        """Keep signs where they can change; for after each step of the optimiser. Nothing for other weights."""
+        if self._weight_quantiser is binary_weights:
+            clip_binary_weights_(self.weight, self.log_step)
 
     def _quantised(self):
         """``(integers, step)`` of the weights."""

@@ -126,4 +126,93 @@ def test_gaussian_noise_is_reparameterised():
 def test_the_temperature_falls_to_its_floor():
     temperatures = [est.exponential_temperature(step, rate=0.01) for step in (0, 10, 50, 1000)]
     assert temperatures[0] == 1 and temperatures[-1] == 0.5
+    assert temperatures[1] == pytest.approx(0.9048374) and temperatures[2] == pytest.approx(0.6065307)
     assert temperatures == sorted(temperatures, reverse=True)
+    with pytest.raises(ValueError, match="temperature above zero"):
+        est.exponential_temperature(1, lowest=0.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "function",
+    [est.softmax_relaxation, est.argmax_straight_through, est.gumbel_softmax, est.reinmax, est.tanh_relaxation,
+     est.sign_straight_through],
+)  # fmt: skip
+def test_temperatures_must_be_positive(function, temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        function(some(3, 4), temperature)
+
+
+def test_other_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="width of differences must be positive"):
+        est.finite_differences(loss, ste.round_half_up, some(2), some(3, 2), 0.0)
+    with pytest.raises(ValueError, match=r"in \[0, 1\), not 2"):
+        est.MovingAverage(2)
+
+
+# --- ReinMax, and the prior of a discrete VAE ----------------------------------------------------------------------
+
+
+def mean_gradient(logits, function, draw):
+    """Expectation of the gradient of ``function`` (K,) -> scalar through ``draw(logits, choice)``, by enumeration."""
+    p, total = torch.softmax(logits.detach(), -1), 0.0
+    for k, choice in enumerate(torch.eye(len(logits), dtype=logits.dtype)):
+        (grad,) = torch.autograd.grad(function(draw(logits, choice)), logits)
+        total = total + p[k] * grad
+    return total
+
+
+def test_reinmax_is_exact_on_average_for_quadratic_losses_and_the_straight_through_estimator_for_linear_ones():
+    logits, a, b = some(5).requires_grad_(), some(5, 5, seed=1), some(5, seed=2)
+
+    def linear(d):
+        return b @ d
+
+    def quadratic(d):
+        return d @ a @ d + b @ d
+
+    def reinmax(logits, choice):
+        return est.reinmax(logits, choice=choice)
+
+    def softmax_ste(logits, choice):
+        return ste.surrogate_gradient(choice, torch.softmax(logits, -1))
+
+    for function, draw, exact in (
+        (linear, reinmax, True), (quadratic, reinmax, True), (linear, softmax_ste, True),
+        (quadratic, softmax_ste, False),
+    ):  # fmt: skip
+        values = torch.stack([function(d) for d in torch.eye(5, dtype=torch.float64)])
+        (truth,) = torch.autograd.grad(torch.softmax(logits, -1) @ values, logits)
+        found = mean_gradient(logits, function, draw)
+        assert torch.allclose(found, truth, atol=1e-10) == exact
+
+
+def test_reinmax_has_the_jacobians_of_its_paper():
+    logits, g, temperature = some(4).requires_grad_(), some(4, seed=1), 1.5
+
+    def jacobian(p):
+        return torch.diag(p) - torch.outer(p, p)
+
+    with torch.no_grad():
+        p, cool = torch.softmax(logits, -1), torch.softmax(logits / temperature, -1)
+    for choice in torch.eye(4, dtype=torch.float64):
+        (found,) = torch.autograd.grad(est.reinmax(logits, temperature, choice), logits, g)
+        torch.testing.assert_close(found, 2 * jacobian((choice + cool) / 2) @ g - jacobian(p) @ g / 2)
+
+
+def test_reinmax_draws_one_hot_from_the_softmax():
+    logits = some(5)
+    drawn = est.reinmax(logits.expand(40_000, 5), generator=seeded())
+    assert set(drawn.unique().tolist()) == {0, 1} and drawn.sum(-1).eq(1).all()
+    torch.testing.assert_close(drawn.mean(0), torch.softmax(logits, -1), atol=0.015, rtol=0)
+
+
+def test_the_divergence_from_the_uniform_prior():
+    logits = 3 * some(6, 5)
+    prior = torch.distributions.Categorical(logits=torch.zeros(6, 5, dtype=torch.float64))
+    wanted = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=logits), prior)
+    torch.testing.assert_close(est.categorical_kl(logits), wanted)
+    assert est.categorical_kl(torch.zeros(5)).item() == pytest.approx(0, abs=1e-6)
+    sure = torch.tensor([0.0, 200.0, 0.0], requires_grad=True)
+    est.categorical_kl(sure).backward()
+    assert est.categorical_kl(sure).item() == pytest.approx(1.0986123, rel=1e-6) and sure.grad.isfinite().all()

@@ -1,7 +1,6 @@
 """``codec evaluate`` and its parts: rows, means, monotonicity, comparisons, files, and the command itself."""
 
 import csv
-import io
 import json
 import math
 import sys

@@ -30,6 +30,7 @@ def test_every_quantiser_keeps_the_interface(name):
         # Slopes of one on average over whole cells: none of them scales the gradient.
         assert grad.isfinite().all() and 0.5 < grad.mean() < 2
     assert torch.equal(quantiser.at_evaluation(Y), round_half_up(Y))
+    assert quantiser.rounds == torch.equal(quantiser.for_synthesis(Y, seeded()), round_half_up(Y))
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -42,6 +43,32 @@ def test_mixed_is_noise_for_the_rate_and_rounding_for_the_synthesis():
     assert torch.equal(mixed.for_rate(Y, seeded()), add_uniform_noise(Y, seeded()))
     assert torch.equal(mixed.for_synthesis(Y), round_ste(Y))
     assert slope(mixed.for_rate).eq(1).all() and slope(mixed.for_synthesis).eq(1).all()
+
+
+def test_the_others_are_made_of_what_their_papers_say():
+    y = Y[100:900]
+    for name, rate, synthesis in (
+        ("noise", add_uniform_noise, add_uniform_noise),
+        ("ste", lambda y, g: round_ste(y), lambda y, g: round_ste(y)),
+        ("soft", lambda y, g: add_uniform_noise(rounding.soft_round(y, 0.4), g),
+         lambda y, g: rounding.soft_round_mean(add_uniform_noise(rounding.soft_round(y, 0.4), g), 0.4)),
+        ("universal", add_uniform_noise, rounding.universal_round),
+        ("sga", lambda y, g: rounding.gumbel_round(y, 0.4, g), lambda y, g: rounding.gumbel_round(y, 0.4, g)),
+    ):  # fmt: skip
+        quantiser = latent_quantiser(name)
+        quantiser.temperature = 0.4
+        assert torch.equal(quantiser.for_rate(y, seeded()), rate(y, seeded())), name
+        assert torch.equal(quantiser.for_synthesis(y, seeded()), synthesis(y, seeded())), name
+
+
+def test_what_the_synthesis_sees_of_a_soft_rounded_latent_is_its_mean():
+    """The paper's r: the mean of y, uniform before, given the noisy soft-rounded value; by Monte Carlo."""
+    y = 8 * torch.rand(400_000, generator=seeded(), dtype=torch.float64) - 4
+    noisy = add_uniform_noise(rounding.soft_round(y, 0.3), seeded(1))
+    for value in (-0.7, 0.1, 0.5, 1.3):
+        near = (noisy - value).abs() < 0.01
+        found = rounding.soft_round_mean(torch.tensor(value, dtype=torch.float64), 0.3).item()
+        assert y[near].mean().item() == pytest.approx(found, abs=5 * y[near].std().item() / near.sum().item() ** 0.5)
 
 
 @pytest.mark.parametrize("name", ["soft", "sga"])

@@ -2,12 +2,15 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from tiny import CONFIG
 
 from cli.main import codec as command
 from codec.errors import CodecError
+from codec.model import CodecModel
 from codec.study import quantisers
 from codec.study.quantisers import Point, Settings, compare, study, table
+from codec.training.data import validation_crops
 
 
 def settings(pictures, steps=2):
@@ -48,6 +51,30 @@ def test_an_interrupted_run_counts_for_nothing_and_is_resumed(pictures, tmp_path
     monkeypatch.setattr(quantisers, "train", lambda c, progress: (resumed.append(c.resume), real(c, progress))[1])
     study(settings(pictures), ("ste",), (0,), tmp_path, CONFIG, progress=False)
     assert resumed == [str(tmp_path / "ste-0")]
+
+
+def test_no_quantiser_learns_offsets_that_others_lack(pictures, tmp_path):
+    for name in ("mixed", "noise"):
+        study(settings(pictures), (name,), (0,), tmp_path, CONFIG, progress=False)
+        tensors = load_file(tmp_path / f"{name}-0" / "export" / "weights.safetensors")
+        assert tensors["entropy.shrink"].eq(0).all()
+
+
+def test_universal_quantisation_is_measured_with_its_dither(pictures, tmp_path):
+    (crop,) = validation_crops(str(pictures), 128)[:1]
+    own = Settings(pictures=[str(pictures)], valid=str(pictures), steps=20, batch=1, crop=64, side=128)
+    points = study(own, ("universal",), (0,), tmp_path, CONFIG, progress=False)
+    export = tmp_path / "universal-0" / "export"
+    again = quantisers.measure_with_dither(export, validation_crops(str(pictures), 128), "universal", 0)
+    other = quantisers.measure_with_dither(export, validation_crops(str(pictures), 128), "universal", 1)
+    assert points == again and [p.bpp for p in points] != [p.bpp for p in other]
+    # Where steps are small against the latents, a dither costs next to nothing; where most latents are rounded to zero
+    # the dither lets something of them through, for bits.
+    rounded = quantisers.measure(CodecModel.from_folder(export), [crop], "universal", 0)
+    dithered = quantisers.measure_with_dither(export, [crop], "universal", 0)
+    assert dithered[-1].bpp == pytest.approx(rounded[-1].bpp, rel=0.05)
+    assert dithered[-1].psnr_db == pytest.approx(rounded[-1].psnr_db, abs=0.2)
+    assert dithered[0].bpp > rounded[0].bpp
 
 
 def test_rates_are_compared_with_the_reference_of_the_same_seed():

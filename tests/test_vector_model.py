@@ -5,7 +5,7 @@ from tiny import training_config, weights_of
 
 from codec.model import CodecModel
 from codec.training.loop import train
-from codec.training.vector_model import COMMITMENT, TrainableVectorModel
+from codec.training.vector_model import TrainableVectorModel
 
 
 def vq(pictures, output, **changes):
@@ -47,14 +47,17 @@ def test_the_gradient_passes_the_codewords_and_commitment_pulls_towards_them():
     # The identity's: d mean(y)^2 / dy, as if nothing had been quantised.
     torch.testing.assert_close(gradient, (255**2 * 2 * mean / y[0].numel()).view(-1, 1, 1, 1).expand_as(y))
     pull = torch.autograd.grad(figures["commitment"].sum(), captured["y"])[0]
-    expected = 255**2 * COMMITMENT * 2 * (y - captured["y_hat"].detach()) / (3 * 64 * 64)
+    expected = 255**2 * 0.25 * 2 * (y - captured["y_hat"].detach()) / (3 * 64 * 64)
     torch.testing.assert_close(pull, expected)
 
 
 def test_refinements_begin_no_earlier_than_what_they_refine():
     model = TrainableVectorModel(VQ_CONFIG)
-    model.gained.copy_(torch.rand(model.gained.shape))
+    gains = torch.rand(model.gained.shape, generator=torch.Generator().manual_seed(0)) + 0.01
+    gains[1] = 4 * gains[0]  # a second stage that is worth more than the first all the same has to wait for it
+    model.gained.copy_(gains)
     first = model.first_quality()
+    assert first[1, 1:].gt(0).any() and torch.equal(first[1, 1:], first[0, 1:])
     assert (first.diff(dim=0) >= 0).all() and first[0, 0] == 0
     # Twice the gain is worth twice the bits.
     model.gained[0, 1], model.cost[0, 1] = 0.02, 5.0

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from codec.quantise import WEIGHT_QUANTISERS, ActivationQuantiser, QuantisedConv2d, QuantisedLinear, weights
-from codec.quantise import initial_log_step, weight_quantiser
+from codec.quantise import clip_binary_weights_, clip_weights_, initial_log_step, weight_quantiser
 
 LIMITS = {"lsq": 7, "absmax": 7, "ternary": 1, "binary": 1, "xnor": 1}
 
@@ -85,6 +85,20 @@ def test_ternary_weights_are_those_of_their_paper():
     assert weight.grad[0].tolist() == pytest.approx(wanted)
 
 
+def test_the_threshold_of_ternary_weights_is_seven_tenths_of_the_mean_magnitude():
+    weight = torch.tensor([[1.0, 1.0, 1.0, 0.75, 0.55]])  # mean 0.86: threshold 0.602
+    assert weights.ternary_weights(weight)[0].tolist() == [[1, 1, 1, 1, 0]]
+    assert weights.ternary_weights(torch.tensor([[1.0, 1.0, 1.0, 0.66, 0.55]]))[0].tolist() == [[1, 1, 1, 1, 0]]
+
+
+def test_steps_start_at_the_largest_weight_or_where_the_paper_says():
+    weight = torch.tensor([[4.0, 0.0, 0.0, -1.0], [0.5, -0.5, 0.5, 0.5]])
+    # 8 bits: the largest weight is 127; 2 bits: 2 mean|w| / sqrt(1), unless the largest weight is less; signs: mean|w|.
+    assert initial_log_step(weight, 127).exp().tolist() == pytest.approx([4 / 127, 0.5 / 127])
+    assert initial_log_step(weight, 1).exp().tolist() == pytest.approx([2.5, 0.5])
+    assert initial_log_step(weight, 1, signs=True).exp().tolist() == pytest.approx([1.25, 0.5])
+
+
 def test_a_channel_of_zeros_stays_finite():
     weight = torch.zeros(2, 4, requires_grad=True)
     for name, quantise in WEIGHT_QUANTISERS.items():
@@ -118,6 +132,7 @@ def test_layers_compute_with_their_quantised_weights_and_learn(name):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        clip_weights_(linear)
         losses.append(loss.item())
     assert min(losses[-50:]) < 0.75 * losses[0]
 
@@ -137,8 +152,13 @@ def test_activations_lie_on_their_grid(bits, signed, low, high):
     integers = (result / step).round()
     torch.testing.assert_close(integers * step, result)
     assert integers.min() >= low and integers.max() <= high
-    result.square().sum().backward()
-    assert quantise.log_step.grad.abs() > 0
+    g = some(4, 1000, seed=1).float()
+    result.backward(g)
+    # LSQ: the rounding error inside the range, the bound outside; the step is the exponential of the parameter.
+    ratio = x / step.detach()
+    slope = torch.where(ratio < low, float(low), torch.where(ratio > high, float(high), integers.detach() - ratio))
+    wanted = (1000 * high) ** -0.5 * (g * slope).sum() * step.detach()
+    torch.testing.assert_close(quantise.log_step.grad, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_one_bit_activations_are_signs_times_the_step():
@@ -158,3 +178,87 @@ def test_the_first_training_batch_sets_the_step_and_evaluation_does_not():
     first = quantise.log_step.item()
     quantise(5 * torch.ones(2, 3))
     assert quantise.log_step.item() == first != 0
+
+
+# --- Signs that can change ------------------------------------------------------------------------------------------
+
+
+def test_clipping_keeps_signs_and_reaches_the_border_of_the_step():
+    weight, log_step = some(6, 50), some(6, seed=1)
+    step = log_step.exp()[:, None]
+    clipped = clip_binary_weights_(weight.clone(), log_step)
+    torch.testing.assert_close(clipped, weight.sign() * torch.minimum(weight.abs(), step), rtol=0, atol=0)
+    assert (clipped != weight).any() and (clipped == weight).any()
+    again = weight.clone()
+    assert clip_binary_weights_(again) is again and torch.equal(again, weight.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("name", ["binary", "xnor"])
+def test_clipped_weights_all_have_a_gradient(name):
+    torch.manual_seed(0)
+    layer = QuantisedLinear(40, 30, name, 1)
+    for _ in range(2):
+        layer.zero_grad()
+        (layer.quantised_weight() * torch.randn(30, 40)).sum().backward()
+        assert layer.weight.grad.ne(0).all()
+        with torch.no_grad():
+            layer.weight.copy_(5 * layer.weight.sign())
+        layer.zero_grad()
+        layer.quantised_weight().sum().backward()
+        if name == "binary":
+            assert layer.weight.grad.eq(0).all()  # all outside
+        clip_weights_(layer)
+
+
+def test_with_clipping_signs_change_and_a_network_of_signs_learns_more():
+    def error_and_changes(clip):
+        torch.manual_seed(0)
+        student = torch.nn.Sequential(
+            QuantisedLinear(16, 32, "binary", 1), torch.nn.ReLU(), QuantisedLinear(32, 32, "binary", 1),
+            torch.nn.ReLU(), QuantisedLinear(32, 4, "binary", 1),
+        )  # fmt: skip
+        teacher = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
+        before = [layer.weight.detach().sign() for layer in student if isinstance(layer, QuantisedLinear)]
+        optimiser = torch.optim.Adam(student.parameters(), 3e-3)
+        losses = []
+        for _ in range(400):
+            x = torch.randn(64, 16)
+            loss = (student(x) - teacher(x).detach()).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if clip:
+                clip_weights_(student)
+            losses.append(loss.item())
+        after = [layer.weight.detach().sign() for layer in student if isinstance(layer, QuantisedLinear)]
+        changed = torch.cat([(a != b).flatten() for a, b in zip(before, after)]).float().mean().item()
+        return sum(losses[-50:]) / 50, changed
+
+    clipped, changed = error_and_changes(True)
+    free, seldom = error_and_changes(False)
+    assert changed > seldom and clipped < free
+
+
+def test_a_first_batch_that_is_not_finite_sets_no_step():
+    quantise, x = ActivationQuantiser(4), some(3, 20).float()
+    for bad in (float("nan"), float("inf")):
+        quantise(torch.full((3, 20), bad))
+        assert not quantise.started
+    quantise(torch.zeros(0, 20))
+    assert not quantise.started and quantise.log_step.item() == 0
+    quantise(x)
+    assert quantise.started and quantise.log_step.exp().item() == pytest.approx(2 * x.abs().mean().item() / 7**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_activations_keep_their_dtype(dtype):
+    for bits in (1, 4):
+        quantise, x = ActivationQuantiser(bits), some(4, 10).to(dtype).requires_grad_()
+        result = quantise(x)
+        result.sum().backward()
+        assert result.dtype == x.grad.dtype == dtype and quantise.log_step.grad.isfinite()
+
+
+def test_integers_need_a_limit_of_one_at_least():
+    with pytest.raises(ValueError, match="1 or more, not 0"):
+        weights.quantise_weights(some(2, 3), torch.zeros(2), 0)

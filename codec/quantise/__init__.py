@@ -13,12 +13,14 @@ synthesis and the entropy networks see. The weights and activations of the integ
 learned step sizes (LSQ: Esser et al. 2020, arXiv:1902.08153). Their alternatives stand beside them:
 
     reference       the idea in NumPy, without autograd
-    ste             straight-through: rounding, sign, ternary, nearest codebook entry, argmax; clipped; LSQ
+    ste             straight-through: rounding, sign, ternary, nearest codebook entry, argmax; clipped; LSQ; stochastic
+                    rounding, signs and binary neurons; the rotation trick
     rounding        quantisers of latents, LATENT_QUANTISERS by name
-    vector          codebooks: VQ, residual VQ, finite scalar quantisation
+    codebook        codebooks: VQ, residual and hierarchical VQ, SimVQ, finite scalar quantisation, categorical codes
     weights         binary, ternary and n-bit weights and activations, WEIGHT_QUANTISERS by name; layers
     attention       hard attention
-    estimators      Gumbel-softmax, score function, reparameterised noise, finite differences: ESTIMATORS by name
+    estimators      Gumbel-softmax, ReinMax, score function, reparameterised noise, finite differences: ESTIMATORS by
+                    name
 
 docs/quantisation.md explains and measures them; ``codec study gradients`` repeats the measurement. The names below
 are loaded on first use, so that :mod:`codec.quantise.reference` needs no torch.
@@ -27,18 +29,23 @@ are loaded on first use, so that :mod:`codec.quantise.reference` needs no torch.
 import importlib
 
 _MODULES = {
+    "reference": ("ste_backward", "straight_through_quantise"),
     "ste": (
         "straight_through", "surrogate_gradient", "round_half_up", "round_ste", "clipped_round_ste", "sign_ste",
-        "ternary_ste", "nearest", "nearest_ste", "argmax_ste", "lsq",
+        "ternary_ste", "nearest", "nearest_ste", "argmax_ste", "lsq", "stochastic_round_ste", "stochastic_sign_ste",
+        "stochastic_binary_ste", "rotation_trick",
     ),
     "rounding": ("LATENT_QUANTISERS", "LatentQuantiser", "add_uniform_noise", "latent_quantiser"),
-    "vector": ("FiniteScalarQuantiser", "ResidualVectorQuantiser", "VectorQuantiser"),
+    "codebook": (
+        "CategoricalQuantiser", "Codebook", "FiniteScalarQuantiser", "HierarchicalVectorQuantiser",
+        "ResidualVectorQuantiser", "SimVQ", "VectorQuantiser", "commit_codebooks", "discard_codebooks",
+    ),
     "weights": (
         "WEIGHT_QUANTISERS", "ActivationQuantiser", "QuantisedConv2d", "QuantisedLinear", "initial_log_step",
-        "quantise_weights", "requantise_ste", "weight_quantiser",
+        "clip_binary_weights_", "clip_weights_", "quantise_weights", "requantise_ste", "weight_quantiser",
     ),
     "attention": ("hard_attention",),
-    "estimators": ("ESTIMATORS",),
+    "estimators": ("ESTIMATORS", "categorical_kl", "exponential_temperature", "gumbel_softmax", "reinmax"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

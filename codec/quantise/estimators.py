@@ -26,7 +26,7 @@ import math
 
 import torch
 
-from .ste import one_hot_argmax, sign, surrogate_gradient
+from .ste import one_hot_argmax, positive_temperature, sign, surrogate_gradient
 
 
 def pathwise(loss, quantise, theta, noise):
@@ -66,10 +66,15 @@ def finite_differences(loss, quantise, theta, noise, width):
         quantise: the hard quantiser; nothing is differentiated.
         width: h > 0, the distance to either side.
 
+    Raises:
+        ValueError: the width is not positive.
+
     Entry i of the gradient is ``(loss(q(theta + h e_i + noise)) - loss(q(theta - h e_i + noise))) / 2 h``. Its
     expectation is the central difference of J, off by O(h^2); its variance grows as 1 / h, as a step of the
     staircase is met with a probability of order h and then counts 1 / h.
     """
+    if not width > 0:
+        raise ValueError(f"the width of differences must be positive, found {width}")
     with torch.no_grad():
         losses = loss(quantise(theta + noise))
         columns = []
@@ -121,6 +126,8 @@ class MovingAverage:
     """Baseline from earlier calls: an exponential moving average of the mean loss; zero at the first call."""
 
     def __init__(self, decay=0.99):
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of an average is in [0, 1), not {decay}")
         self.decay, self.value, self.weight = decay, 0.0, 0.0
 
     def __call__(self, losses):
@@ -156,7 +163,7 @@ def softmax_relaxation(scores, temperature):
 
     With scores that are logits plus Gumbel noise, the Gumbel-softmax or concrete distribution.
     """
-    return torch.softmax(scores / temperature, -1)
+    return torch.softmax(scores / positive_temperature(temperature), -1)
 
 
 def argmax_straight_through(scores, temperature=1.0):
@@ -178,8 +185,49 @@ def gumbel_softmax(logits, temperature=1.0, hard=False, generator=None):
     return (argmax_straight_through if hard else softmax_relaxation)(scores, temperature)
 
 
+def reinmax(logits, temperature=1.0, choice=None, generator=None):
+    """A one-hot draw (..., K) from softmax(logits) with a gradient of second order (Heun's method).
+
+    Args:
+        logits: float (..., K).
+        temperature: T of the softmax that is averaged with the draw; 1 is the method of the paper, above it the
+            variance is lower.
+        choice: (..., K), a one-hot draw made elsewhere; drawn here unless given.
+        generator: source of the draw.
+
+    With p = softmax(logits), the draw D and m = (D + softmax(logits / T)) / 2, each as a distribution of which
+    ``J(p) = diag(p) - p p^T`` is the Jacobian of the softmax: ``dlogits = 2 J(m) g - J(p) g / 2``. The
+    straight-through estimator, J(p) g, is exact on average for losses that are linear in D, this one (T = 1) for
+    quadratic ones as well. ReinMax: Liu et al. 2023, arXiv:2304.08612.
+    """
+    temperature = positive_temperature(temperature)
+    if choice is None:
+        choice = one_hot_argmax(logits + gumbel_noise(logits.shape, logits.dtype, logits.device, generator))
+    p = torch.softmax(logits, -1)
+    with torch.no_grad():
+        middle = (choice + torch.softmax(logits / temperature, -1)) / 2
+    # log(middle) as a constant, with the gradient of the logits: its softmax is middle, with the Jacobian there.
+    shifted = torch.softmax((middle.log() - logits).detach() + logits, -1)
+    return surrogate_gradient(choice, 2 * shifted - p / 2)
+
+
+def categorical_kl(logits):
+    """KL divergence of softmax(logits) from the uniform distribution over K entries, in nats: (..., K) -> (...).
+
+    Between 0 and log K; the rate term of a discrete VAE with a uniform prior (Ramesh et al. 2021, arXiv:2102.12092).
+    """
+    log_p = torch.log_softmax(logits, -1)
+    return (log_p.exp() * log_p).sum(-1) + math.log(logits.shape[-1])
+
+
 def exponential_temperature(step, rate=1e-4, lowest=0.5, highest=1.0):
-    """Schedule of Jang et al. 2017: ``max(lowest, highest * exp(-rate * step))``."""
+    """Schedule of Jang et al. 2017: ``max(lowest, highest * exp(-rate * step))``.
+
+    Raises:
+        ValueError: ``lowest`` is not positive or above ``highest``, or ``rate`` negative.
+    """
+    if not 0 < lowest <= highest or not rate >= 0:
+        raise ValueError(f"a schedule falls to a temperature above zero, not from {highest} to {lowest} at {rate}")
     return max(lowest, highest * math.exp(-rate * step))
 
 
@@ -188,7 +236,7 @@ def exponential_temperature(step, rate=1e-4, lowest=0.5, highest=1.0):
 
 def tanh_relaxation(x, temperature):
     """``tanh(x / T)``: a smooth sign."""
-    return torch.tanh(x / temperature)
+    return torch.tanh(x / positive_temperature(temperature))
 
 
 def sign_straight_through(x, temperature=1.0):

@@ -1,7 +1,7 @@
 """The straight-through estimator in NumPy, without autograd: the plain statement of the idea.
 
 Forward: replace each vector by the nearest codebook entry. Backward: hand the gradient on as if nothing had
-happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quantise.vector` agree with these in
+happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quantise.codebook` agree with these in
 tests.
 """
 
@@ -18,24 +18,29 @@ def straight_through_quantise(z_e, codebook):
     The first of several entries at the same distance is taken.
     """
     z_e, codebook = np.asarray(z_e), np.asarray(codebook)
-    distances = np.square(z_e[..., None, :] - codebook).sum(-1)  # (..., K)
-    indices = distances.argmin(-1)
+    least = np.full(z_e.shape[:-1], np.inf)
+    indices = np.zeros(z_e.shape[:-1], np.int64)
+    for k, entry in enumerate(codebook):  # all differences at once would take K times the memory of z_e
+        distance = np.square(z_e - entry).sum(-1)
+        nearer = distance < least
+        least, indices = np.where(nearer, distance, least), np.where(nearer, k, indices)
     return codebook[indices], indices
 
 
-def ste_backward(grad):
+def ste_backward(grad_output):
     """Gradient with respect to z_e, given that with respect to z_q: the same."""
-    return grad
+    return grad_output
 
 
-def clipped_ste_backward(grad, x, low, high):
+def clipped_ste_backward(grad_output, x, low, high):
     """Gradient with respect to x of ``clip(round(x), low, high)``: the same inside [low, high], zero outside."""
-    return np.where((x >= low) & (x <= high), grad, 0.0)
+    return np.where((x >= low) & (x <= high), grad_output, 0.0)
 
 
 def round_half_up(x):
-    """Nearest integer, halves upwards."""
-    return np.floor(np.asarray(x) + 0.5)
+    """Nearest integer, halves upwards; also where the dtype has no halves for ``x + 1/2``."""
+    below = np.floor(x)
+    return below + (x - below >= 0.5)
 
 
 def commitment_loss(z_e, z_q, beta=0.25):

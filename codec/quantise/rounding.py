@@ -18,7 +18,7 @@ its expectation, and the gradient of that, is the same as with one common draw.
 import torch
 
 from .estimators import gumbel_noise
-from .ste import round_half_up, round_ste, straight_through
+from .ste import positive_temperature, round_half_up, round_ste, straight_through
 
 
 def add_uniform_noise(x, generator=None):
@@ -39,7 +39,7 @@ def soft_round(y, temperature):
     Equal to y at integers and half-integers; continuous and rising, with the true gradient
     ``1 / (2 T tanh(1 / (2 T)) cosh(r / T)^2)``. Agustsson, Theis 2020, arXiv:2006.09952 (their alpha is 1 / T).
     """
-    alpha = 1 / _positive(temperature)
+    alpha = 1 / positive_temperature(temperature)
     base = torch.floor(y)
     scale = 2 * torch.tanh(torch.as_tensor(alpha / 2, dtype=y.dtype, device=y.device))
     return base + 0.5 + torch.tanh(alpha * (y - base - 0.5)) / scale
@@ -50,7 +50,7 @@ def soft_round_inverse(s, temperature):
 
     Where the steps are steeper than the dtype can tell, the result stays in its cell but is no exact inverse.
     """
-    alpha = 1 / _positive(temperature)
+    alpha = 1 / positive_temperature(temperature)
     base = torch.floor(s)
     scale = torch.tanh(torch.as_tensor(alpha / 2, dtype=s.dtype, device=s.device))
     limit = 1 - torch.finfo(s.dtype).eps
@@ -84,7 +84,7 @@ def gumbel_round(y, temperature, generator=None):
     integers the logits grow steep, and from T = 1/2 upwards only a clamp bounds the variance of the gradient. Yang,
     Bamler, Mandt 2020, arXiv:2006.04240.
     """
-    temperature = _positive(temperature)
+    temperature = positive_temperature(temperature)
     base = torch.floor(y)
     up = y - base
     distance = torch.stack([up, 1 - up]).clamp(max=1 - 1e-5)  # as in the authors' code: atanh(1) is infinite
@@ -92,12 +92,6 @@ def gumbel_round(y, temperature, generator=None):
     noise = gumbel_noise(distance.shape, y.dtype, y.device, generator)
     weights = torch.softmax((logits + noise) / temperature, dim=0)
     return base + weights[1]
-
-
-def _positive(temperature):
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, found {temperature}")
-    return float(temperature)
 
 
 class LatentQuantiser:

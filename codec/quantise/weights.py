@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .ste import lsq, round_ste, scale_gradient, sign_ste, ternary_ste
+from .ste import clipped_round_ste, lsq, round_ste, scale_gradient, sign_ste, ternary_ste
 
 
 def quantise_weights(weight, log_step, limit):
@@ -36,11 +36,14 @@ def quantise_weights(weight, log_step, limit):
         ``(integers, step)``: integer-valued float tensor of the shape of ``weight``, and ``exp(log_step)`` shaped
         to broadcast against it. ``integers * step`` is the quantised weight. The gradient of that product is the
         STE's for ``weight`` (zero where clipped) and LSQ's for the step, scaled by 1 / sqrt(fan-in * limit) as in
-        the paper so that step and weights learn at comparable speed.
+        the paper. The factor is for SGD: Adam divides it out again, so that there a group with a learning rate of its
+        own is what sets the speed of the steps.
     """
+    if limit < 1:
+        raise ValueError(f"integers up to a limit of 1 or more, not {limit}")
     scale = (weight[0].numel() * limit) ** -0.5
     step = scale_gradient(log_step.exp(), scale).view(_per_channel(weight))
-    integers = round_ste((weight / step).clamp(-limit, limit))
+    integers = clipped_round_ste(weight / step, -limit, limit)
     return integers, step
 
 
@@ -64,8 +67,9 @@ def binary_weights(weight, log_step, limit=1):
     """Signs, and the learned step ``exp(log_step)``.
 
     BinaryConnect with a scale per output channel. Gradient of the product with the step: ``g`` for weights within
-    [-step, step], zero outside, as BinaryConnect keeps its weights in the range of the signs; ``g * sign`` for the
-    step, which is its true one, scaled as in :func:`quantise_weights`.
+    [-step, step], zero outside; ``g * sign`` for the step, which is its true one, scaled as in
+    :func:`quantise_weights`. A weight outside would never return: BinaryConnect clips them after each step of the
+    optimiser, which here :func:`clip_binary_weights_` does.
     """
     _check_limit(limit)
     step = scale_gradient(log_step.exp(), weight[0].numel() ** -0.5).view(_per_channel(weight))
@@ -111,6 +115,31 @@ def absmax_weights(weight, log_step=None, limit=127):
     return round_ste(weight / step), step
 
 
+@torch.no_grad()
+def clip_binary_weights_(weight, log_step=None):
+    """``weight`` (C_out, ...), clipped in place to where the sign has a gradient: [-step, step].
+
+    Args:
+        weight: the parameters of :func:`binary_weights`, with their ``log_step`` (C_out,), or, without it, those of
+            :func:`xnor_weights`, whose range is [-1, 1].
+
+    For after each step of the optimiser: algorithm 1 of BinaryConnect (Courbariaux, Bengio, David 2015,
+    arXiv:1511.00363). Otherwise a weight that leaves the range keeps its sign for good, and of normally distributed
+    ones with their mean magnitude as step 43 % lie outside from the start.
+    """
+    if log_step is None:
+        return weight.clamp_(-1.0, 1.0)
+    step = log_step.exp().view(_per_channel(weight))
+    return weight.copy_(torch.minimum(torch.maximum(weight, -step), step))
+
+
+def clip_weights_(model):
+    """:func:`clip_binary_weights_` for every layer of signs in ``model``; a trainer calls it after each step."""
+    for module in model.modules():
+        if isinstance(module, _QuantisedWeights):
+            module.clip_weights_()
+
+
 WEIGHT_QUANTISERS = {
     "lsq": quantise_weights,
     "absmax": absmax_weights,
@@ -150,8 +179,8 @@ class ActivationQuantiser(nn.Module):
         bits: 1 to 16. 1 bit: ``step * sign(x)`` with the clipped straight-through gradient (as in XNOR-Net).
         signed: integers in [-2^(n-1), 2^(n-1) - 1]; otherwise, after a ReLU, in [0, 2^n - 1]. 1 bit is signed.
 
-    The first batch in training mode sets the step: ``2 mean|x| / sqrt(limit)`` as in the paper, ``mean|x|`` for 1
-    bit.
+    The first finite batch in training mode sets the step: ``2 mean|x| / sqrt(limit)`` as in the paper, ``mean|x|`` for
+    1 bit. The gradient of the step is scaled as in :func:`quantise_weights`.
     """
 
     def __init__(self, bits, signed=True):
@@ -166,11 +195,11 @@ class ActivationQuantiser(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, x):
-        """Float (B, ...) -> quantised, of the same shape."""
+        """Float (B, ...) -> quantised, of the same shape and dtype; B may be 0 once there is a step."""
         if self.training and not self.started:
             self._start(x.detach())
-        scale = (x[0].numel() * self.high) ** -0.5
-        step = self.log_step.exp()
+        scale = (x.shape[1:].numel() * self.high) ** -0.5
+        step = self.log_step.exp().to(x.dtype)
         if self.bits > 1:
             return lsq(x, step, self.low, self.high, scale)
         step = scale_gradient(step, scale)
@@ -178,8 +207,11 @@ class ActivationQuantiser(nn.Module):
 
     @torch.no_grad()
     def _start(self, x):
+        mean = x.float().abs().mean()
+        if not mean.isfinite():  # no vector at all, or not a number among them: the step would never recover
+            return
         factor = 1.0 if self.bits == 1 else 2.0 / self.high**0.5
-        self.log_step.copy_((factor * x.abs().mean()).clamp_min(1e-6).log())
+        self.log_step.copy_((factor * mean).clamp_min(1e-6).log())
         self.started.fill_(True)
 
 
@@ -196,6 +228,12 @@ class _QuantisedWeights:
         start = initial_log_step(self.weight, limit, signs=quantiser == "binary")
         learned = quantiser in ("lsq", "binary")
         self.log_step = nn.Parameter(start) if learned else None
+        self.clip_weights_()
+
+    def clip_weights_(self):
+        """Signs alone: :func:`clip_binary_weights_`, for after each step of the optimiser."""
+        if self.quantiser in ("binary", "xnor"):
+            clip_binary_weights_(self.weight, self.log_step)
 
     def quantised_weight(self):
         """The weight that the layer computes with; differentiable."""
@@ -209,6 +247,8 @@ class QuantisedLinear(_QuantisedWeights, nn.Linear):
     Args:
         quantiser: name in :data:`WEIGHT_QUANTISERS`.
         limit: largest integer; 1 for the binary and ternary ones. :func:`weight_quantiser` gives both for n bits.
+
+    Layers of signs want :func:`clip_weights_` after each step of the optimiser.
     """
 
     def __init__(self, in_features, out_features, quantiser="lsq", limit=127, **options):
@@ -263,8 +303,9 @@ class _Requantise(torch.autograd.Function):
         return torch.floor(value + 0.5).clamp_(low, high)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad_output):
         total, ratio, value = ctx.saved_tensors
+        grad = grad_output
         # Descent moves the value by -grad: above the range only grad > 0 leads back, below it only grad < 0.
         blocked = (value > ctx.high) & (grad < 0)
         blocked |= (value < ctx.low) if ctx.activation == "relu" else (value < ctx.low) & (grad > 0)

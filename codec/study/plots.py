@@ -18,8 +18,8 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.
 # Problem -> estimators to show where several settings of the noise were measured: name and value of the setting.
 AGAINST_NOISE = {
     "latents, quadratic": [
-        ("ste", None), ("noise", None), ("soft", 0.2), ("sga", 0.2), ("score function, baseline", None),
-        ("finite differences", 0.05), ("finite differences", 0.25),
+        ("ste", None), ("noise", None), ("stochastic rounding", None), ("soft", 0.2), ("sga", 0.2),
+        ("score function, baseline", None), ("finite differences", 0.05), ("finite differences", 0.25),
     ],
     "latents, decoder and rate": [
         ("ste", None), ("noise", None), ("mixed", None), ("soft", 0.2), ("sga", 0.2), ("score function, baseline", None),
@@ -30,13 +30,16 @@ AGAINST_NOISE = {
         ("score function, baseline", None), ("finite differences", 0.25),
     ],
     "nearest codebook entry": [
-        ("STE", None), ("STE, commitment", 0.25), ("STE, commitment", 1.0), ("score function, baseline", None),
-        ("finite differences", 0.25),
+        ("STE", None), ("STE, commitment", 0.25), ("STE, commitment", 1.0), ("rotation trick", None),
+        ("score function, baseline", None), ("finite differences", 0.25),
     ],
 }  # fmt: skip
 # Problem -> width of its noise, estimators with a temperature, and those without to compare with.
 AGAINST_TEMPERATURE = {
-    "choice among 8": (None, ("Gumbel-softmax", "Gumbel-softmax, STE"), ("STE, softmax", "score function")),
+    "choice among 8": (
+        None, ("Gumbel-softmax", "Gumbel-softmax, STE", "ReinMax"), ("STE, softmax", "score function")
+    ),
+    "binary neurons": (None, ("concrete", "concrete, STE"), ("STE, sigmoid", "score function")),
     "latents, decoder and rate": (0.5, ("soft", "soft, without noise", "sga"), ("mixed", "score function")),
     "binary weights": (0.5, ("tanh", "STE, tanh"), ("STE, clipped", "score function")),
 }
@@ -137,9 +140,9 @@ def against_temperature(rows):
     for place, (problem, (lines, level)) in zip(axes, panels.items()):
         for i, (name, line) in enumerate(lines):
             color, t = f"C{i}", [row.value for row in line]
-            told = [(row.value, row.bias, row.bias_se) for row in line if row.biased]
+            told = [(r.value, r.bias, r.bias - r.bias_low, r.bias_high - r.bias) for r in line if r.biased]
             if told:
-                x, bias, error = zip(*told)
+                x, bias, *error = zip(*told)
                 place.errorbar(x, bias, error, color=color, marker=".", label=f"{name}: bias")
             place.plot(t, [row.variance**0.5 for row in line], color=color, ls="--", label=f"{name}: deviation")
         for i, row in enumerate(level, len(lines)):
@@ -160,7 +163,8 @@ def _color(label):
     kinds = {
         "ste": "tab:red", "STE": "tab:red", "STE, identity": "tab:red", "noise": "tab:orange", "mixed": "tab:brown",
         "STE, clipped": "tab:orange", "STE, commitment, beta = 0.25": "tab:orange", "STE, tanh, T = 0.5": "tab:brown",
-        "STE, commitment, beta = 1": "tab:brown", "soft, T = 0.2": "tab:blue", "tanh, T = 0.5": "tab:blue",
+        "STE, commitment, beta = 1": "tab:brown", "rotation trick": "tab:blue", "stochastic rounding": "tab:purple",
+        "soft, T = 0.2": "tab:blue", "tanh, T = 0.5": "tab:blue",
         "sga, T = 0.2": "tab:cyan", "score function, baseline": "tab:green", "finite differences, h = 0.05": "tab:gray",
         "finite differences, h = 0.25": "black",
     }  # fmt: skip

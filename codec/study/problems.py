@@ -21,7 +21,8 @@ import torch.nn.functional as F
 
 from ..quantise import estimators as est
 from ..quantise.rounding import LATENT_QUANTISERS, soft_round
-from ..quantise.ste import argmax_ste, nearest, nearest_ste, one_hot_argmax, round_half_up, sign, sign_ste
+from ..quantise.ste import argmax_ste, nearest, nearest_ste, one_hot_argmax, rotation_trick, round_half_up, sign
+from ..quantise.ste import sign_ste, stochastic_binary_ste, stochastic_round_ste, surrogate_gradient
 
 DTYPE = torch.float64
 INSTANCES = 32
@@ -232,12 +233,18 @@ class Latents(Problem):
                 continue  # without a rate it is the STE
             for temperature in TEMPERATURES if kind.temperatures else (None,):
                 found.append(Estimator(name, functools.partial(self._latents, kind, temperature), "T", temperature))
+        found.append(Estimator("stochastic rounding", self._stochastic_rounding))
         found += self._at_temperatures("soft, without noise", soft_round, TEMPERATURES)
         found.append(Estimator("normal noise", self._normal_noise))
         return found
 
     def _normal_noise(self, loss, theta, noise, generator):
         return est.pathwise(loss, functools.partial(est.gaussian_noise, generator=generator), theta, noise)
+
+    def _stochastic_rounding(self, loss, theta, noise, generator):
+        # Uniform noise is what makes rounding stochastic: there the draw is the problem's own, not a second one.
+        y = theta + noise if self.sigma else theta
+        return loss(stochastic_round_ste(y, generator))
 
     def _latents(self, kind, temperature, loss, theta, noise, generator):
         quantiser, y = kind(), theta + noise
@@ -293,11 +300,90 @@ class Choice(Problem):
             *self._at_temperatures(
                 "Gumbel-softmax, STE", est.argmax_straight_through, CATEGORICAL_TEMPERATURES
             ),
+            *(Estimator("ReinMax", functools.partial(self._reinmax, t), "T", t) for t in (1.0, 2.0)),
         ]
+
+    def _reinmax(self, temperature, loss, theta, noise, generator):
+        return loss(est.reinmax(theta, temperature, self.quantise(theta + noise)))
 
     def _softmax_ste(self, loss, theta, noise, generator):
         """A hard draw with the gradient of softmax(logits), which does not depend on the draw."""
-        return loss(est.surrogate_gradient(self.quantise(theta + noise), torch.softmax(theta, -1).expand_as(noise)))
+        return loss(surrogate_gradient(self.quantise(theta + noise), torch.softmax(theta, -1).expand_as(noise)))
+
+
+# --- Binary neurons ------------------------------------------------------------------------------------------------
+
+
+class BinaryNeurons(Problem):
+    """Six stochastic binary neurons through a decoder: ``|x - W2 tanh(W1 b)|^2``, b_i = 1 with P = sigmoid(logit_i).
+
+    Noise is logistic, q the step at zero: ``logit + noise > 0`` has that probability. J by enumeration of the 64
+    states, exactly. The problem of Bengio, Leonard, Courville 2013, arXiv:1308.3432.
+    """
+
+    name, noise = "binary neurons", "logistic"
+    NEURONS = 6
+
+    def __init__(self, seed=0, instances=INSTANCES):
+        generator = torch.Generator().manual_seed(seed)
+        self.theta = _normal(generator, instances, self.NEURONS)
+        self.w1 = _normal(generator, instances, 8, self.NEURONS) / self.NEURONS**0.5
+        self.w2 = _normal(generator, instances, 6, 8) / 8**0.5
+        self.x = self._decode(self.quantise(_normal(generator, instances, self.NEURONS)))
+
+    @staticmethod
+    def quantise(z):
+        return (z > 0).to(z.dtype)
+
+    def _decode(self, b):
+        hidden = torch.tanh(torch.einsum("ghp,...gp->...gh", self.w1, b))
+        return torch.einsum("goh,...gh->...go", self.w2, hidden)
+
+    def loss(self, b):
+        return (self.x - self._decode(b)).square().sum(-1)
+
+    def sample_noise(self, shape, generator):
+        up, down = (est.gumbel_noise((*shape, *self.theta.shape), DTYPE, generator=generator) for _ in range(2))
+        return up - down
+
+    def score(self, noise):
+        return self.quantise(self.theta + noise) - torch.sigmoid(self.theta)
+
+    def expected_loss(self, theta):
+        states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=DTYPE)] * self.NEURONS)[:, None]  # (64, 1, P)
+        up = torch.sigmoid(theta)
+        probability = torch.where(states > 0, up, 1 - up).prod(-1)  # (64, G)
+        return (probability * self.loss(states.expand(-1, len(theta), -1))).sum()
+
+    def stand_ins(self):
+        found = [Estimator("STE, deterministic", self._deterministic)]
+        for slope in ("identity", "sigmoid"):
+            found.append(Estimator(f"STE, {slope}", functools.partial(self._neurons, slope)))
+        found += self._at_temperatures("concrete", _logistic, CATEGORICAL_TEMPERATURES)
+        found += self._at_temperatures("concrete, STE", self._concrete_ste, CATEGORICAL_TEMPERATURES)
+        found.append(Estimator("ReinMax", self._reinmax, "T", 1.0))
+        return found
+
+    def _deterministic(self, loss, theta, noise, generator):
+        """The likelier state, which knows nothing of the noise, with the gradient of the identity."""
+        return loss(surrogate_gradient(self.quantise(theta), theta))
+
+    def _neurons(self, slope, loss, theta, noise, generator):
+        return loss(stochastic_binary_ste(theta, slope, generator))
+
+    def _concrete_ste(self, scores, temperature):
+        return surrogate_gradient(self.quantise(scores), _logistic(scores, temperature))
+
+    def _reinmax(self, loss, theta, noise, generator):
+        """A choice between two, with the logits of the neuron and of zero."""
+        up = self.quantise(theta + noise)
+        logits = torch.stack([theta, torch.zeros_like(theta)], -1)
+        return loss(est.reinmax(logits, choice=torch.stack([up, 1 - up], -1))[..., 0])
+
+
+def _logistic(scores, temperature):
+    """``sigmoid(scores / T)``: with logistic noise in the scores, the concrete distribution of two states."""
+    return torch.sigmoid(scores / temperature)
 
 
 # --- Binary weights ------------------------------------------------------------------------------------------------
@@ -433,7 +519,11 @@ class NearestEntry(Problem):
         found = [Estimator("STE", self._pathwise(lambda z: nearest_ste(z, self.codebook)[0]))]
         for beta in (0.25, 1.0):
             found.append(Estimator("STE, commitment", functools.partial(self._committed, beta), "beta", beta))
+        found.append(Estimator("rotation trick", self._pathwise(self._rotated)))
         return found
+
+    def _rotated(self, z):
+        return rotation_trick(z, self.quantise(z))
 
     def _committed(self, beta, loss, theta, noise, generator):
         z = theta + noise
@@ -476,6 +566,7 @@ class CodebookEntries(Problem):
         found = [
             Estimator("codebook loss", self._codebook_loss),
             Estimator("EMA update", self._ema, joint=True),
+            Estimator("SimVQ", self._simvq),
         ]
         for width in WIDTHS:
             found.append(Estimator("finite differences", functools.partial(self._differences, width), "h", width))
@@ -483,6 +574,21 @@ class CodebookEntries(Problem):
 
     def _codebook_loss(self, loss, theta, data, generator):
         return self._error(theta, data)
+
+    def _simvq(self, loss, theta, data, generator):
+        """How the entries move when the codebook loss moves a linear layer W alone, ``e_k = W c_k``, with W = 1 now.
+
+        An entry then feels the gradients of all others, by ``c_j . c_k``. As a gradient it is made as long as the
+        codebook loss's is on average over directions.
+        """
+        basis = self.theta.view(-1, 2)
+        mixing = basis @ basis.T  # (K, K)
+        mixing = mixing * (len(basis) / mixing.trace())
+        with torch.enable_grad():
+            entries = theta.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self._error(entries, data).sum(), entries)
+        moved = torch.einsum("jk,...kd->...jd", mixing, gradient.unflatten(-1, (-1, 2))).flatten(-2)
+        return est.with_gradient(self._error(theta, data), theta, moved)
 
     def _error(self, theta, data):
         """Squared distance to the nearest entry: theta (..., 1, 2 K), data (..., 1, 2) -> (..., 1)."""
@@ -514,7 +620,7 @@ def all_problems(seed=0, quick=False):
     size = {"seed": seed, "instances": 4 if quick else INSTANCES}
     sigmas = (0.5,) if quick else (0.1, 0.2, 0.5, 1.0)
     problems = [Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)]
-    problems.append(Choice(**size))
+    problems += [Choice(**size), BinaryNeurons(**size)]
     problems += [BinaryWeights(sigma, **size) for sigma in sigmas]
     problems += [NearestEntry(sigma, **size) for sigma in sigmas]
     problems.append(CodebookEntries(seed=seed))

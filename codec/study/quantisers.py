@@ -1,7 +1,11 @@
 """The same small codec, trained for an equal budget with each quantiser of latents, compared by real bytes.
 
 Every quantiser sees the same pictures, in the same order, from the same first weights; a seed changes all of these.
-At evaluation all of them round, so that what differs is what training made of them.
+All scalar ones reconstruct latents in the middle of their cells: the learned offsets of the shipped models need rounded
+latents in training, which some quantisers do not have, and would be ranked with those that do.
+
+At evaluation all of them round, so that what differs is what training made of them; but ``universal``, whose point is
+that files hold what training saw, has its dither.
 """
 
 import csv
@@ -18,14 +22,17 @@ from ..errors import CodecError
 from ..evaluation.bd_rate import bd_rate
 from ..evaluation.metrics import psnr_db
 from ..image_io import write_bytes_atomic
-from ..model import CodecModel, ModelConfig
+from ..model import CodecModel, ModelConfig, read_folder
 from ..pixels import to_tensor, to_uint8
 from ..quantise import LATENT_QUANTISERS
 from ..training.config import TrainingConfig
 from ..training.data import validation_crops
 from ..training.loop import train
+from ..training.model import TrainableModel
+from ..training.transforms import Centre
 
 REFERENCE = "mixed"
+DITHERED = "universal"
 VQ = "vq"  # not a way to round: residual vector quantisation, with a prior of its own
 NAMES = (*LATENT_QUANTISERS, VQ)
 QUALITIES = (0, 15, 30, 45, 60, 75, 90, 100)
@@ -51,7 +58,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """Means over the validation crops at one quality. ``bpp`` counts the bytes of the coded strings."""
+    """Means over the validation crops at one quality.
+
+    ``bpp`` counts the bytes of the coded strings; with a dither, which files of this codec do not have, the ideal code
+    length.
+    """
 
     quantiser: str
     seed: int
@@ -86,7 +97,8 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
         CodecError: the folder holds a study with other settings.
         KeyboardInterrupt: a run was interrupted; it has been saved.
     """
-    _check_settings(folder / "settings.json", {**asdict(settings), "architecture": asdict(architecture)})
+    protocol = {"architecture": asdict(architecture), "reconstruction": "middle", "dithered": DITHERED}
+    _check_settings(folder / "settings.json", {**asdict(settings), **protocol})
     runs = [(name, seed) for seed in seeds for name in names]
     points = []
     for number, (name, seed) in enumerate(runs, 1):
@@ -100,6 +112,7 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
                 resume=str(run) if (run / "checkpoint.pt").exists() else "",
                 architecture=json.dumps({**asdict(architecture), "latents": "vq" if name == VQ else "scalar"}),
                 quantiser=REFERENCE if name == VQ else name,
+                freeze="" if name == VQ else "dequantiser",
                 steps=settings.steps,
                 batch=settings.batch,
                 crop=settings.crop,
@@ -113,7 +126,10 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
             if json.loads((export / "config.json").read_text())["training"]["steps"] < settings.steps:
                 raise KeyboardInterrupt
             crops = validation_crops(settings.valid, settings.side)
-            found = measure(CodecModel.from_folder(export), crops, name, seed)
+            if name == DITHERED:
+                found = measure_with_dither(export, crops, name, seed)
+            else:
+                found = measure(CodecModel.from_folder(export), crops, name, seed)
             write_bytes_atomic(done, json.dumps([asdict(point) for point in found]).encode())
         points += [Point(**values) for values in json.loads(done.read_text())]
     return points
@@ -131,6 +147,42 @@ def measure(model, crops, name, seed):
             x_hat = model.decode(z_string, y_string, crc, height, width, 100 * quality)
             rates.append(8 * (len(z_string) + len(y_string)) / (height * width))
             fidelities.append(psnr_db(pixels, to_uint8(x_hat, height, width)))
+        points.append(Point(name, seed, quality, mean(rates), mean(fidelities)))
+    return points
+
+
+@torch.no_grad()
+def measure_with_dither(folder, crops, name, seed):
+    """:func:`measure` of exported weights as universal quantisation would code them, with a dither drawn from ``seed``.
+
+    ``round(r - u) + u`` of a residual r, with u known to both sides, is distributed as r + u (Ziv 1985), so that its
+    ideal code length is what the rate term of training says. The synthesis sees it. The contexts go on to read r
+    rounded without the dither, as in training.
+    """
+    config, tensors = read_folder(folder)
+    model = TrainableModel(config, name)
+    model.import_tensors(tensors)
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, Centre):
+            layer.frozen = True  # noise as in training, means as at evaluation
+    generator = torch.Generator().manual_seed(seed)
+    pictures, synthesise = [], model.transforms.synthesise
+
+    def kept(y_hat, quality):
+        pictures.append(synthesise(y_hat, quality))
+        return pictures[-1]
+
+    model.transforms.synthesise = kept
+    points = []
+    for quality in QUALITIES:
+        rates, fidelities = [], []
+        for crop in crops:
+            pixels = crop.permute(1, 2, 0).numpy()
+            height, width = pixels.shape[:2]
+            figures = model(to_tensor(pixels), torch.tensor([float(quality)]), generator)
+            rates.append((figures["y_bpp"] + figures["z_bpp"]).item())
+            fidelities.append(psnr_db(pixels, to_uint8(pictures.pop(), height, width)))
         points.append(Point(name, seed, quality, mean(rates), mean(fidelities)))
     return points
 

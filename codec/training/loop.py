@@ -283,6 +283,9 @@ class _Run:
         if torch.isfinite(norm):
             for optimiser in self.optimisers:
                 optimiser.step()
+            for layer in self.bare.modules():
+                if isinstance(layer, TrainableLayer):
+                    layer.clip_weights_()
             self._average(rate)
         bpp = (figures["y_bpp"] + figures["z_bpp"]).detach()
         row = {
