@@ -3,8 +3,8 @@
     python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER --minutes 4 [--bits 8,4,2,1] [--model MODEL]
 
 All start from the weights of a model and train the entropy networks for the same time, in turns, as float32 networks
-without any rounding and as integers with weights of each of the numbers of bits; everything else stays. Prints bits per
-pixel on the validation pictures.
+without any rounding and as integers with weights of each of the numbers of bits; everything else stays. Prints the
+loss on the validation pictures, at the start and after training, and bits per pixel.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from lightning.fabric import Fabric
 from variants import train_in_turns
 
-from codec.entropy import EntropyNetworks
-from codec.integer import TrainableLayer, anchor_position
-from codec.quantise.weights import WEIGHT_QUANTISERS, initial_log_step, weight_quantiser
+from codec.entropy import MEAN_UNIT, EntropyNetworks
+from codec.integer import LEAK, TrainableLayer, anchor_position, layer_quantiser
+from codec.quantise.weights import WEIGHT_QUANTISERS, initial_log_step
 from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops
-from codec.training.loop import VALIDATION_QUALITIES, _Run
+from codec.training.loop import VALIDATION_LMBDAS, _Run, optimisers
 from codec.weights import find_model
 
 
@@ -30,22 +30,26 @@ class FloatLayer(TrainableLayer):
 
     def forward(self, a, quality):
         spec = self.spec
-        weight = self.weight * (self.log_gain.exp() * (spec.input_step / spec.output_step))[:, None]
+        weight = self.weight * (spec.input_step / spec.output_step)
         if spec.depthwise:
             total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
         else:
             total = F.conv2d(a, weight[:, :, None, None], groups=spec.groups)
         left, position = anchor_position(quality, spec.anchors)
-        biases = self.bias * self.log_gain.exp() / spec.output_step
+        biases = self.bias / spec.output_step
         bias = biases[left].lerp(biases[(left + 1).clamp(max=spec.anchors - 1)], position[:, None])
-        return (total + bias[:, :, None, None]).clamp(spec.low, spec.high)
+        value = total + bias[:, :, None, None]
+        if spec.activation == "leaky":
+            value = F.leaky_relu(value, LEAK)
+        return value.clamp(spec.low, spec.high)
 
 
 class FloatNetworks(EntropyNetworks):
-    """Reads latents as they are."""
+    """Reads latents as they are, companded."""
 
     def context_input(self, known):
-        return (known * self.context_scale).clamp(-self.hidden_limit, self.hidden_limit)
+        unit = 2**self.config.activation_bits / 64
+        return known.sign() * (known.abs() / MEAN_UNIT).log1p() * unit
 
 
 def make_float(networks):
@@ -58,12 +62,14 @@ def make_float(networks):
 @torch.no_grad()
 def set_weight_bits(networks, bits):
     """Go on with integer weights of this many bits, from the same real ones, in place."""
-    name, limit = weight_quantiser(bits)
     for _, layer in networks.layers():
         if layer.spec.weight_bits != bits:
             layer.spec = replace(layer.spec, weight_bits=bits)
-            layer.weight_limit, layer._weight_quantiser = limit, WEIGHT_QUANTISERS[name]
-            layer.log_step.copy_(initial_log_step(layer.weight, limit, name == "binary"))
+            name, layer.weight_limit = layer_quantiser(bits)
+            layer._weight_quantiser = WEIGHT_QUANTISERS[name]
+            if name != "absmax":
+                layer.log_step = torch.nn.Parameter(initial_log_step(layer.weight, layer.weight_limit, name == "binary"))
+            layer.clip_weights_()
 
 
 def main():
@@ -80,20 +86,26 @@ def main():
     for bits in (None, *arguments.bits):
         config = TrainingConfig(
             pictures=[arguments.train], output=tempfile.mkdtemp(), max_minutes=arguments.minutes, batch=4, crop=192,
-            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=3e-4, warmup=20, ema=0.98, cache_gib=1,
+            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=1e-3, warmup=20, ema=0.98, cache_gib=1,
+            drawn=0.0, white=0.0,
         )  # fmt: skip
         run = runs["floats" if bits is None else f"{bits} bits"] = _Run(config, fabric)
-        for networks in (run.bare.networks, run.ema.module.networks):
+        for networks in (run.bare.networks, run.ema.networks):
             make_float(networks) if bits is None else set_weight_bits(networks, bits)
-    train_in_turns(runs)
+        # Steps of few-bit weights are parameters that were not there before.
+        run.ema.requires_grad_(False)
+        run.model, *run.optimisers = fabric.setup(run.bare, *optimisers(run.bare, config, run.half))
     valid = validation_crops(arguments.valid)
-    bpp = {name: [run._validate(valid)[f"valid_bpp_{q}"] for q in VALIDATION_QUALITIES] for name, run in runs.items()}
+    start = {name: run._validate(valid)["valid_loss"] for name, run in runs.items()}
+    train_in_turns(runs)
+    rows = {name: run._validate(valid) for name, run in runs.items()}
     print(f"steps: {', '.join(f'{name} {run.step}' for name, run in runs.items())}\n")
-    print(f"| quality | {' | '.join(runs)} |\n|---:{'|---:' * len(runs)}|")
-    for i, q in enumerate(VALIDATION_QUALITIES):
-        floats = bpp["floats"][i]
-        costs = [f"{own[i]:.4f} ({100 * (own[i] / floats - 1):+.2f} %)" for name, own in bpp.items() if name != "floats"]
-        print(f"| {q} | {floats:.4f} | {' | '.join(costs)} |")
+    print(f"| | {' | '.join(runs)} |\n|---|{'---:|' * len(runs)}")
+    table = {"loss at the start": start, "loss": {name: row["valid_loss"] for name, row in rows.items()}}
+    table |= {f"bpp at lambda {l}": {name: row[f"valid_bpp_{l}"] for name, row in rows.items()} for l in VALIDATION_LMBDAS}
+    for what, values in table.items():
+        cells = [f"{v:.4f} ({100 * (v / values['floats'] - 1):+.2f} %)" for name, v in values.items() if name != "floats"]
+        print(f"| {what} | {values['floats']:.4f} | {' | '.join(cells)} |")
     for run in runs.values():
         run.crops.close()
 

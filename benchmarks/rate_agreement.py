@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from codec import bitstream, pixels
-from codec.api import Codec
+from codec import pixels
 from codec.image_io import read_picture
-from codec.model import read_folder
+from codec.integer import QUALITY_UNIT
+from codec.model import CodecModel, read_folder
 from codec.training.data import find_pictures
 from codec.training.model import TrainableModel
 from codec.weights import find_model
@@ -27,7 +27,7 @@ def main():
     config, tensors = read_folder(Path(folder))
     graph = TrainableModel(config).eval()
     graph.import_tensors(tensors)
-    coder = Codec(folder)
+    model = CodecModel.from_folder(Path(folder))
     totals = {quality: [0.0, 0.0] for quality in QUALITIES}
     paths = find_pictures(sys.argv[1:2])
     for path in paths:
@@ -37,8 +37,8 @@ def main():
             with torch.inference_mode():
                 figures = graph(x, torch.tensor([float(quality)]))
             total[0] += (figures["y_bpp"] + figures["z_bpp"]).item()
-            container = bitstream.unpack(coder.compress(picture.pixels, quality))
-            total[1] += 8 * (len(container.z_string) + len(container.y_string)) / (x.shape[2] * x.shape[3])
+            coded = model.encode(x, round(QUALITY_UNIT * quality), plain=False)
+            total[1] += 8 * (len(coded.z_string) + len(coded.y_string)) / (x.shape[2] * x.shape[3])
     print("| quality | estimated bpp | written bpp | difference |\n|---:|---:|---:|---:|")
     for quality, (estimated, written) in totals.items():
         n = len(paths)

@@ -21,7 +21,7 @@ from codec._cli.train import build_config
 from codec.macs import multiply_adds
 from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops
-from codec.training.loop import VALIDATION_QUALITIES, _Run
+from codec.training.loop import VALIDATION_LMBDAS, _Run
 
 TURN = 15.0  # seconds
 
@@ -76,15 +76,14 @@ def main():
     for _ in range(9 if arguments.decode else 0):
         for (name, precision), seen in times.items():
             seen.append(decode_ms(runs[name].bare, precision))
-    heads = ["variant", "steps", "loss", "loss without averaging", *(f"loss at {q}" for q in VALIDATION_QUALITIES)]
+    heads = ["variant", "steps", "loss", *(f"loss at {q}" for q in VALIDATION_LMBDAS)]
     if arguments.decode:
         heads += ["decoder kMAC/px", "parameters", "g_s ms float32", "g_s ms bf16"]
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     valid = validation_crops(arguments.valid)
     for name, run in runs.items():
         row = run._validate(valid)
-        plain = run._validate(valid, averaged=False)["valid_loss"]
-        losses = [row["valid_loss"], plain, *(row[f"valid_loss_{q}"] for q in VALIDATION_QUALITIES)]
+        losses = [row["valid_loss"], *(row[f"valid_loss_{q}"] for q in VALIDATION_LMBDAS)]
         cells = [name, str(run.step), *(f"{loss:.4f}" for loss in losses)]
         if arguments.decode:
             macs = multiply_adds(run.bare.config)

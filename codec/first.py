@@ -45,6 +45,10 @@ class FirstConfig:
     def lmbda(self, quality):
         return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** (quality / 100)
 
+    def quality(self, lmbda):
+        """Inverse of :meth:`lmbda`, for a float."""
+        return 100 * math.log(lmbda / self.lmbda_min) / math.log(self.lmbda_max / self.lmbda_min)
+
     def entropy_plan(self, step):
         return EntropyPlan("relu", z_step=1 / 2, depthwise_step=step, companded=False)
 

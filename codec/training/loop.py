@@ -117,7 +117,7 @@ class _Run:
     def __init__(self, config, fabric):
         self.config, self.fabric = config, fabric
         self.output = Path(config.output)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.megapixels = 0, 0.0, 0.0
         torch.manual_seed(config.seed)
         checkpoint, self.bare, self.before = _starting_point(config)
         _freeze(self.bare, config.freeze)
@@ -136,7 +136,7 @@ class _Run:
             self.ema.load_state_dict(checkpoint["ema"])
             for optimiser, state in zip(self.optimisers, checkpoint["optimisers"]):
                 optimiser.load_state_dict(state)
-            self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+            self.step, self.seconds, self.megapixels = (checkpoint[key] for key in ("step", "seconds", "megapixels"))
         self.crops = Crops(config, fabric.global_rank)
         self.generator = torch.Generator(fabric.device)
         self.stopping = False
@@ -149,12 +149,10 @@ class _Run:
 
     def facts(self):
         """What the exported config.json says of the training, earlier runs included."""
-        config = self.config
-        seen = self.step * config.batch * self.fabric.world_size * config.crop**2 / 1e6
         return {
             "steps": self.before.get("steps", 0) + self.step,
             "minutes": round(self.before.get("minutes", 0.0) + self.seconds / 60, 1),
-            "megapixels": round(self.before.get("megapixels", 0.0) + seen, 1),
+            "megapixels": round(self.before.get("megapixels", 0.0) + self.megapixels, 1),
         }
 
     def loop(self, progress):
@@ -173,6 +171,7 @@ class _Run:
             while self.done() < 1 and not self._agreed_stop():
                 figures = self._one_step()
                 self.step += 1
+                self.megapixels += self._step_megapixels()
                 self.seconds = self._agreed(begun + time.monotonic() - start)
                 for name, value in figures.items():
                     sums.setdefault(name, []).append(value)
@@ -209,14 +208,17 @@ class _Run:
                 log.close()
         fabric.barrier()
 
+    def _step_megapixels(self):
+        return self.config.batch * self.fabric.world_size * self.config.crop**2 / 1e6
+
     def _speed(self, step, seconds):
         """Rates since an earlier step, and what is left."""
-        config, elapsed = self.config, max(self.seconds - seconds, 1e-9)
+        elapsed = max(self.seconds - seconds, 1e-9)
         steps = (self.step - step) / elapsed
         done = self.done()
         return {
             "steps_per_second": steps,
-            "megapixels_per_second": steps * config.batch * self.fabric.world_size * config.crop**2 / 1e6,
+            "megapixels_per_second": steps * self._step_megapixels(),
             "minutes_left": self.seconds / 60 * (1 / done - 1) if done else 0.0,
         }
 
@@ -381,6 +383,7 @@ class _Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
+            "megapixels": self.megapixels,
             "before": self.before,
             "config": asdict(self.config),
             "architecture": asdict(self.bare.config),
