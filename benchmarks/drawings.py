@@ -2,8 +2,8 @@
 
     python benchmarks/drawings.py [--model MODEL] [--qualities 0,30,60,100] [--save FOLDER]
 
-Draws one picture of each kind, codes it as the codec would, with the learned transforms alone, and with plain DCT coding
-(the same coefficients and steps, without an entropy coder), and prints bits per pixel and PSNR. These pictures have
+Draws one picture of each kind, codes it as the codec would, with the learned transforms alone, and with plain DCT
+coding (the same coefficients and steps, without an entropy coder), and prints bits per pixel and PSNR. These pictures have
 seeds and parameters of their own; training draws others (codec/training/drawings.py).
 """
 
@@ -98,9 +98,8 @@ def main():
     arguments = parser.parse_args()
     model = CodecModel.from_folder(find_model(arguments.model))
     qualities = [float(q) for q in arguments.qualities.split(",")]
-    print(
-        f"| picture | {' | '.join(f'q {q:g}: codec; learned; DCT' for q in qualities)} |\n|---|{'---|' * len(qualities)}"
-    )
+    heads = " | ".join(f"q {q:g}: codec; learned; DCT" for q in qualities)
+    print(f"| picture | {heads} |\n|---|{'---|' * len(qualities)}")
     for name, pixels in pictures().items():
         if arguments.save:
             Path(arguments.save).mkdir(parents=True, exist_ok=True)

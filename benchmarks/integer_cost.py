@@ -68,7 +68,8 @@ def set_weight_bits(networks, bits):
             name, layer.weight_limit = layer_quantiser(bits)
             layer._weight_quantiser = WEIGHT_QUANTISERS[name]
             if name != "absmax":
-                layer.log_step = torch.nn.Parameter(initial_log_step(layer.weight, layer.weight_limit, name == "binary"))
+                step = initial_log_step(layer.weight, layer.weight_limit, name == "binary")
+                layer.log_step = torch.nn.Parameter(step)
             layer.clip_weights_()
 
 
@@ -86,8 +87,8 @@ def main():
     for bits in (None, *arguments.bits):
         config = TrainingConfig(
             pictures=[arguments.train], output=tempfile.mkdtemp(), max_minutes=arguments.minutes, batch=4, crop=192,
-            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=1e-3, warmup=20, ema=0.98, cache_gib=1,
-            drawn=0.0, white=0.0,
+            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=1e-3, warmup=20, ema=0.98,
+            cache_gib=1, drawn=0.0, white=0.0,
         )  # fmt: skip
         run = runs["floats" if bits is None else f"{bits} bits"] = _Run(config, fabric)
         for networks in (run.bare.networks, run.ema.networks):
@@ -102,10 +103,12 @@ def main():
     print(f"steps: {', '.join(f'{name} {run.step}' for name, run in runs.items())}\n")
     print(f"| | {' | '.join(runs)} |\n|---|{'---:|' * len(runs)}")
     table = {"loss at the start": start, "loss": {name: row["valid_loss"] for name, row in rows.items()}}
-    table |= {f"bpp at lambda {l}": {name: row[f"valid_bpp_{l}"] for name, row in rows.items()} for l in VALIDATION_LMBDAS}
+    for l in VALIDATION_LMBDAS:
+        table[f"bpp at lambda {l}"] = {name: row[f"valid_bpp_{l}"] for name, row in rows.items()}
     for what, values in table.items():
-        cells = [f"{v:.4f} ({100 * (v / values['floats'] - 1):+.2f} %)" for name, v in values.items() if name != "floats"]
-        print(f"| {what} | {values['floats']:.4f} | {' | '.join(cells)} |")
+        floats = values.pop("floats")
+        cells = [f"{value:.4f} ({100 * (value / floats - 1):+.2f} %)" for value in values.values()]
+        print(f"| {what} | {floats:.4f} | {' | '.join(cells)} |")
     for run in runs.values():
         run.crops.close()
 

@@ -5,7 +5,8 @@
 
 A variant is a name, a colon, and settings of ``codec train --set`` separated by semicolons, none for the settings that
 all have. All variants train in one process in turns of a few seconds, so that a machine whose speed drifts is fair to
-all. With --set resume=MODEL they start from its weights. Prints a Markdown table; with --decode also multiply-adds and the time of g_s, for variants of the architecture.
+all. With --set resume=MODEL they start from its weights. Prints a Markdown table; with --decode also multiply-adds and
+the time of g_s, for variants of the architecture.
 """
 
 import argparse
@@ -15,9 +16,9 @@ import time
 from statistics import median
 
 import torch
+from codec._cli.train import build_config
 from lightning.fabric import Fabric
 
-from codec._cli.train import build_config
 from codec.macs import multiply_adds
 from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops

@@ -55,11 +55,11 @@ def models(as_json, add, pictures, as_default):
 
 def _health_in_words(figures) -> list:
     """Lines for a person: the figures, and what is wrong with them."""
-    shares = [f"z {100 * figures['z_share']:.2f} % of the bits"] if "z_share" in figures else []
-    parts = ("encoder", "entropy", "decoder")
-    shares += [f"{part} {figures[f'dead_{part}']:.2f}" for part in parts if f"dead_{part}" in figures]
-    return ["; dead units: ".join([shares[0], ", ".join(shares[1:])]) if "z_share" in figures else
-            "dead units: " + ", ".join(shares), *figures["complaints"]]  # fmt: skip
+    parts = [part for part in ("encoder", "entropy", "decoder") if f"dead_{part}" in figures]
+    said = [f"z {100 * figures['z_share']:.2f} % of the bits"] if "z_share" in figures else []
+    if parts:
+        said.append("dead units: " + ", ".join(f"{part} {figures[f'dead_{part}']:.2f}" for part in parts))
+    return ["; ".join(said) or "nothing to examine", *figures["complaints"]]
 
 
 def _describe(model_id: str, default: str) -> dict:

@@ -83,7 +83,7 @@ def check(name, pictures, quality=60.0):
         quality: 0 to 100.
 
     Returns:
-        dict: ``dead_...`` by part, ``z_share`` where there is side information, and ``complaints``, a list of sentences.
+        dict: ``dead_...`` by part, ``z_share`` where there is side information, and ``complaints``, sentences.
     """
     from .api import Codec
     from .bitstream import unpack

@@ -81,7 +81,7 @@ def picture_losses(figures, lmbda, balance):
 
 
 def learning_rate(config, step, done):
-    """Rate after ``step`` optimiser steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
+    """Rate after ``step`` steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, max(0.0, 1 - done) / config.decay) if config.decay else 1.0
     return config.lr * warm * falling
@@ -224,9 +224,11 @@ class _Run:
 
     def _in_words(self, row):
         dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
+        speed = f"{row['steps_per_second']:.2f} steps/s {row['megapixels_per_second']:.2f} Mpx/s"
+        health = f"z {row.get('z_share', 0):.4f} dead {dead}"
         return (
-            f" step {self.step} loss {row['loss']:.4f} {row['bpp']:.3f} bpp, z {row.get('z_share', 0):.4f} dead {dead}, "
-            f"{row['steps_per_second']:.2f} steps/s {row['megapixels_per_second']:.2f} Mpx/s, {row['minutes_left']:.0f} min left"
+            f" step {self.step} loss {row['loss']:.4f} {row['bpp']:.3f} bpp, {health}, {speed}, "
+            f"{row['minutes_left']:.0f} min left"
         )
 
     def _report(self, valid, log, bar):
