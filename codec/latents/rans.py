@@ -389,7 +389,9 @@ class Decoder:
 
     def _read_escapes(self, rows):
         """int64 symbols of escapes (k,) in the rows (k,)."""
-        window = self._escapes[self._escape : self._escape + ESCAPE_BYTES * rows.size]
+        # What words have not taken; a hostile stream may announce more escapes than it has bytes.
+        free = min(self._escape + ESCAPE_BYTES * rows.size, len(self._tail) - 2 * self._word)
+        window = self._escapes[self._escape : free]
         ends = np.flatnonzero(window < 0x80)[: rows.size] + 1
         if ends.size < rows.size:
             # Either the bytes end, or there are ESCAPE_BYTES for each and some are longer.
@@ -409,7 +411,6 @@ class Decoder:
         if (_escape_lengths(distances) != lengths).any() or np.abs(symbols).max() > SYMBOL_LIMIT:
             raise Corrupt("corrupt: an escape that no encoder writes")
         self._escape += int(ends[-1])
-        self._check_end()
         return symbols
 
 
