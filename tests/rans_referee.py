@@ -36,7 +36,7 @@ class RefereeDecoder:
         return self.data[self.back]
 
     def normalised(self, x):
-        return x * 2**16 + self.from_front(2) if x < 2**16 else x
+        return x * 2**16 + self.from_front(2) if x < 2**18 else x
 
     def pull(self, row):
         """The next symbol, which is of that row."""
@@ -70,5 +70,5 @@ class RefereeDecoder:
     def finish(self):
         if self.front != self.back:
             raise ValueError("left over")
-        if self.states != [2**16] * self.lanes:
+        if self.states != [2**18] * self.lanes:
             raise ValueError("final states")

@@ -89,8 +89,8 @@ def photograph(count, seed=0, tables=MANY):
 def documented():
     """(tables, rows, symbols, bytes, trace) of the example in RANS.md."""
     example = DOCUMENT.split("## Example")[1]
-    numbers = [[c.strip() for c in line.strip("|").split("|")] for line in example.splitlines() if line[:3] > "| /"]
-    numbers = [cells for cells in numbers if cells[0].isdigit()]
+    lines = [line for line in example.splitlines() if re.match(r"\| \d", line)]
+    numbers = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     tables = tables_of([([int(c) for c in cells[2].split()], int(cells[1])) for cells in numbers if len(cells) == 3])
     trace = [cells for cells in numbers if len(cells) == 8]
     dump = re.search(r"```hexdump\n(.*?)```", example, re.DOTALL)[1]
@@ -115,13 +115,13 @@ def test_documented_trace_is_that_of_the_referee():
     referee = RefereeDecoder(rows_of(tables), data, 2)
     assert [referee.pull(row) for row in rows] == symbols
     referee.finish()
-    columns = "{} {} {} {:08x} {} {} {} {:08x}"
+    columns = "{} {} {} {:09x} {} {} {} {:09x}"
     assert [columns.format(*step) for step in referee.trace] == [" ".join(cells) for cells in trace]
 
 
 def test_literal_bytes_of_an_empty_stream():
-    assert encode(SMALL, [], []) == (1, bytes.fromhex("000001"))
-    assert decode(SMALL, [], 1, bytes.fromhex("000001")).tolist() == []
+    assert encode(SMALL, [], []) == (1, bytes.fromhex("000004"))
+    assert decode(SMALL, [], 1, bytes.fromhex("000004")).tolist() == []
 
 
 # --- There and back ------------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_extreme_symbols_return_from_extreme_rows():
     tables = tables_of([(rare_first, SYMBOL_LIMIT - 4), (rare_last, -SYMBOL_LIMIT), ([0, 65535, 65536], 0)])
     symbols = [SYMBOL_LIMIT, -SYMBOL_LIMIT, SYMBOL_LIMIT - 4, 0, 1, -1, 127, -128] * 3
     for row in range(3):
-        for lanes in (1, 3, 8):
+        for lanes in (1, 3, 16):
             stream = encode(tables, [row] * len(symbols), symbols, lanes)
             assert decode(tables, [row] * len(symbols), *stream).tolist() == symbols
 
@@ -262,7 +262,7 @@ def test_symbols_beyond_the_limit_are_not_pushed(symbol):
 @pytest.mark.parametrize("row", [-1, len(SMALL), 0.0, True])
 def test_rows_that_do_not_exist_are_refused_both_ways(row):
     for call in (lambda: Encoder(SMALL).push(np.array([row]), np.array([0])),
-                 lambda: Decoder(SMALL, bytes(3) + b"\1", 1).pull(np.array([row]))):  # fmt: skip
+                 lambda: Decoder(SMALL, bytes(2) + b"\4", 1).pull(np.array([row]))):  # fmt: skip
         with pytest.raises((ValueError, Corrupt)):
             call()
     with pytest.raises(ValueError, match="2 rows for 3 symbols"):
@@ -281,7 +281,15 @@ def test_states_take_a_200th_of_the_stream_or_three_bytes(count):
 
 
 def test_lanes_grow_with_the_stream_up_to_a_limit():
-    assert [lanes_for(size) for size in (0, 599.9, 4799, 4800, 60_000, 614_400, 10**9)] == [1, 1, 1, 8, 100, 1024, 1024]
+    assert [lanes_for(size) for size in (0, 599.9, 9599, 9600, 60_000, 614_400, 10**9)] == [
+        1,
+        1,
+        1,
+        16,
+        100,
+        1024,
+        1024,
+    ]
 
 
 def test_streams_are_as_long_as_their_symbols_cost():
@@ -290,8 +298,8 @@ def test_streams_are_as_long_as_their_symbols_cost():
         symbols[:: max(count // 20, 1)] += 900  # some escapes
         _, data = encode(MANY, rows, symbols, lanes)
         bits = MANY.bits(rows, symbols).sum(dtype=float)
-        # A lane's rounding is 16 bits at most either way, at random.
-        assert abs(8 * (len(data) - 3 * lanes) - bits) <= 16 + 16 * lanes**0.5
+        # Two bits a lane, and each lane's rounding, which is 8 bits either way at random.
+        assert abs(8 * (len(data) - 3 * lanes) - bits - 2 * lanes) <= 16 + 16 * lanes**0.5 + 0.0002 * bits
 
 
 def test_bits_broadcast():
@@ -319,7 +327,7 @@ def test_size_is_that_of_the_coder_of_compressai(escapes):
         symbols = np.where(random_numbers.random(count) < escapes, random_numbers.integers(-900, 900, count), symbols)
         theirs = len(ans.RansEncoder().encode_with_indexes(symbols.tolist(), rows.tolist(), cdfs, lengths, offsets))
         lanes, data = encode(MANY, rows, symbols)
-        assert len(data) - 3 * lanes <= 1.001 * theirs + 16
+        assert abs(len(data) - 3 * lanes - theirs) <= 0.001 * theirs + 16
 
 
 # --- Damage --------------------------------------------------------------------------------------------------------
@@ -349,10 +357,10 @@ def referee_outcome(tables, rows, lanes, data):
 def damaged_cases():
     """(rows, lanes, stream, bytes of escapes in it)."""
     rows, symbols = photograph(400)
-    for lanes in (1, 5, 8, 30):
+    for lanes in (1, 5, 16, 30):
         yield rows, lanes, encode(MANY, rows, symbols, lanes)[1], 0
     symbols[::40] += 5000
-    for lanes in (1, 8):
+    for lanes in (1, 16):
         yield rows, lanes, encode(MANY, rows, symbols, lanes)[1], 20
 
 
@@ -397,7 +405,7 @@ def test_random_bytes_end_as_the_referee_says():
     seen = set()
     tables = tables_of([([0, 100, 65536], 0), ([0, 30000, 65000, 65536], -1), ([0, 65535, 65536], 3)])
     for _ in range(600):
-        lanes = random_bytes.choice([1, 2, 8, 9])
+        lanes = random_bytes.choice([1, 2, 16, 17])
         rows = [random_bytes.randrange(3) for _ in range(random_bytes.randrange(25))]
         data = random_bytes.randbytes(3 * lanes + random_bytes.randrange(40))
         if random_bytes.random() < 0.5:  # damage to something valid
@@ -506,7 +514,7 @@ def test_random_damage_to_tables_is_refused_or_harmless():
             refused += 1
             continue
         rows, symbols = photograph(200)
-        assert (decode(tables, rows, *encode(tables, rows, symbols, 8)) == symbols).all()
+        assert (decode(tables, rows, *encode(tables, rows, symbols, 16)) == symbols).all()
     assert 200 < refused < 300
 
 

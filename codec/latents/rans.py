@@ -23,16 +23,17 @@ import numpy as np
 from ..errors import Corrupt, ModelError, Truncated
 
 PRECISION = 16  # bits of a frequency, and of a word
-TOTAL = 1 << PRECISION  # of the frequencies of a row; also the smallest normalised state, and every lane's last one
+TOTAL = 1 << PRECISION  # of the frequencies of a row
+LEAST = 1 << 18  # smallest normalised state, and every lane's last one; 2^16 would cost 0.07 to 0.16 % of the stream
 STATE_BYTES = 3  # of a lane's first state, as stored
-STATE_MIN = 1 << 8  # smallest first state: with one word read it is 2^24, which no encoder needs to store
+STORED_LEAST = 1 << 8  # smallest first state as stored: with one word read it is 2^24, which takes four bytes
 MAX_LANES = 4096
 SYMBOL_LIMIT = 1 << 20  # largest magnitude of a symbol
 ESCAPE_BYTES = 4  # longest escape: 28 bits, where 22 would do for any symbol and table
 
 LANE_SHARE = 200  # lanes are as many as fit into 1/200 of the stream,
 MOST_LANES = 1024  # no more than that (wider steps gain little),
-SCALAR_LANES = 8  # and one where they would be fewer than this
+SCALAR_LANES = 16  # and one where they would be fewer than this
 
 MAX_ROWS = 1 << 14
 MAX_ENTRIES = 1 << 22  # of all rows together; model 1 has 49 thousand
@@ -244,7 +245,7 @@ class Decoder:
         stored = np.frombuffer(data[: STATE_BYTES * lanes], np.uint8).reshape(lanes, STATE_BYTES)
         # States, int64 (lanes,), the lane of the next symbol first.
         self._x = stored @ np.array([1, 1 << 8, 1 << 16], np.int64)
-        if self._x.min() < STATE_MIN:
+        if self._x.min() < STORED_LEAST:
             raise Corrupt("corrupt: the state of a lane is too small")
 
         # Words are read from the front, escapes from the back. A step may look at one word a lane beyond the end
@@ -257,7 +258,7 @@ class Decoder:
         self._escapes = np.frombuffer(self._tail, np.uint8)[::-1]
         self._escape = 0
 
-        short = np.flatnonzero(self._x < TOTAL)
+        short = np.flatnonzero(self._x < LEAST)
         self._x[short] = self._x[short] << PRECISION | self._words[: short.size]
         self._word = short.size
         self._check_end()
@@ -293,7 +294,7 @@ class Decoder:
         """Check that the stream ends here: everything read, every lane back at the state where the encoder began."""
         if 2 * self._word + self._escape != len(self._tail):
             raise Corrupt("corrupt: coded data is left over after the last symbol")
-        if (self._x != TOTAL).any():
+        if (self._x != LEAST).any():
             raise Corrupt("corrupt: a lane does not end in its known state")
 
     def _check_end(self):
@@ -316,7 +317,7 @@ class Decoder:
             self._x = np.concatenate((self._x[rest:], self._x[:rest]))
         return bins
 
-    def _step(self, x, keys, first, bins, by_search):
+    def _step(self, x, keys, bases, bins, by_search):
         """Decode (steps, width) bins with the states x (width,), in place.
 
         Every call below has arrays of one size and type on all sides: turning a Python number into an array, casting
@@ -324,16 +325,16 @@ class Decoder:
         """
         tables, words, word, word_end = self.tables, self._words, self._word, self._word_end
         width = x.size
-        low, high = _halves(x)
+        first, second, third = _limbs(x)
         slot, value, short = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, bool)
         number = np.empty(width, np.uint16)
-        mask, shift, total = (np.full(width, value, np.int64) for value in (TOTAL - 1, PRECISION, TOTAL))
+        mask, shift, least = (np.full(width, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST))
         bitwise_and, add, subtract, multiply = np.bitwise_and, np.add, np.subtract, np.multiply
         right_shift, less = np.right_shift, np.less
         frequency, cumulative = tables._frequency.take, tables._cumulative.take
         search = tables._bin_ends.searchsorted
         lookup = None if by_search else tables._lookup.reshape(-1).take
-        for key, base, bin_ in zip(keys, first, bins, strict=True):
+        for key, base, bin_ in zip(keys, bases, bins, strict=True):
             bitwise_and(x, mask, slot)
             add(key, slot, key)
             if by_search:
@@ -348,12 +349,13 @@ class Decoder:
             add(x, slot, x)
             cumulative(bin_, None, value, "clip")
             subtract(x, value, x)
-            # A state below 2^16 takes in a word: its low half becomes the high one.
-            less(x, total, short)
+            # A state below 2^18 takes in a word: x = x << 16 | word, limb by limb.
+            less(x, least, short)
             lanes = short.nonzero()[0]
             if lanes.size:
-                high[lanes] = low[lanes]
-                low[lanes] = words[word : word + lanes.size]
+                third[lanes] = second[lanes]
+                second[lanes] = first[lanes]
+                first[lanes] = words[word : word + lanes.size]
                 word += lanes.size
                 if word > word_end:
                     raise _truncated()
@@ -373,7 +375,7 @@ class Decoder:
             bin_ = find(cdf, slot)
             low = cdf[bin_ - 1]
             x = (cdf[bin_] - low) * (x >> 16) + slot - low
-            if x < 0x10000:
+            if x < LEAST:
                 if word == word_end:
                     raise _truncated()
                 x = x << 16 | upcoming[word - start]
@@ -430,40 +432,40 @@ def lanes_for(size):
 
 def _encode_steps(tables, bins, lanes):
     """First states (lanes,) of the decoder, and the words as bytes."""
-    frequencies, cumulative = tables._frequency.astype(np.uint32), tables._cumulative.astype(np.uint32)
     words = np.empty(bins.size + lanes, "<u2")  # a symbol gives one at most; so do the states in the end
     word = words.size
-    x = np.full(lanes, TOTAL, np.uint32)
+    x = np.full(lanes, LEAST, np.int64)
     rest = bins.size % lanes
     if rest:  # the decoder's last step
-        word = _step_back(x[:rest], frequencies, cumulative, bins[bins.size - rest :][None], words, word)
+        word = _step_back(tables, x[:rest], bins[bins.size - rest :][None], words, word)
     block = max(_BLOCK // lanes, 1) * lanes
     for end in range(bins.size - rest, 0, -block):
         part = bins[max(end - block, 0) : end].reshape(-1, lanes)
-        word = _step_back(x, frequencies, cumulative, part, words, word)
-    large = np.flatnonzero(x >= STATE_MIN << PRECISION)
+        word = _step_back(tables, x, part, words, word)
+    large = np.flatnonzero(x >= STORED_LEAST << PRECISION)
     words[word - large.size : word] = x[large] & (TOTAL - 1)
     word -= large.size
     x[large] >>= PRECISION
     return x, words[word:].tobytes()
 
 
-def _step_back(x, frequencies, cumulative, bins, words, word):
+def _step_back(tables, x, bins, words, word):
     """Encode bins (steps, width) from the last step to the first: changes x (width,) and words, returns ``word``."""
-    low, high = _halves(x)
+    first, second, third = _limbs(x)
     quotient, large = np.empty_like(x), np.empty(x.size, bool)
     greater_equal, floor_divide, multiply, add = np.greater_equal, np.floor_divide, np.multiply, np.add
-    frequency, start = frequencies[bins], cumulative[bins]
-    steps = (frequency, frequency << PRECISION, TOTAL - frequency, start)
+    frequency, start = tables._frequency[bins], tables._cumulative[bins]
+    steps = (frequency, frequency * LEAST, TOTAL - frequency, start)
     for f, limit, gap, c in zip(*(a[::-1] for a in steps), strict=True):
-        # Make room: a state from f 2^16 on would leave 32 bits.
+        # Make room: from f 2^18 on, the new state would be 2^34 or more.
         greater_equal(x, limit, large)
         lanes = large.nonzero()[0]
         if lanes.size:
-            words[word - lanes.size : word] = low[lanes]
+            words[word - lanes.size : word] = first[lanes]
             word -= lanes.size
-            low[lanes] = high[lanes]
-            high[lanes] = 0
+            first[lanes] = second[lanes]
+            second[lanes] = third[lanes]
+            third[lanes] = 0
         # x = (x // f << 16) + x % f + c, with x % f = x - f (x // f)
         floor_divide(x, f, quotient)
         multiply(quotient, gap, quotient)
@@ -474,19 +476,19 @@ def _step_back(x, frequencies, cumulative, bins, words, word):
 
 def _encode_scalar(tables, bins, lanes):
     """The same as :func:`_encode_steps`, symbol by symbol."""
-    states, words = [TOTAL] * lanes, []
+    states, words = [LEAST] * lanes, []
     lane = bins.size % lanes
     backwards = bins[::-1]
     pairs = zip(tables._frequency[backwards].tolist(), tables._cumulative[backwards].tolist(), strict=True)
     for f, c in pairs:
         lane = (lane or lanes) - 1
         x = states[lane]
-        if x >= f << 16:
+        if x >= f * LEAST:
             words.append(x & 0xFFFF)
             x >>= 16
         states[lane] = (x // f << 16) + x % f + c
     for lane in range(lanes - 1, -1, -1):
-        if states[lane] >= STATE_MIN << PRECISION:
+        if states[lane] >= STORED_LEAST << PRECISION:
             words.append(states[lane] & 0xFFFF)
             states[lane] >>= 16
     return states, np.array(words[::-1], "<u2").tobytes()
@@ -554,7 +556,7 @@ def _frozen(array):
     return array
 
 
-def _halves(x):
-    """Bits 0 to 15 and 16 to 31 of integers (n,), of 32 or 64 bits, as views that may be written to."""
-    halves = x.view(np.uint16).reshape(x.size, -1)
-    return (halves[:, 0], halves[:, 1]) if sys.byteorder == "little" else (halves[:, -1], halves[:, -2])
+def _limbs(x):
+    """Bits 0 to 15, 16 to 31 and 32 to 47 of int64 (n,), as three views (n,) that may be written to."""
+    limbs = x.view(np.uint16).reshape(x.size, 4)
+    return limbs.T[:3] if sys.byteorder == "little" else limbs.T[:0:-1]
