@@ -128,11 +128,16 @@ class Tables:
         return np.where(distances & 1, -(distances + 1 >> 1), above) + self.offsets[rows]
 
     def _row_list(self, row):
-        """The cdf of one row as a list, for loops over Python integers."""
+        """``(low, high, bin, cdf)`` of one row, for loops over Python integers: its likeliest bin, which most symbols
+        are in, and all of it as a list. Bins count from 1 here.
+        """
         found = self._lists.get(row)
         if found is None:
             start = self._starts[row]
-            found = self._lists[row] = self.cdf[start : start + self.lengths[row]].tolist()
+            cdf = self.cdf[start : start + self.lengths[row]]
+            bin_ = int(np.diff(cdf).argmax()) + 1
+            cdf = cdf.tolist()
+            found = self._lists[row] = cdf[bin_ - 1], cdf[bin_], bin_, cdf
         return found
 
     def _find_lookups(self, rows):
@@ -363,30 +368,33 @@ class Decoder:
 
     def _decode_scalar(self, rows):
         """The same as :meth:`_decode_steps`, symbol by symbol."""
-        row_list, find = self.tables._row_list, bisect.bisect_right
-        states, words, word, word_end = self._x.tolist(), self._words, self._word, self._word_end
-        upcoming = words[word : word + rows.size + 1].tolist()  # a symbol takes one word at most
-        start, lanes, lane = word, self.lanes, 0
+        lists = {row: self.tables._row_list(row) for row in np.unique(rows).tolist()}
+        find = bisect.bisect_right
+        # A symbol takes one word at most. None stands for what is not there.
+        end = min(self._word + rows.size, self._word_end)
+        upcoming = iter([*self._words[self._word : end].tolist(), None])
+        states, lanes, lane, taken = self._x.tolist(), self.lanes, 0, 0
         bins = []
-        for row in rows.tolist():
-            cdf = row_list(row)
+        for low, high, bin_, cdf in map(lists.__getitem__, rows.tolist()):
             x = states[lane]
             slot = x & 0xFFFF
-            bin_ = find(cdf, slot)
-            low = cdf[bin_ - 1]
-            x = (cdf[bin_] - low) * (x >> 16) + slot - low
-            if x < LEAST:
-                if word == word_end:
+            if not low <= slot < high:
+                bin_ = find(cdf, slot)
+                low, high = cdf[bin_ - 1], cdf[bin_]
+            x = (high - low) * (x >> 16) + slot - low
+            if x < 0x40000:  # LEAST
+                word = next(upcoming)
+                if word is None:
                     raise _truncated()
-                x = x << 16 | upcoming[word - start]
-                word += 1
+                x = x << 16 | word
+                taken += 1
             states[lane] = x
             lane += 1
             if lane == lanes:
                 lane = 0
             bins.append(bin_)
         self._x = np.array(states[lane:] + states[:lane], np.int64)
-        self._word = word
+        self._word += taken
         return np.array(bins, np.int64) + (self.tables._first[rows] - 1)
 
     def _read_escapes(self, rows):
