@@ -15,6 +15,7 @@ is not in the file.
 There is exactly one way to write a container: ``pack(unpack(data)) == data`` for everything ``unpack`` accepts.
 """
 
+import itertools
 import re
 import zlib
 from dataclasses import dataclass
@@ -364,7 +365,7 @@ def _check_tile(index: int, length: int, lanes: int) -> None:
 def _check_section_types(types: list[int]) -> None:
     if len(types) > MAX_SECTIONS:
         raise TooLarge(f"too large: {len(types)} sections; at most {MAX_SECTIONS}")
-    if any(following <= type_ for type_, following in zip(types, types[1:], strict=False)):
+    if any(following <= type_ for type_, following in itertools.pairwise(types)):
         raise Corrupt("corrupt: the types of the sections do not rise")
 
 
