@@ -40,7 +40,7 @@ MAX_ENTRIES = 1 << 22  # of all rows together; model 1 has 49 thousand
 MAX_LOOKUPS = 512  # rows that may have a look-up table by slot: 128 KiB each
 LOOKUP_PRICE = 1000  # symbols decoded by searching, after which one row's look-up table would have paid for itself
 
-_BLOCK = 1 << 16  # symbols handled at once: bounds memory, and stays in the cache
+_BLOCK = 1 << 14  # symbols handled at once: bounds memory; larger arrays come from the system anew each time
 
 
 class Tables:
@@ -150,11 +150,11 @@ class Tables:
         if places.min() >= 0:
             return places
         with self._lock:
-            missing = np.unique(rows[self._place[rows] < 0])
+            missing = _distinct(rows[self._place[rows] < 0])
             self._credit += rows.size
-            if LOOKUP_PRICE * missing.size > self._credit or self._places + missing.size > MAX_LOOKUPS:
+            if LOOKUP_PRICE * len(missing) > self._credit or self._places + len(missing) > MAX_LOOKUPS:
                 return None
-            self._credit -= LOOKUP_PRICE * missing.size
+            self._credit -= LOOKUP_PRICE * len(missing)
             if self._lookup is None:  # memory is taken when it is written to, not here
                 self._lookup = np.empty((min(len(self), MAX_LOOKUPS), TOTAL), np.uint16)
             for row in missing:
@@ -368,7 +368,7 @@ class Decoder:
 
     def _decode_scalar(self, rows):
         """The same as :meth:`_decode_steps`, symbol by symbol."""
-        lists = {row: self.tables._row_list(row) for row in np.unique(rows).tolist()}
+        lists = {row: self.tables._row_list(row) for row in _distinct(rows)}
         find = bisect.bisect_right
         # A symbol takes one word at most. None stands for what is not there.
         end = min(self._word + rows.size, self._word_end)
@@ -557,6 +557,11 @@ def _rows_of(tables, rows):
     if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(tables)):
         raise ValueError(f"rows must be integers from 0 to {len(tables) - 1}")
     return rows.astype(np.int64, copy=False).ravel()
+
+
+def _distinct(rows):
+    """List of the rows that occur, without sorting them."""
+    return np.flatnonzero(np.bincount(rows)).tolist()
 
 
 def _frozen(array):
