@@ -1,8 +1,10 @@
+import pickle
 import random
 import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +269,23 @@ def test_rows_that_do_not_exist_are_refused_both_ways(row):
             call()
     with pytest.raises(ValueError, match="2 rows for 3 symbols"):
         Encoder(SMALL).push(np.zeros(2, int), np.zeros(3, int))
+
+
+def test_threads_may_share_tables():
+    fresh = Tables(MANY.cdf, MANY.lengths, MANY.offsets)
+    jobs = [(*photograph(6000, seed), lanes) for seed, lanes in enumerate((1, 16, 40, 100) * 2)]
+
+    def there_and_back(job):
+        rows, symbols, lanes = job
+        return (decode(fresh, rows, *encode(fresh, rows, symbols, lanes)) == symbols).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(there_and_back, jobs))
+
+
+def test_tables_travel_to_other_processes():
+    rows, symbols = photograph(100)
+    assert (decode(pickle.loads(pickle.dumps(MANY)), rows, *encode(MANY, rows, symbols)) == symbols).all()
 
 
 # --- Size ----------------------------------------------------------------------------------------------------------

@@ -63,11 +63,10 @@ class Tables:
         _check_tables(cdf, lengths, offsets)
         self.cdf, self.lengths, self.offsets = (_frozen(array.copy()) for array in (cdf, lengths, offsets))
         ends = np.cumsum(lengths, dtype=np.int64)
-        self._starts = ends - lengths  # (rows,) of each row in cdf
         # Bins of all rows are numbered in one sequence; a row has one bin less than entries.
         is_bin = np.ones(len(cdf), bool)
         is_bin[ends - 1] = False
-        self._first = self._starts - np.arange(len(lengths), dtype=np.int64)  # (rows,) number of the first bin
+        self._first = ends - lengths - np.arange(len(lengths), dtype=np.int64)  # (rows,) number of the first bin
         self._escape = self._first + lengths - 2  # (rows,) and of the last one
         self._to_symbol = offsets - self._first  # (rows,) symbol = bin + this
         self._cumulative = cdf[is_bin].astype(np.int64)  # (bins,)
@@ -76,7 +75,7 @@ class Tables:
         row = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths - 1)  # (bins,)
         self._bin_ends = (row << PRECISION) + self._cumulative + self._frequency
         self._bits = None
-        self._lists = {}
+        self._row_lists = _RowLists(self.cdf, self.lengths)
         self._lock = threading.Lock()
         self._lookup = None  # uint16 (places, 65536): bin of a slot, counted from the row's first
         self._place = np.full(len(lengths), -1, np.int64)  # (rows,) where in it a row is; -1: nowhere yet
@@ -85,6 +84,9 @@ class Tables:
 
     def __len__(self):
         return len(self.lengths)
+
+    def __reduce__(self):  # for other processes; a lock cannot travel
+        return Tables, (self.cdf, self.lengths, self.offsets)
 
     @classmethod
     def join(cls, *tables):
@@ -127,19 +129,6 @@ class Tables:
         above = (distances >> 1) + self.lengths[rows] - 2
         return np.where(distances & 1, -(distances + 1 >> 1), above) + self.offsets[rows]
 
-    def _row_list(self, row):
-        """``(low, high, bin, cdf)`` of one row, for loops over Python integers: its likeliest bin, which most symbols
-        are in, and all of it as a list. Bins count from 1 here.
-        """
-        found = self._lists.get(row)
-        if found is None:
-            start = self._starts[row]
-            cdf = self.cdf[start : start + self.lengths[row]]
-            bin_ = int(np.diff(cdf).argmax()) + 1
-            cdf = cdf.tolist()
-            found = self._lists[row] = cdf[bin_ - 1], cdf[bin_], bin_, cdf
-        return found
-
     def _find_lookups(self, rows):
         """Places of the rows' look-up tables (as rows), or None where searching is cheaper still.
 
@@ -164,6 +153,24 @@ class Tables:
                 self._place[row] = self._places
                 self._places += 1
         return self._place[rows]
+
+
+class _RowLists(dict):
+    """Row -> ``(low, high, bin, cdf)``, for loops over Python integers: the likeliest bin and its limits, which most symbols
+    are in, and the whole row as a list. Bins count from 1 here. Made when asked for.
+    """
+
+    def __init__(self, cdf, lengths):
+        super().__init__()
+        self._rows = cdf, lengths, np.cumsum(lengths, dtype=np.int64)
+
+    def __missing__(self, row):
+        cdf, lengths, ends = self._rows
+        cdf = cdf[ends[row] - lengths[row] : ends[row]]
+        bin_ = int(np.diff(cdf).argmax()) + 1
+        cdf = cdf.tolist()
+        self[row] = found = cdf[bin_ - 1], cdf[bin_], bin_, cdf
+        return found
 
 
 class Encoder:
@@ -268,6 +275,11 @@ class Decoder:
         self._word = short.size
         self._check_end()
 
+        # The states, their limbs, and room for what is in between, for _step.
+        room = [np.empty(lanes, dtype) for dtype in (np.int64, np.int64, np.uint16, bool)]
+        constants = [np.full(lanes, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST)]
+        self._scratch = [self._x, *_limbs(self._x), *room, *constants]
+
     def pull(self, rows):
         """The next symbols: int32, of the shape of ``rows``.
 
@@ -317,23 +329,19 @@ class Decoder:
         for start, stop, width in ((0, whole, self.lanes), (whole, rows.size, rest)):
             if start < stop:
                 steps = (a[start:stop].reshape(-1, width) for a in (keys, first, bins))
-                self._step(self._x[:width], *steps, by_search=places is None)
+                self._step(width, *steps, by_search=places is None)
         if rest:
-            self._x = np.concatenate((self._x[rest:], self._x[:rest]))
+            self._x[:] = np.concatenate((self._x[rest:], self._x[:rest]))
         return bins
 
-    def _step(self, x, keys, bases, bins, by_search):
-        """Decode (steps, width) bins with the states x (width,), in place.
+    def _step(self, width, keys, bases, bins, by_search):
+        """Decode (steps, width) bins with the first ``width`` states.
 
         Every call below has arrays of one size and type on all sides: turning a Python number into an array, casting
         or allocating would cost as much again as the arithmetic.
         """
         tables, words, word, word_end = self.tables, self._words, self._word, self._word_end
-        width = x.size
-        first, second, third = _limbs(x)
-        slot, value, short = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, bool)
-        number = np.empty(width, np.uint16)
-        mask, shift, least = (np.full(width, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST))
+        x, first, second, third, slot, value, number, short, mask, shift, least = (a[:width] for a in self._scratch)
         bitwise_and, add, subtract, multiply = np.bitwise_and, np.add, np.subtract, np.multiply
         right_shift, less = np.right_shift, np.less
         frequency, cumulative = tables._frequency.take, tables._cumulative.take
@@ -368,14 +376,13 @@ class Decoder:
 
     def _decode_scalar(self, rows):
         """The same as :meth:`_decode_steps`, symbol by symbol."""
-        lists = {row: self.tables._row_list(row) for row in _distinct(rows)}
-        find = bisect.bisect_right
+        row_list, find = self.tables._row_lists.__getitem__, bisect.bisect_right
         # A symbol takes one word at most. None stands for what is not there.
         end = min(self._word + rows.size, self._word_end)
         upcoming = iter([*self._words[self._word : end].tolist(), None])
         states, lanes, lane, taken = self._x.tolist(), self.lanes, 0, 0
         bins = []
-        for low, high, bin_, cdf in map(lists.__getitem__, rows.tolist()):
+        for low, high, bin_, cdf in map(row_list, rows.tolist()):
             x = states[lane]
             slot = x & 0xFFFF
             if not low <= slot < high:
@@ -393,7 +400,7 @@ class Decoder:
             if lane == lanes:
                 lane = 0
             bins.append(bin_)
-        self._x = np.array(states[lane:] + states[:lane], np.int64)
+        self._x[:] = states[lane:] + states[:lane]
         self._word += taken
         return np.array(bins, np.int64) + (self.tables._first[rows] - 1)
 
@@ -554,9 +561,12 @@ def _truncated():
 def _rows_of(tables, rows):
     """Rows as int64 (n,), checked."""
     rows = np.asarray(rows)
-    if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(tables)):
-        raise ValueError(f"rows must be integers from 0 to {len(tables) - 1}")
-    return rows.astype(np.int64, copy=False).ravel()
+    if rows.size and rows.dtype.kind not in "iu":
+        raise ValueError(f"rows must be integers, not {rows.dtype}")
+    rows = rows.astype(np.int64, copy=False).ravel()
+    if rows.size and rows.view(np.uint64).max() >= len(tables):  # negative ones are large then
+        raise ValueError(f"rows must be from 0 to {len(tables) - 1}")
+    return rows
 
 
 def _distinct(rows):
