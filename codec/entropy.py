@@ -23,7 +23,6 @@ import importlib.machinery
 import importlib.util
 import math
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -125,21 +124,6 @@ class Chain(nn.Module):
         for factor in self._order:
             a = F.pixel_shuffle(a, factor) if factor else next(layers)(a, quality)
         return a
-
-
-class EntropyPlan(NamedTuple):
-    """What differs between the entropy networks of models that were made at different times.
-
-    Attributes:
-        activation: "relu" or "leaky".
-        z_step, depthwise_step: real value of one unit of z and of what depthwise layers give.
-        companded: whether context networks read latents through a logarithmic table.
-    """
-
-    activation: str
-    z_step: float
-    depthwise_step: float
-    companded: bool
 
 
 class EntropyNetworks(nn.Module):

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .quality import QUALITY_MAX, QUALITY_UNIT  # noqa: F401
 from .quantise import requantise_ste, round_half_up, round_ste, straight_through
 from .quantise.weights import (
     WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
@@ -30,8 +31,6 @@ from .quantise.weights import (
 BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
 MULTIPLIER_BITS = 15
 LEAK = 2.0**-3  # slope of leaky ReLU below zero: exact, and in integers a shift
-QUALITY_UNIT = 100  # qualities are integers, in hundredths
-QUALITY_MAX = 100 * QUALITY_UNIT
 
 
 @contextmanager
@@ -250,9 +249,9 @@ def _multiplier(ratio):
 
 def anchor_position(quality, anchors):
     """Left anchor (int64) and fraction of the way to the next (float) for (B,) qualities in hundredths."""
-    position = quality / QUALITY_MAX * (anchors - 1)
-    left = position.floor().clamp(0, max(anchors - 2, 0)).long()
-    return left, (position - left).to(torch.float32)
+    position = quality * (anchors - 1)  # whole numbers up to the last step, as codec.quality has it
+    left = (position / QUALITY_MAX).floor().clamp(0, max(anchors - 2, 0)).long()
+    return left, ((position - left * QUALITY_MAX) / QUALITY_MAX).to(torch.float32)
 
 
 def interpolate_integers(table, quality):
