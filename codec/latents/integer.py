@@ -16,6 +16,7 @@ the product is cut into two or four over the input channels, or is made in float
 a layer is loaded. Requantisation is float64: an integer below 2^38 times a power of two is exact in it.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,39 +98,55 @@ class ExactLayer:
     def __init__(self, spec, integers, name="layer", dtype=None):
         _check(spec, integers, name)
         self.spec, self.dtype = spec, dtype
-        rows, columns = spec.weight_shape
         weight = integers["weight"].astype(np.float32)
-        if spec.depthwise:
-            weight = np.ascontiguousarray(weight.T).reshape(3, 3, rows)
-            self._sums = np.abs(weight).sum((0, 1))
-        else:
-            # (groups, C_in, C_out): what (positions, C_in) is multiplied by.
-            weight = np.ascontiguousarray(weight.reshape(spec.groups, -1, columns).transpose(0, 2, 1))
-        self.weight = weight
+        self._largest_sum = np.abs(weight).sum(1).max()  # below 2^24: exact
+        # (3, 3, C), or (groups, C_in, C_out): what (positions, C_in) is multiplied by.
+        shape = (3, 3, 1, -1) if spec.depthwise else (spec.channels_in, spec.groups, spec.channels_out)
+        weight = weight.T.reshape(shape)
+        self.weight = np.ascontiguousarray(weight[:, :, 0] if spec.depthwise else weight.transpose(1, 0, 2))
         self.bias = integers["bias"]
         self.ratio = np.ldexp(integers["multiplier"].astype(np.float64), -integers["shift"].astype(np.int32))
 
     def __call__(self, a, quality):
         """Integers (h, w, C_in) in float32, quality in hundredths -> integers (h, w, C_out) in float32.
 
-        Groups of channels are parts of C_in and C_out, one after the other.
+        Groups of channels are parts of C_in and C_out, one after the other. The work is done in blocks of positions,
+        so that what it passes through stays in the cache.
         """
-        total = self._depthwise(a) if self.spec.depthwise else self._pointwise(a)
+        height, width, _ = a.shape
+        channels = len(self.ratio)
+        out = np.empty((height * width, channels), np.float32)
         bias = interpolate_integers(self.bias, quality) / BIAS_UNIT
-        return self._requantise(total, bias).reshape(*a.shape[:2], -1)
+        requantise = _Requantiser(self.spec, self.ratio, bias, len(out))
+        if self.spec.depthwise:
+            sums, unit = self._depthwise(a), width
+        else:
+            sums, unit = self._pointwise(a.reshape(height * width, -1)), requantise.together
+        rows = unit * max(1, BLOCK // (unit * channels))
+        for start in range(0, len(out), rows):
+            requantise(sums(start, start + rows), out[start : start + rows])
+        return out.reshape(height, width, channels)
 
     def _pointwise(self, a):
-        """W a: integers (h w, C_out) in float32 or float64."""
+        """Function of (start, end): W a at these positions of a (n, groups C_in), integers (., C_out)."""
         groups, channels, _ = self.weight.shape
-        a = a.reshape(-1, groups * channels)
-        parts = [self._product(a[:, g * channels : (g + 1) * channels], self.weight[g]) for g in range(groups)]
-        return parts[0] if groups == 1 else np.concatenate(parts, 1)
+
+        def sums(start, end):
+            here = a[start:end]
+            parts = [
+                self._product(here[:, g * channels : (g + 1) * channels], self.weight[g]) for g in range(groups)
+            ]
+            return parts[0] if groups == 1 else np.concatenate(parts, 1)
+
+        return sums
 
     def _product(self, a, weight):
-        """(n, C_in) @ (C_in, C_out), exact."""
+        """(n, C_in) @ (C_in, C_out), exact, in float32 or float64."""
         if self.dtype is not None:
             return a.astype(self.dtype) @ weight.astype(self.dtype)
-        parts = _cuts(np.abs(weight), _magnitude(a))
+        if self._single(a):
+            return a @ weight
+        parts = _cuts(np.abs(weight), np.maximum(a.max(0), -a.min(0)))
         if parts is None:
             return a.astype(np.float64) @ weight.astype(np.float64)
         total = a[:, parts[0]] @ weight[parts[0]]
@@ -138,46 +155,69 @@ class ExactLayer:
         return total
 
     def _depthwise(self, a):
-        """3x3 sums of each channel, zero outside the picture: (h, w, C)."""
+        """Function of (start, end), multiples of the width: 3x3 sums of each channel at these positions of a (h, w, C).
+
+        Outside the picture is zero.
+        """
         height, width, channels = a.shape
-        dtype = self.dtype
-        if dtype is None:
-            exact = (self._sums * _magnitude(a.reshape(-1, channels))).max() < SAFE
-            dtype = np.float32 if exact else np.float64
+        dtype = self.dtype or (np.float32 if self._single(a) else np.float64)
+        weight = self.weight.astype(dtype, copy=False)
         padded = np.zeros((height + 2, width + 2, channels), dtype)
         padded[1:-1, 1:-1] = a
         row, column, channel = padded.strides
         nine = np.lib.stride_tricks.as_strided(
             padded, (3, 3, height, width, channels), (row, column, row, column, channel), writeable=False
         )
-        return np.einsum("ijhwc,ijc->hwc", nine, self.weight.astype(dtype, copy=False))
 
-    def _requantise(self, total, bias):
-        """clamp(floor(f(ratio * total + bias) + 1/2), low, high): float32 (n, C_out)."""
-        spec = self.spec
-        total = total.reshape(-1, len(bias))
-        out = np.empty(total.shape, np.float32)
-        rows = max(1, BLOCK // len(bias))
-        value, other = np.empty((2, min(rows, len(total)), len(bias)))
-        for start in range(0, len(total), rows):
-            part, here = total[start : start + rows], out[start : start + rows]
-            v, u = value[: len(part)], other[: len(part)]
-            np.copyto(v, part)
-            np.multiply(v, self.ratio, out=v)
-            np.add(v, bias, out=v)
-            if spec.activation == "leaky":
-                np.multiply(v, LEAK, out=u)
-                np.maximum(v, u, out=v)
+        def sums(start, end):
+            total = np.einsum("ijhwc,ijc->hwc", nine[:, :, start // width : end // width], weight)
+            return total.reshape(-1, channels)
+
+        return sums
+
+    def _single(self, a):
+        """Whether the sums over ``a`` are below 2^24, by its range: the quick test."""
+        limit = SAFE / self._largest_sum
+        return self.spec.input_limit < limit or max(a.max(), -a.min()) < limit
+
+
+class _Requantiser:
+    """clamp(floor(f(ratio * total + bias) + 1/2), low, high), for blocks of totals (n, C).
+
+    Args:
+        ratio, bias: float64 (C,). positions: in all; blocks start at multiples of ``together``, the number of them
+            that are handled as one long row: loops over C alone would be short.
+    """
+
+    def __init__(self, spec, ratio, bias, positions):
+        self.together = math.gcd(positions, 16)
+        self.leaky, self.low, self.high = spec.activation == "leaky", np.float32(spec.low), np.float32(spec.high)
+        self.ratio = np.tile(ratio, self.together)
+        self.bias = np.tile(bias if self.leaky else bias + 0.5, self.together)
+        self._value = self._other = np.empty((0, len(self.ratio)))
+
+    def __call__(self, total, out):
+        """Integers ``total`` in float32 or float64 -> integers ``out`` in float32."""
+        total, out = total.reshape(-1, len(self.ratio)), out.reshape(-1, len(self.ratio))
+        if len(self._value) < len(total):
+            self._value, self._other = np.empty((2, *total.shape))
+        v = self._value[: len(total)]
+        np.copyto(v, total)
+        np.multiply(v, self.ratio, out=v)
+        np.add(v, self.bias, out=v)
+        if self.leaky:
+            u = self._other[: len(total)]
+            np.multiply(v, LEAK, out=u)
+            np.maximum(v, u, out=v)
             np.add(v, 0.5, out=v)
-            np.floor(v, out=v)
-            np.copyto(here, v, casting="same_kind")  # beyond 2^24 it is rounded, and then clamped
-            np.maximum(here, np.float32(spec.low), out=here)
-            np.minimum(here, np.float32(spec.high), out=here)
-        return out
+        np.floor(v, out=v)
+        np.copyto(out, v, casting="same_kind")  # beyond 2^24 it is rounded, and then clamped
+        np.maximum(out, self.low, out=out)
+        np.minimum(out, self.high, out=out)
 
 
 def _cuts(weight, magnitude):
-    """The coarsest cut of the input channels whose products are exact in float32: a list of slices; or nothing.
+    """The coarsest cut of the input channels whose products are exact in float32: a list of slices; None if there is none.
 
     Args:
         weight: float32 (C_in, C_out), magnitudes. magnitude: float32 (C_in,), the largest of each input channel.
@@ -185,14 +225,10 @@ def _cuts(weight, magnitude):
     for number in CUTS:
         edges = [len(weight) * i // number for i in range(number + 1)]
         parts = [slice(*edge) for edge in zip(edges, edges[1:])]
-        if max((magnitude[part] @ weight[part]).max() for part in parts) < SAFE:
+        # Not a BLAS product: so small a one takes longer to share among threads than to do.
+        if max(np.einsum("i,ij->j", magnitude[part], weight[part]).max() for part in parts) < SAFE:
             return parts
     return None
-
-
-def _magnitude(a):
-    """Largest magnitude of each column of (n, C): float32 (C,)."""
-    return np.maximum(a.max(0), -a.min(0))
 
 
 def _check(spec, integers, name):
