@@ -110,35 +110,18 @@ class ExactLayer:
     def __call__(self, a, quality):
         """Integers (h, w, C_in) in float32, quality in hundredths -> integers (h, w, C_out) in float32.
 
-        Groups of channels are parts of C_in and C_out, one after the other. The work is done in blocks of positions,
-        so that what it passes through stays in the cache.
+        Groups of channels are parts of C_in and C_out, one after the other.
         """
-        height, width, _ = a.shape
-        channels = len(self.ratio)
-        out = np.empty((height * width, channels), np.float32)
+        total = self._depthwise(a) if self.spec.depthwise else self._pointwise(a)
         bias = interpolate_integers(self.bias, quality) / BIAS_UNIT
-        requantise = _Requantiser(self.spec, self.ratio, bias, len(out))
-        if self.spec.depthwise:
-            sums, unit = self._depthwise(a), width
-        else:
-            sums, unit = self._pointwise(a.reshape(height * width, -1)), requantise.together
-        rows = unit * max(1, BLOCK // (unit * channels))
-        for start in range(0, len(out), rows):
-            requantise(sums(start, start + rows), out[start : start + rows])
-        return out.reshape(height, width, channels)
+        return self._requantise(total, bias).reshape(*a.shape[:2], -1)
 
     def _pointwise(self, a):
-        """Function of (start, end): W a at these positions of a (n, groups C_in), integers (., C_out)."""
+        """W a: integers (h w, C_out) in float32 or float64."""
         groups, channels, _ = self.weight.shape
-
-        def sums(start, end):
-            here = a[start:end]
-            parts = [
-                self._product(here[:, g * channels : (g + 1) * channels], self.weight[g]) for g in range(groups)
-            ]
-            return parts[0] if groups == 1 else np.concatenate(parts, 1)
-
-        return sums
+        a = a.reshape(-1, groups * channels)
+        parts = [self._product(a[:, g * channels : (g + 1) * channels], self.weight[g]) for g in range(groups)]
+        return parts[0] if groups == 1 else np.concatenate(parts, 1)
 
     def _product(self, a, weight):
         """(n, C_in) @ (C_in, C_out), exact, in float32 or float64."""
@@ -155,65 +138,48 @@ class ExactLayer:
         return total
 
     def _depthwise(self, a):
-        """Function of (start, end), multiples of the width: 3x3 sums of each channel at these positions of a (h, w, C).
-
-        Outside the picture is zero.
-        """
+        """3x3 sums of each channel, zero outside the picture: integers (h, w, C) in float32 or float64."""
         height, width, channels = a.shape
         dtype = self.dtype or (np.float32 if self._single(a) else np.float64)
-        weight = self.weight.astype(dtype, copy=False)
         padded = np.zeros((height + 2, width + 2, channels), dtype)
         padded[1:-1, 1:-1] = a
         row, column, channel = padded.strides
         nine = np.lib.stride_tricks.as_strided(
             padded, (3, 3, height, width, channels), (row, column, row, column, channel), writeable=False
         )
-
-        def sums(start, end):
-            total = np.einsum("ijhwc,ijc->hwc", nine[:, :, start // width : end // width], weight)
-            return total.reshape(-1, channels)
-
-        return sums
+        return np.einsum("ijhwc,ijc->hwc", nine, self.weight.astype(dtype, copy=False))
 
     def _single(self, a):
         """Whether the sums over ``a`` are below 2^24, by its range: the quick test."""
         limit = SAFE / self._largest_sum
         return self.spec.input_limit < limit or max(a.max(), -a.min()) < limit
 
-
-class _Requantiser:
-    """clamp(floor(f(ratio * total + bias) + 1/2), low, high), for blocks of totals (n, C).
-
-    Args:
-        ratio, bias: float64 (C,). positions: in all; blocks start at multiples of ``together``, the number of them
-            that are handled as one long row: loops over C alone would be short.
-    """
-
-    def __init__(self, spec, ratio, bias, positions):
-        self.together = math.gcd(positions, 16)
-        self.leaky, self.low, self.high = spec.activation == "leaky", np.float32(spec.low), np.float32(spec.high)
-        self.ratio = np.tile(ratio, self.together)
-        self.bias = np.tile(bias if self.leaky else bias + 0.5, self.together)
-        self._value = self._other = np.empty((0, len(self.ratio)))
-
-    def __call__(self, total, out):
-        """Integers ``total`` in float32 or float64 -> integers ``out`` in float32."""
-        total, out = total.reshape(-1, len(self.ratio)), out.reshape(-1, len(self.ratio))
-        if len(self._value) < len(total):
-            self._value, self._other = np.empty((2, *total.shape))
-        v = self._value[: len(total)]
-        np.copyto(v, total)
-        np.multiply(v, self.ratio, out=v)
-        np.add(v, self.bias, out=v)
-        if self.leaky:
-            u = self._other[: len(total)]
-            np.multiply(v, LEAK, out=u)
-            np.maximum(v, u, out=v)
-            np.add(v, 0.5, out=v)
-        np.floor(v, out=v)
-        np.copyto(out, v, casting="same_kind")  # beyond 2^24 it is rounded, and then clamped
-        np.maximum(out, self.low, out=out)
-        np.minimum(out, self.high, out=out)
+    def _requantise(self, total, bias):
+        """clamp(floor(f(ratio * total + bias) + 1/2), low, high): float32 (n, C_out)."""
+        spec = self.spec
+        out = np.empty((total.size // len(bias), len(bias)), np.float32)
+        # Several positions make one long row, because loops over the channels alone would be short.
+        together = math.gcd(len(out), 16)
+        leaky, low, high = spec.activation == "leaky", np.float32(spec.low), np.float32(spec.high)
+        ratio, bias = np.tile(self.ratio, together), np.tile(bias if leaky else bias + 0.5, together)
+        whole, totals = out.reshape(-1, len(bias)), total.reshape(-1, len(bias))
+        rows = max(1, BLOCK // len(bias))
+        value, other = np.empty((2, min(rows, len(totals)), len(bias)))
+        for start in range(0, len(totals), rows):
+            part, here = totals[start : start + rows], whole[start : start + rows]
+            v, u = value[: len(part)], other[: len(part)]
+            np.copyto(v, part)
+            np.multiply(v, ratio, out=v)
+            np.add(v, bias, out=v)
+            if leaky:
+                np.multiply(v, LEAK, out=u)
+                np.maximum(v, u, out=v)
+                np.add(v, 0.5, out=v)
+            np.floor(v, out=v)
+            np.copyto(here, v, casting="same_kind")  # beyond 2^24 it is rounded, and then clamped
+            np.maximum(here, low, out=here)
+            np.minimum(here, high, out=here)
+        return out
 
 
 def _cuts(weight, magnitude):
