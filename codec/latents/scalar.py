@@ -13,10 +13,11 @@ import numpy as np
 
 from .. import quality as scale
 from ..errors import ModelError
+from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from .tables import Costs, join, read_rows, rounded
+from .tables import Costs, join, read_rows
 
 
 class ScalarLatents:
@@ -59,12 +60,12 @@ class ScalarLatents:
             Encoded.
         """
         queue = Queue()
-        z_hat = np.clip(rounded(z), -Z_LIMIT, Z_LIMIT)
+        z_hat = np.clip(round_half_up(z), -Z_LIMIT, Z_LIMIT)
         queue.push(self._z_rows(z_hat.shape, quality), z_hat.ravel())
         shrink, shifts, passes = self.dequantiser.table(quality, lattice), [], split(y)
 
         def symbols_of(k, means, indexes):
-            symbols = np.clip(rounded(passes[k] - means / np.float32(MEAN_UNIT)), -Y_LIMIT, Y_LIMIT)
+            symbols = np.clip(round_half_up(passes[k] - means / np.float32(MEAN_UNIT)), -Y_LIMIT, Y_LIMIT)
             coded = _coded(indexes, lattice)
             queue.push(self._y_rows(k, indexes)[coded], symbols[coded])
             symbols = symbols if lattice else np.where(indexes > 0, symbols, np.float32(0))

@@ -99,9 +99,3 @@ class Costs:
             nibbles = np.ceil(np.log2(beyond + 1.0) / 4)
             bits[outside] += 4 * (nibbles + 1)
         return bits
-
-
-def rounded(x):
-    """Nearest integer, halves upwards: floor(x + 1/2) of the exact sum, which float32 may not hold."""
-    below = np.floor(x)
-    return below + (x - below >= 0.5).astype(x.dtype)
