@@ -6,8 +6,8 @@ last bit, whatever the machine. They are therefore integer functions:
     v  = m[c] 2^-s[c] (W a)[c] + b[c] / 256
     a' = clamp(floor(f(v) + 1/2), low, high)
 
-with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``; ``f`` is the
-identity or a leaky ReLU, which shifts by 3 more where v is negative.
+with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``; ``f`` is
+the identity or a leaky ReLU, which shifts by 3 more where v is negative.
 Integer-valued float32 arithmetic is exact, in any order of summation, while every partial sum stays below 2^24. That
 is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer that fails runs in float64.
 

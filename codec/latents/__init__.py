@@ -16,3 +16,21 @@ Every kind has
 and ``tables``, the CDF rows that the coder needs. What comes from a weights file is checked before it is used:
 :class:`codec.errors.ModelError` says what is wrong.
 """
+
+
+def from_tensors(config, tensors):
+    """The latents of a model: ScalarLatents or VectorLatents.
+
+    Args:
+        config: ModelConfig. tensors: ``{name: array}`` of its weights file.
+
+    Raises:
+        ModelError: a tensor is missing, damaged, or does not fit the config.
+    """
+    if config.latents == "vq":
+        from .vector import VectorLatents
+
+        return VectorLatents(config, tensors)
+    from .scalar import ScalarLatents
+
+    return ScalarLatents(config, tensors)

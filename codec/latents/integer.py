@@ -6,8 +6,8 @@ last bit, whatever the machine. They are therefore integer functions:
     v  = m[c] 2^-s[c] (W a)[c] + b[c] / 256
     a' = clamp(floor(f(v) + 1/2), low, high)
 
-with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``; ``f`` is the
-identity or a leaky ReLU, which shifts by 3 more where v is negative.
+with integer inputs ``a``, weights ``W`` (8 bits), multipliers ``m`` (15 bits), shifts ``s`` and biases ``b``; ``f`` is
+the identity or a leaky ReLU, which shifts by 3 more where v is negative.
 
 Integers are kept in float32, because that is what matrix products are fast in. Such a product is exact, in any order
 of summation and with or without fused multiply-adds, while every partial sum stays below 2^24: that is, while
@@ -183,7 +183,7 @@ class ExactLayer:
 
 
 def _cuts(weight, magnitude):
-    """The coarsest cut of the input channels whose products are exact in float32: a list of slices; None if there is none.
+    """The coarsest cut of the input channels whose products are exact in float32: slices, or None.
 
     Args:
         weight: float32 (C_in, C_out), magnitudes. magnitude: float32 (C_in,), the largest of each input channel.

@@ -141,9 +141,7 @@ class EntropyNetworks:
 
         self.h_s = chain("h_s", plan.h_s)
         self.trunks = [chain(f"contexts.{k}.trunk", context.trunk) for k, context in enumerate(plan.contexts)]
-        self.heads = [
-            (layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(plan.contexts))
-        ]
+        self.heads = [(layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(plan.contexts))]
 
     def begin(self, z_hat, quality):
         """Integers z_hat (N, h/4, w/4) -> what context networks read: float32 (h, w, C + M), features first.

@@ -141,7 +141,7 @@ class VectorLatents:
             start = (s * self.first_quality.shape[1] + g) * CONTEXTS
             index = np.zeros((height, width), np.int64)
             for half in (first, ~first):
-                # The rows of the first half do not look at the magnitudes of the pair, those of the second at its first.
+                # Rows of the first half do not look at the pair's own magnitudes, those of the second at its first.
                 rows = start + contexts(history, self.magnitudes[s, g][index])[half]
                 index[half] = indices_of(s, g, half, rows.astype(np.int32))
             known[s, g], magnitudes[s, g] = index, self.magnitudes[s, g][index].astype(np.int64)
