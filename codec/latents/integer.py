@@ -155,28 +155,37 @@ class ExactLayer:
         return self.spec.input_limit < limit or max(a.max(), -a.min()) < limit
 
     def _requantise(self, total, bias):
-        """clamp(floor(f(ratio * total + bias) + 1/2), low, high): float32 (n, C_out)."""
-        spec = self.spec
+        """clamp(floor(f(v) + 1/2), low, high) with v = ratio * total + bias: float32 (n, C_out).
+
+        A leaky ReLU needs no more than g = floor(2 v), a small integer where it is not clamped:
+        floor(f(v) + 1/2) = floor(max(g / 2, g / 16) + 1/2). So float64 ends there; its passes cost most.
+        """
+        spec, leaky = self.spec, self.spec.activation == "leaky"
+        scale, extra = (2, 0.0) if leaky else (1, 0.5)
         out = np.empty((total.size // len(bias), len(bias)), np.float32)
         # Several positions make one long row, because loops over the channels alone would be short.
         together = math.gcd(len(out), 16)
-        leaky, low, high = spec.activation == "leaky", np.float32(spec.low), np.float32(spec.high)
-        ratio, bias = np.tile(self.ratio, together), np.tile(bias if leaky else bias + 0.5, together)
-        whole, totals = out.reshape(-1, len(bias)), total.reshape(-1, len(bias))
+        ratio, bias = np.tile(scale * self.ratio, together), np.tile(scale * bias + extra, together)
+        long_out, long_total = out.reshape(-1, len(bias)), total.reshape(-1, len(bias))
         rows = max(1, BLOCK // len(bias))
-        value, other = np.empty((2, min(rows, len(totals)), len(bias)))
-        for start in range(0, len(totals), rows):
-            part, here = totals[start : start + rows], whole[start : start + rows]
-            v, u = value[: len(part)], other[: len(part)]
+        value = np.empty((min(rows, len(long_total)), len(bias)))
+        other = np.empty(value.shape, np.float32)
+        half, leak, low, high = (np.float32(number) for number in (0.5, LEAK, spec.low, spec.high))
+        for start in range(0, len(long_total), rows):
+            part, here = long_total[start : start + rows], long_out[start : start + rows]
+            v = value[: len(part)]
             np.copyto(v, part)
             np.multiply(v, ratio, out=v)
             np.add(v, bias, out=v)
-            if leaky:
-                np.multiply(v, LEAK, out=u)
-                np.maximum(v, u, out=v)
-                np.add(v, 0.5, out=v)
             np.floor(v, out=v)
             np.copyto(here, v, casting="same_kind")  # beyond 2^24 it is rounded, and then clamped
+            if leaky:
+                u = other[: len(part)]
+                np.multiply(here, leak, out=u)
+                np.maximum(here, u, out=here)
+                np.multiply(here, half, out=here)
+                np.add(here, half, out=here)
+                np.floor(here, out=here)
             np.maximum(here, low, out=here)
             np.minimum(here, high, out=here)
         return out
@@ -211,7 +220,7 @@ def _check(spec, integers, name):
         raise ModelError(f"{name}.multiplier holds {multiplier.min()}; multipliers have {MULTIPLIER_BITS} bits")
     if shift.min() < 0 or shift.max() > SHIFT_MAX:
         raise ModelError(f"{name}.shift holds {shift.min()} to {shift.max()}; shifts are 0 to {SHIFT_MAX}")
-    # v + 1/2 and v / 8 + 1/2 in units of 2^-(s + 3): Python integers, since damaged numbers would overflow.
+    # 2 v and v + 1/2 in units of 2^-s, and some room: Python integers, since damaged numbers would overflow.
     sums = np.abs(weight).sum(1) * spec.input_limit
     for total, m, s, b in zip(sums.tolist(), multiplier.tolist(), shift.tolist(), np.abs(bias).max(0).tolist()):
         if (m * total << 3) + (b << max(s - 5, 0)) + (1 << s + 2) >= DOUBLE:
