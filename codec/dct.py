@@ -8,9 +8,7 @@ import math
 
 import torch
 
-PATCH = 8  # pixels per position of the fine level
-FINE = 3 * PATCH**2  # channels of the DCT, at 1/8 of the resolution
-COARSE = 4 * FINE  # channels of the whole transform, at 1/16
+from .config import COARSE, FINE, PATCH
 
 # Orthonormal luma/chroma rotation: rows are (R+G+B), (R-B), (R-2G+B), normalised.
 _ROTATION = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))

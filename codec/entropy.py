@@ -23,7 +23,6 @@ import importlib.machinery
 import importlib.util
 import math
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,34 +30,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import Corrupt, ModelError
-from .integer import QUALITY_MAX, ExactLayer, LayerSpec, anchor_position, exact_arithmetic
+from .integer import QUALITY_MAX, ExactLayer, anchor_position, exact_arithmetic
+from .latents.networks import COMPAND_LIMIT, LEVELS, Y_LIMIT, Z_LIMIT, architecture, compand_table
+from .latents.quadtree import GROUPS, MEAN_UNIT, PASSES, positions
 from .quantise import round_half_up, round_ste
 
-GROUPS = 4
-# At pass k, the position with parity bits p = 2 * (row % 2) + column % 2 belongs to group p ^ PASSES[k].
-PASSES = (0, 3, 1, 2)
-
-MEAN_UNIT = 16  # means are integers in 1/16 of a symbol
-MEAN_LIMIT = 4095
-Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
-Z_LIMIT = 255  # of z
-COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
-LEVELS = 64  # rows of the table, of each pass
-SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
-LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
-
-
-def scale_table():
-    """The standard deviations of the LEVELS rows. Row 0 is never coded: its symbols are taken to be zero."""
-    return [SCALE_MIN * math.exp(i * LOG_SCALE_STEP) for i in range(LEVELS)]
-
-
 # --- Quadtree ------------------------------------------------------------------------------------------------------
-
-
-def _positions(k):
-    """(row, column) offsets of groups 0 to 3 at pass k."""
-    return [divmod(group ^ PASSES[k], 2) for group in range(GROUPS)]
 
 
 def take(y, k):
@@ -82,7 +59,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y, k):
         ctx.k = k
-        return torch.stack([y[:, g::GROUPS, i::2, j::2] for g, (i, j) in enumerate(_positions(k))], dim=1)
+        return torch.stack([y[:, g::GROUPS, i::2, j::2] for g, (i, j) in enumerate(positions(k))], dim=1)
 
     @staticmethod
     def backward(ctx, grad):
@@ -95,7 +72,7 @@ class _Place(torch.autograd.Function):
         ctx.k = k
         batch, _, channels, height, width = part.shape
         y = part.new_zeros(batch, GROUPS * channels, 2 * height, 2 * width)
-        for g, (i, j) in enumerate(_positions(k)):
+        for g, (i, j) in enumerate(positions(k)):
             y[:, g::GROUPS, i::2, j::2] = part[:, g]
         return y
 
@@ -106,7 +83,7 @@ class _Place(torch.autograd.Function):
 
 def gather(features, k):
     """(B, C, h, w) -> (B, 4 C, h/2, w/2): the features at the positions of groups 0 to 3 at pass k."""
-    return torch.cat([features[:, :, i::2, j::2] for i, j in _positions(k)], dim=1)
+    return torch.cat([features[:, :, i::2, j::2] for i, j in positions(k)], dim=1)
 
 
 # --- Networks ------------------------------------------------------------------------------------------------------
@@ -127,21 +104,6 @@ class Chain(nn.Module):
         return a
 
 
-class EntropyPlan(NamedTuple):
-    """What differs between the entropy networks of models that were made at different times.
-
-    Attributes:
-        activation: "relu" or "leaky".
-        z_step, depthwise_step: real value of one unit of z and of what depthwise layers give.
-        companded: whether context networks read latents through a logarithmic table.
-    """
-
-    activation: str
-    z_step: float
-    depthwise_step: float
-    companded: bool
-
-
 class EntropyNetworks(nn.Module):
     """h_s and the four context networks, made of trainable or exact layers.
 
@@ -153,52 +115,32 @@ class EntropyNetworks(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.config = config
-        width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
-        bits, anchors = config.entropy_bits, config.anchors
-        # Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
-        self.limit = limit = 2**config.activation_bits - 1
-        step = 64 / 2**config.activation_bits
-        self.plan = plan = config.entropy_plan(step)
-        low = 0 if plan.activation == "relu" else -limit
+        plan = architecture(config)
+        self.plan, self.limit = plan.plan, plan.limit
 
-        def pointwise(c_in, c_out, in_step, quality=False, in_limit=limit):
-            return layer(
-                LayerSpec(
-                    c_in, c_out, low, limit, in_limit, in_step, step,
-                    anchors=anchors if quality else 1, activation=plan.activation, weight_bits=bits,
-                )
-            )  # fmt: skip
+        def chain(steps):
+            return Chain(*(step if isinstance(step, int) else layer(step) for step in steps))
 
-        def depthwise(c):
-            return layer(
-                LayerSpec(c, c, -limit, limit, limit, step, plan.depthwise_step, depthwise=True, weight_bits=bits)
-            )
+        self.h_s = chain(plan.h_s)
+        self.contexts = nn.ModuleList(
+            nn.ModuleDict({"trunk": chain(c.trunk), "mean": layer(c.mean), "index": layer(c.index)})
+            for c in plan.contexts
+        )
+        if self.plan.companded:
+            compand = torch.from_numpy(compand_table(config.activation_bits))
+            self.register_buffer("compand", compand.float(), persistent=False)
 
-        def head(c, low, high, out_step):
-            return layer(
-                LayerSpec(
-                    c, M // GROUPS, low, high, limit, step, out_step, groups=GROUPS, anchors=anchors, weight_bits=bits
-                )
-            )
+    # As :func:`codec.latents.quadtree.walk` wants it; what is known is (features, y_hat in 1/16 of a symbol).
 
-        fine = plan.depthwise_step
-        self.h_s = Chain(
-            pointwise(N, 4 * N, plan.z_step, quality=True, in_limit=Z_LIMIT), 2,
-            depthwise(N), pointwise(N, 4 * width, fine), 2,
-            depthwise(width), pointwise(width, width, fine),
-        )  # fmt: skip
-        self.contexts = nn.ModuleList()
-        for k in range(len(PASSES)):
-            trunk = Chain(
-                pointwise(width + (M if k else 0), hidden, step, quality=True),
-                depthwise(hidden), pointwise(hidden, hidden, fine),
-                depthwise(hidden), pointwise(hidden, width, fine),
-            )  # fmt: skip
-            mean = head(width, -MEAN_LIMIT, MEAN_LIMIT, 1 / MEAN_UNIT)
-            index = head(width, 0, LEVELS - 1, LOG_SCALE_STEP)
-            self.contexts.append(nn.ModuleDict({"trunk": trunk, "mean": mean, "index": index}))
-        if plan.companded:
-            self.register_buffer("compand", compand_table(config.activation_bits).float(), persistent=False)
+    def begin(self, z_hat, quality):
+        return self.features(z_hat, quality), 0.0
+
+    def predict(self, k, known, quality):
+        return self.context(k, *known, quality)
+
+    def learn(self, k, known, part):
+        features, latents = known
+        return features, latents + place(part, k)
 
     def features(self, z_hat, quality):
         """Integer z_hat (B, N, h/4, w/4) -> integer features (B, C, h, w)."""
@@ -231,16 +173,6 @@ class EntropyNetworks(nn.Module):
         for name, module in self.named_modules():
             if hasattr(module, "set_integers"):
                 yield name, module
-
-
-def compand_table(activation_bits):
-    """``round(log(1 + v / 16) 2^bits / 64)`` for v = 0 to COMPAND_LIMIT: int16, part of the weights file.
-
-    Context networks read sign(v) log(1 + |v|) of what they know: latents of quality 100 are thousands of times
-    those of quality 0, and one range of integers must hold both.
-    """
-    v = torch.arange(COMPAND_LIMIT + 1, dtype=torch.float64) / MEAN_UNIT
-    return round_half_up(torch.log1p(v) * (2**activation_bits / 64)).to(torch.int16)
 
 
 class _Compand(torch.autograd.Function):

@@ -3,54 +3,14 @@
 It leaves with version 1 of the file format, which was experimental.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .entropy import EntropyPlan
+from .config import FirstConfig  # noqa: F401
 from .transforms import QualityTable
 
 PATCH = 8
-
-
-@dataclass(frozen=True)
-class FirstConfig:
-    """Architecture of a model of the first kind."""
-
-    M: int
-    N: int
-    C8: int
-    C16: int
-    block: str
-    analysis_depth8: int
-    analysis_depth16: int
-    synthesis_depth8: int
-    synthesis_depth16: int
-    hyper_width: int
-    entropy_width: int
-    context_width: int
-    entropy_bits: int
-    anchors: int
-    lmbda_min: float
-    lmbda_max: float
-    latents: str
-    code_dim: int
-    codes: int
-    stages: int
-    activation_bits: int = 10
-
-    def lmbda(self, quality):
-        return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** (quality / 100)
-
-    def quality(self, lmbda):
-        """Inverse of :meth:`lmbda`, for a float."""
-        return 100 * math.log(lmbda / self.lmbda_min) / math.log(self.lmbda_max / self.lmbda_min)
-
-    def entropy_plan(self, step):
-        return EntropyPlan("relu", z_step=1 / 2, depthwise_step=step, companded=False)
 
 
 class Pointwise(nn.Module):

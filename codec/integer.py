@@ -16,23 +16,17 @@ is checked for each layer when it is loaded (sum |W| * max |a| < 2^24); a layer 
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .latents.integer import BIAS_UNIT, LEAK, MULTIPLIER_BITS, LayerSpec  # noqa: F401
+from .quality import QUALITY_MAX, QUALITY_UNIT  # noqa: F401
 from .quantise import requantise_ste, round_half_up, round_ste, straight_through
 from .quantise.weights import (
     WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
 )  # fmt: skip
-
-BIAS_UNIT = 256  # biases are kept in 1/256 of an output step
-MULTIPLIER_BITS = 15
-LEAK = 2.0**-3  # slope of leaky ReLU below zero: exact, and in integers a shift
-QUALITY_UNIT = 100  # qualities are integers, in hundredths
-QUALITY_MAX = 100 * QUALITY_UNIT
-
 
 @contextmanager
 def exact_arithmetic(device):
@@ -44,42 +38,6 @@ def exact_arithmetic(device):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One integer layer.
-
-    Attributes:
-        channels_in, channels_out: per group.
-        groups: 1, or the number of independent channel groups of a pointwise layer.
-        depthwise: 3x3 depthwise instead of 1x1; channels_in == channels_out.
-        low, high: range of the output integers.
-        input_limit: largest magnitude of the input integers.
-        input_step, output_step: real value of one unit, at the start of training; ``output_step`` is then learned.
-        anchors: number of anchor qualities of the bias; 1 means that the layer does not see the quality.
-        activation: "none"; "relu", whose lower bound is ``low`` = 0; "leaky", a leaky ReLU of slope 1/8.
-        weight_bits: 8 or fewer; 2 are the three levels -1, 0, 1, and 1 the signs.
-    """
-
-    channels_in: int
-    channels_out: int
-    low: int
-    high: int
-    input_limit: int
-    input_step: float
-    output_step: float
-    groups: int = 1
-    depthwise: bool = False
-    anchors: int = 1
-    activation: str = "none"
-    weight_bits: int = 8
-
-    @property
-    def weight_shape(self):
-        if self.depthwise:
-            return (self.channels_out, 9)
-        return (self.groups * self.channels_out, self.channels_in)
 
 
 class TrainableLayer(nn.Module):
@@ -250,9 +208,9 @@ def _multiplier(ratio):
 
 def anchor_position(quality, anchors):
     """Left anchor (int64) and fraction of the way to the next (float) for (B,) qualities in hundredths."""
-    position = quality / QUALITY_MAX * (anchors - 1)
-    left = position.floor().clamp(0, max(anchors - 2, 0)).long()
-    return left, (position - left).to(torch.float32)
+    position = quality * (anchors - 1)  # whole numbers up to the last step, as codec.quality has it
+    left = (position / QUALITY_MAX).floor().clamp(0, max(anchors - 2, 0)).long()
+    return left, ((position - left * QUALITY_MAX) / QUALITY_MAX).to(torch.float32)
 
 
 def interpolate_integers(table, quality):

@@ -24,13 +24,8 @@ from torch import nn
 
 from .entropy import Tables, _ans, _checked, _checksum, _padded
 from .errors import Corrupt, ModelError
-
-HISTORIES = 4  # classes of what came before at the same position
-NEIGHBOURHOODS = 4  # classes of the four neighbours
-# First half: a row per history. Second half: a row per neighbourhood and for quiet and busy histories.
-CONTEXTS = HISTORIES + 2 * NEIGHBOURHOODS
-MAGNITUDES = 4
-FREQUENCY_TOTAL = 1 << 16  # of a row, the coder's precision
+from .latents.tables import TOTAL
+from .latents.vector import CONTEXTS, HISTORIES, NEIGHBOURHOODS, squared_error_per_bit
 
 
 def to_groups(y, code_dim):
@@ -60,11 +55,6 @@ def choose(residual, codebooks, penalty):
     """
     cost = codebooks.square().sum(2)[:, None] + penalty
     return torch.baddbmm(cost.expand(*residual.shape[:2], -1), residual, codebooks.mT, alpha=-2).argmin(2)
-
-
-def squared_error_per_bit(lmbda):
-    """What one bit is worth as squared error of y, where g_s is orthonormal: lmbda 255^2 / 3 per squared error."""
-    return 3 / (255**2 * lmbda)
 
 
 def histories(earlier, stage_before):
@@ -116,7 +106,7 @@ class VectorCoder(nn.Module):
             buffer.copy_(tensors[f"entropy.vq.{name}"])
         self.first_quality = tensors["entropy.vq.first_quality"].tolist()
         frequencies = 1 + (tensors["entropy.vq.frequencies"].int() & 0xFFFF)  # (S, G, CONTEXTS, K + 1)
-        if not (frequencies.sum(-1) == FREQUENCY_TOTAL).all():
+        if not (frequencies.sum(-1) == TOTAL).all():
             raise ModelError("a table of the vector-quantised latents does not add up")
         cdf = F.pad(frequencies.cumsum(-1), (1, 0)).int()
         lengths = torch.full((CONTEXTS,), cdf.shape[-1], dtype=torch.int32)

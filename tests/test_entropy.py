@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny import CONFIG, coding
 
-from codec.entropy import LEVELS, PASSES, Dequantiser, EntropyCoder, gather, place, scale_table, split, take
+from codec.entropy import Dequantiser, EntropyCoder, gather, place, split, take
 from codec.errors import Corrupt
+from codec.latents.networks import LEVELS, scale_table
+from codec.latents.quadtree import PASSES
 from codec.model import read_folder
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from compressai.entropy_models import GaussianConditional
 
-from codec.entropy import LEVELS, scale_table
+from codec.latents.networks import LEVELS, scale_table
 from codec.training.scale_mixture import RAREST, ScaleMixture
 
 LIMIT = 2047

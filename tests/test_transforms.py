@@ -95,7 +95,7 @@ def test_training_starts_as_the_dct_codec():
         torch.testing.assert_close(transforms.skeleton(x), kept, atol=1e-4, rtol=0)
         for anchor in range(config.anchors):
             quality = torch.tensor([100.0 * anchor / (config.anchors - 1)])
-            unit = torch.minimum(config.quantisation_step()[anchor], coarse_deviation(config.M))
+            unit = torch.minimum(torch.tensor(config.quantisation_step())[anchor], coarse_deviation(config.M))
             moved = (transforms.g_a(x, quality) - exact).square().mean((0, 2, 3)).sqrt()
             assert (moved / unit).mean() < 0.4 and (moved > 0).all()
 

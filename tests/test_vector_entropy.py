@@ -7,11 +7,13 @@ from tiny import CONFIG
 
 from codec import Codec
 from codec.errors import Corrupt, ModelError
+from codec.latents.tables import TOTAL
+from codec.latents.vector import CONTEXTS
 from codec.model import CodecModel, ModelConfig, read_folder
 from codec.training.loop import export
 from codec.training.vector_model import TrainableVectorModel
 from codec.vector_entropy import checkerboard, choose, contexts, from_groups, histories, to_groups
-from codec.vector_entropy import CONTEXTS, FREQUENCY_TOTAL, VectorCoder
+from codec.vector_entropy import VectorCoder
 
 VQ_CONFIG = dataclasses.replace(CONFIG, latents="vq", codes=16, stages=3)
 QUALITIES = (0, 2500, 6000, 10000)
@@ -151,7 +153,7 @@ def test_damaged_strings_are_refused(coder):
 def test_tables_are_whole_and_wrong_ones_refused(folder):
     tensors = read_folder(folder)[1]
     frequencies = 1 + (tensors["entropy.vq.frequencies"].int() & 0xFFFF)
-    assert frequencies.min() >= 1 and frequencies.sum(-1).eq(FREQUENCY_TOTAL).all()
+    assert frequencies.min() >= 1 and frequencies.sum(-1).eq(TOTAL).all()
     tensors["entropy.vq.frequencies"][0, 0, 0, 0] += 1
     with pytest.raises(ModelError, match="does not add up"):
         VectorCoder(VQ_CONFIG).load(tensors)

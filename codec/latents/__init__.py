@@ -1,1 +1,36 @@
-"""Latents <-> bytes."""
+"""What happens between y and the bytes, without torch: latents behind one contract.
+
+    scalar      y, z  <->  symbols: rounded latents with a hyperprior and four context passes
+    vector      y     <->  symbols: residual vector quantisation
+    quadtree    positions of the passes; the walk through them, which encoder, decoder, estimator and counter share
+    networks    h_s and the context networks
+    integer     their layers: exact integer functions
+    tables      CDF tables: checks, and what a symbol costs
+
+Every kind has
+
+    encode(...)     -> Encoded: symbols and their rows, in the order of the file, and what the decoder will see
+    decode(coder)   -> the same y_hat; ``coder`` has ``pull(rows) -> symbols``
+    estimate(...)   -> bits, from the tables
+
+and ``tables``, the CDF rows that the coder needs. What comes from a weights file is checked before it is used:
+:class:`codec.errors.ModelError` says what is wrong.
+"""
+
+
+def from_tensors(config, tensors):
+    """The latents of a model: ScalarLatents or VectorLatents.
+
+    Args:
+        config: ModelConfig. tensors: ``{name: array}`` of its weights file.
+
+    Raises:
+        ModelError: a tensor is missing, damaged, or does not fit the config.
+    """
+    if config.latents == "vq":
+        from .vector import VectorLatents
+
+        return VectorLatents(config, tensors)
+    from .scalar import ScalarLatents
+
+    return ScalarLatents(config, tensors)

@@ -9,22 +9,12 @@ from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
 from ..dct import coarse_deviation
-from ..entropy import (
-    LEVELS,
-    LOG_SCALE_STEP,
-    MEAN_UNIT,
-    PASSES,
-    SCALE_MIN,
-    Y_LIMIT,
-    Z_LIMIT,
-    Dequantiser,
-    EntropyNetworks,
-    place,
-    scale_table,
-    split,
-)
+from ..entropy import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
-from ..integer import QUALITY_UNIT, TrainableLayer
+from ..integer import TrainableLayer
+from ..latents.networks import LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
+from ..latents.quadtree import MEAN_UNIT, PASSES, walk
+from ..quality import QUALITY_UNIT
 from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
 from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture
 from .transforms import TrainableTransforms
@@ -105,29 +95,28 @@ class TrainableModel(nn.Module):
         the scale of a latent out of row 0 again.
         """
         hundredths = quality * QUALITY_UNIT
-        features = self.networks.features(z_hat, hundredths)
-        known, heard, residuals, symbols, rows = 0.0, 0.0, [], [], []
-        for k, part in enumerate(split(y)):
-            means, indexes = self.networks.context(k, features, known, hundredths)
-            residual = part - means / MEAN_UNIT
+        passes, heard, residuals, symbols, rows = split(y), [], [], [], []
+
+        def symbols_of(k, means, indexes):
+            residual = passes[k] - means / MEAN_UNIT
             symbol = surrogate_gradient(round_half_up(residual.detach()) * (indexes.detach() > 0), residual)
-            known = known + place(symbol * MEAN_UNIT + means, k)
             if self.training and not self.quantiser.rounds:
-                heard = heard + place(self.quantiser.for_synthesis(residual, generator) + means / MEAN_UNIT, k)
+                heard.append(self.quantiser.for_synthesis(residual, generator) + means / MEAN_UNIT)
             residuals.append(residual.flatten(1))
             symbols.append(symbol)
             rows.append(indexes)
+            return symbol
+
+        parts = walk(self.networks, z_hat, hundredths, symbols_of)
         residual = torch.stack(residuals)  # (passes, B, n)
         indexes = torch.stack([r.flatten(1) for r in rows])
         scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
         residual = _tamed(self._for_rate(residual, generator), scales * self.y_prior.widest().detach()[:, None, None])
         bits = self.y_prior.bits(residual, scales, None if self.training else indexes > 0)
-        if self.training and not self.quantiser.rounds:
-            return bits, heard
-        shift = 0.0
-        for k, (symbol, index) in enumerate(zip(symbols, rows)):
-            shift = shift + place(self.dequantiser(symbol, index, hundredths), k)
-        return bits, known / MEAN_UNIT + shift
+        if not (self.training and not self.quantiser.rounds):
+            shifts = [self.dequantiser(symbol, index, hundredths) for symbol, index in zip(symbols, rows)]
+            heard = [part / MEAN_UNIT + shift for part, shift in zip(parts, shifts)]
+        return bits, sum(place(part, k) for k, part in enumerate(heard))
 
     def _for_rate(self, latents, generator):
         return self.quantiser.for_rate(latents, generator) if self.training else round_half_up(latents)

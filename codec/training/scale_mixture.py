@@ -6,7 +6,7 @@ import torch
 from compressai.entropy_models import GaussianConditional
 from torch import nn
 
-from ..entropy import SCALE_MIN
+from ..latents.networks import SCALE_MIN
 
 # Measured on latents of a model that was trained with a plain Gaussian; a start, learned from there.
 WEIGHTS, RATIOS = (0.24, 0.70, 0.06), (0.40, 1.0, 2.2)

@@ -14,17 +14,9 @@ from compressai._CXX import pmf_to_quantized_cdf
 from torch import distributed, nn
 
 from ..dct import coarse_deviation
+from ..latents.vector import CONTEXTS, MAGNITUDES, squared_error_per_bit
 from ..quantise import straight_through
-from ..vector_entropy import (
-    CONTEXTS,
-    MAGNITUDES,
-    choose,
-    contexts,
-    from_groups,
-    histories,
-    squared_error_per_bit,
-    to_groups,
-)
+from ..vector_entropy import choose, contexts, from_groups, histories, to_groups
 from .transforms import TrainableTransforms
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper

@@ -1,0 +1,191 @@
+"""What a model is like: the architecture that stands in its config.json. Standard library alone.
+
+:class:`ModelConfig` says everything that decides the shapes of the weights; it is stored beside them, and checked
+before anything is built or allocated. :class:`FirstConfig` is that of models of file format 1.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from . import quality as scale
+from .errors import ModelError
+
+PATCH = 8  # pixels per position of the fine level
+FINE = 3 * PATCH**2  # channels of the DCT, at 1/8 of the resolution
+COARSE = 4 * FINE  # channels of the whole 16x16 transform, at 1/16
+
+
+class EntropyPlan(NamedTuple):
+    """What differs between the entropy networks of models that were made at different times.
+
+    Attributes:
+        activation: "relu" or "leaky".
+        z_step, depthwise_step: real value of one unit of z and of what depthwise layers give.
+        companded: whether context networks read latents through a logarithmic table.
+    """
+
+    activation: str
+    z_step: float
+    depthwise_step: float
+    companded: bool
+
+
+# The largest numbers of a config.json that we agree to build: beyond them a damaged or hostile file asks for memory.
+BOUNDS = {"N": 1024, "anchors": 101, "stages": 32, "code_dim": COARSE}
+WIDTH_MAX, DEPTH_MAX = 4096, 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a model; stored beside its weights.
+
+    Attributes:
+        M, N: channels of the latents y and of the side information z.
+        analysis_width, analysis_depth: of g_a, at 1/16 of the resolution; from M to 768 wide, number of blocks.
+        synthesis_width16, synthesis_depth16: of g_s at 1/16; from M to 768 wide.
+        synthesis_width8, synthesis_depth8: of g_s at 1/8; 192 wide or more.
+        hyper_width: width of h_a.
+        entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
+        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
+        activation_bits: of their activations, besides the sign.
+        anchors: qualities with gains of their own, spread evenly over 0 to 100.
+        lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
+        latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
+            vector_entropy.py; N and the widths of the entropy networks do not matter then).
+        code_dim, codes, stages: of vector-quantised latents: channels of a codeword, codewords of a codebook,
+            stages of refinement at most.
+    """
+
+    M: int = 384
+    N: int = 128
+    analysis_width: int = 512
+    analysis_depth: int = 5
+    synthesis_width16: int = 512
+    synthesis_depth16: int = 3
+    synthesis_width8: int = 192
+    synthesis_depth8: int = 3
+    hyper_width: int = 160
+    entropy_width: int = 192
+    context_width: int = 256
+    entropy_bits: int = 8
+    activation_bits: int = 14
+    anchors: int = 9
+    lmbda_min: float = 0.0004
+    lmbda_max: float = 2.0
+    latents: str = "scalar"
+    code_dim: int = 4
+    codes: int = 64
+    stages: int = 6
+
+    def __post_init__(self):
+        """ModelError for architectures that cannot be built, or that are larger than any that we would train."""
+        _check_fields(self)
+        for name in ("analysis_width", "synthesis_width16"):
+            width = getattr(self, name)
+            if not self.M <= width <= COARSE or width % 2:
+                raise ModelError(f"{name} is {width}; it must be even, at least M = {self.M} and at most {COARSE}")
+        if self.M % 4:
+            raise ModelError(f"M is {self.M}; it must be a positive multiple of 4")
+        if self.synthesis_width8 < FINE or self.synthesis_width8 % 2:
+            raise ModelError(f"synthesis_width8 is {self.synthesis_width8}; it must be even, and the DCT needs {FINE}")
+        if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
+            raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
+        if self.entropy_bits > 8:
+            raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
+        if not 8 <= self.activation_bits <= 15:
+            raise ModelError(f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits")
+        if self.latents not in ("scalar", "vq"):
+            raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
+        if self.latents == "vq" and self.M % self.code_dim:
+            raise ModelError(f"code_dim is {self.code_dim}; it must divide M = {self.M}")
+        if self.latents == "vq" and not 2 <= self.codes <= 4096:
+            raise ModelError("vector-quantised latents need 2 to 4096 codes")
+
+    @classmethod
+    def from_dict(cls, values):
+        """The ModelConfig, or FirstConfig, of a config.json's "architecture"; ModelError for unknown fields."""
+        if not isinstance(values, dict):
+            raise ModelError(f"the model's config.json describes its architecture by {type(values).__name__}")
+        kind = FirstConfig if "C8" in values else cls
+        known = {field.name for field in fields(kind)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
+        try:
+            return kind(**values)
+        except TypeError as error:  # a field is missing
+            raise ModelError(f"the model's config.json: {error}") from None
+
+    def lmbda(self, quality):
+        """Trade-off at a quality in [0, 100] (float or tensor)."""
+        return scale.lmbda(quality, self.lmbda_min, self.lmbda_max)
+
+    def quality(self, lmbda):
+        """Inverse of :meth:`lmbda`, for a float."""
+        return scale.quality_of(lmbda, self.lmbda_min, self.lmbda_max)
+
+    def quantisation_step(self):
+        """Step of uniform quantisation of an orthonormal transform of [0, 1] at each anchor quality: list of floats.
+
+        Step s costs s^2 / 12 of distortion per coefficient; balancing its slope against 3 colours at 1 / (2 ln 2) bit
+        per coefficient and pixel gives the step at which rate and lmbda agree.
+        """
+        qualities = (100 * anchor / (self.anchors - 1) for anchor in range(self.anchors))
+        return [math.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255 for quality in qualities]
+
+    def entropy_plan(self, step):
+        """What the entropy networks are like; ``step`` is the real value of one unit of an activation."""
+        return EntropyPlan("leaky", z_step=1.0, depthwise_step=step / 4, companded=True)
+
+
+@dataclass(frozen=True)
+class FirstConfig:
+    """Architecture of a model of the first kind."""
+
+    M: int
+    N: int
+    C8: int
+    C16: int
+    block: str
+    analysis_depth8: int
+    analysis_depth16: int
+    synthesis_depth8: int
+    synthesis_depth16: int
+    hyper_width: int
+    entropy_width: int
+    context_width: int
+    entropy_bits: int
+    anchors: int
+    lmbda_min: float
+    lmbda_max: float
+    latents: str
+    code_dim: int
+    codes: int
+    stages: int
+    activation_bits: int = 10
+
+    def lmbda(self, quality):
+        return scale.lmbda(quality, self.lmbda_min, self.lmbda_max)
+
+    def quality(self, lmbda):
+        return scale.quality(lmbda, self.lmbda_min, self.lmbda_max)
+
+    def entropy_plan(self, step):
+        return EntropyPlan("relu", z_step=1 / 2, depthwise_step=step, companded=False)
+
+
+def _check_fields(config):
+    """ModelError where a field of a config has another type than its default, or is out of all bounds."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        wanted = (int, float) if field.type is float else field.type
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ModelError(f"{field.name} is {value!r}, not {field.type.__name__}")
+        if wanted is int:
+            most = BOUNDS.get(field.name, DEPTH_MAX if "depth" in field.name else WIDTH_MAX)
+            least = 0 if "depth" in field.name else 1
+            if not least <= value <= most:
+                raise ModelError(f"{field.name} is {value}; it must be {least} to {most}")
+        elif wanted is not str and not math.isfinite(value):
+            raise ModelError(f"{field.name} is {value}; it must be finite")

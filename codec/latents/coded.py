@@ -1,0 +1,73 @@
+"""What encoders of latents return, and the checksum of symbols."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import Corrupt
+
+
+class Encoded(NamedTuple):
+    """A picture's latents as symbols, in the order of the file.
+
+    Attributes:
+        z_hat: side information as the decoder will see it, float32 (N, h/4, w/4); None where there is none.
+        y_hat: latents as the synthesis will see them, float32 (M, h, w).
+        rows, symbols: lists of int32 and int16 arrays of one length each: what belongs to each step of the decoder.
+        crc: CRC-32 of all symbols.
+    """
+
+    z_hat: np.ndarray
+    y_hat: np.ndarray
+    rows: list
+    symbols: list
+    crc: int
+
+    def write(self, coder):
+        """Hand everything to a coder that has ``push(rows, symbols)``."""
+        for rows, symbols in zip(self.rows, self.symbols):
+            coder.push(rows, symbols)
+
+
+class Queue:
+    """Collects what is to be coded: the encoder's side of a walk."""
+
+    def __init__(self):
+        self.rows, self.symbols, self.crc = [], [], 0
+
+    def push(self, rows, symbols):
+        symbols = symbols.astype(np.int16)
+        self.rows.append(rows)
+        self.symbols.append(symbols)
+        self.crc = checksum(symbols, self.crc)
+
+
+class Source:
+    """Reads symbols from a coder and checks them: the decoder's side of a walk.
+
+    Args:
+        coder: has ``pull(rows) -> symbols``, integers of the length of ``rows``.
+    """
+
+    def __init__(self, coder):
+        self._coder, self.crc = coder, 0
+
+    def pull(self, rows, low, high):
+        """int16 symbols for ``rows``; Corrupt for values that no encoder writes."""
+        symbols = np.asarray(self._coder.pull(rows))
+        if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
+            raise Corrupt("a coded symbol is out of range")
+        symbols = symbols.astype(np.int16)
+        self.crc = checksum(symbols, self.crc)
+        return symbols
+
+    def finish(self, crc):
+        """Corrupt where the symbols' checksum is not ``crc``; None is not checked."""
+        if crc is not None and crc != self.crc:
+            raise Corrupt("the coded symbols do not match their checksum")
+
+
+def checksum(symbols, start=0):
+    """CRC-32 over int16 symbols as little-endian bytes, continuing from ``start``."""
+    return zlib.crc32(symbols.astype("<i2", copy=False).tobytes(), start)

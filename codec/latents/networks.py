@@ -1,0 +1,238 @@
+"""h_s and the four context networks: what z and the known latents say about the next pass.
+
+    z_hat --h_s--> features                          z_hat at 1/64 of the picture, features at 1/16
+    features, known y_hat --trunk k--> hidden
+    hidden at the positions of pass k --heads--> mean in 1/16 of a symbol, row of the table
+
+:func:`architecture` lists their layers, for every engine: exact layers in NumPy here, trainable and exact ones in torch
+in :mod:`codec.entropy`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ModelError
+from .integer import ExactLayer, LayerSpec
+from .quadtree import GROUPS, MEAN_UNIT, PASSES, positions, walk
+
+MEAN_LIMIT = 4095
+Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
+Z_LIMIT = 255  # of z
+COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
+LEVELS = 64  # rows of the table, of each pass
+SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
+LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
+
+
+class Context(NamedTuple):
+    """Layers of one context network: steps of its trunk, and the LayerSpecs of its two heads."""
+
+    trunk: list
+    mean: LayerSpec
+    index: LayerSpec
+
+
+class Architecture(NamedTuple):
+    """All layers of the entropy networks.
+
+    Attributes:
+        plan: EntropyPlan. limit: largest magnitude of an activation.
+        h_s: steps: LayerSpecs, and the factors of pixel shuffles between them. contexts: Context of each pass.
+    """
+
+    plan: object
+    limit: int
+    h_s: list
+    contexts: list
+
+    def layers(self):
+        """``(name, LayerSpec)`` of every layer, named as in the weights file."""
+        chains = {"h_s": self.h_s, **{f"contexts.{k}.trunk": c.trunk for k, c in enumerate(self.contexts)}}
+        for name, steps in chains.items():
+            specs = [step for step in steps if isinstance(step, LayerSpec)]
+            yield from ((f"{name}.layers.{i}", spec) for i, spec in enumerate(specs))
+        for k, context in enumerate(self.contexts):
+            yield f"contexts.{k}.mean", context.mean
+            yield f"contexts.{k}.index", context.index
+
+
+def architecture(config):
+    """The Architecture that a ModelConfig means."""
+    width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
+    bits, anchors = config.entropy_bits, config.anchors
+    # Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
+    limit, step = 2**config.activation_bits - 1, 64 / 2**config.activation_bits
+    plan = config.entropy_plan(step)
+    low, fine = 0 if plan.activation == "relu" else -limit, plan.depthwise_step
+
+    def pointwise(c_in, c_out, in_step, quality=False, in_limit=limit):
+        return LayerSpec(
+            c_in, c_out, low, limit, in_limit, in_step, step,
+            anchors=anchors if quality else 1, activation=plan.activation, weight_bits=bits,
+        )  # fmt: skip
+
+    def depthwise(c):
+        return LayerSpec(c, c, -limit, limit, limit, step, fine, depthwise=True, weight_bits=bits)
+
+    def head(c, low, high, out_step):
+        return LayerSpec(
+            c, M // GROUPS, low, high, limit, step, out_step, groups=GROUPS, anchors=anchors, weight_bits=bits
+        )
+
+    h_s = [
+        pointwise(N, 4 * N, plan.z_step, quality=True, in_limit=Z_LIMIT), 2,
+        depthwise(N), pointwise(N, 4 * width, fine), 2,
+        depthwise(width), pointwise(width, width, fine),
+    ]  # fmt: skip
+    contexts = [
+        Context(
+            trunk=[
+                pointwise(width + (M if k else 0), hidden, step, quality=True),
+                depthwise(hidden), pointwise(hidden, hidden, fine),
+                depthwise(hidden), pointwise(hidden, width, fine),
+            ],
+            mean=head(width, -MEAN_LIMIT, MEAN_LIMIT, 1 / MEAN_UNIT),
+            index=head(width, 0, LEVELS - 1, LOG_SCALE_STEP),
+        )
+        for k in range(len(PASSES))
+    ]  # fmt: skip
+    return Architecture(plan, limit, h_s, contexts)
+
+
+def scale_table():
+    """The standard deviations of the LEVELS rows. Row 0 is never coded: its symbols are taken to be zero."""
+    return [SCALE_MIN * math.exp(i * LOG_SCALE_STEP) for i in range(LEVELS)]
+
+
+def compand_table(activation_bits):
+    """``round(log(1 + v / 16) 2^bits / 64)`` for v = 0 to COMPAND_LIMIT: int16, part of the weights file.
+
+    Context networks read sign(v) log(1 + |v|) of what they know: latents of quality 100 are thousands of times
+    those of quality 0, and one range of integers must hold both.
+    """
+    v = np.arange(COMPAND_LIMIT + 1) / MEAN_UNIT
+    return np.floor(np.log1p(v) * (2**activation_bits / 64) + 0.5).astype(np.int16)
+
+
+class EntropyNetworks:
+    """The networks as :func:`codec.latents.quadtree.walk` wants them, of one image.
+
+    Args:
+        config: ModelConfig. layer: ``layer(spec, name) -> layer``, which maps integers (h, w, C_in) and a quality in
+            hundredths to integers (h, w, C_out), in float32.
+        compand: int16 (COMPAND_LIMIT + 1,), from the weights file.
+
+    Inside, arrays are (h, w, C): products, depthwise sums and per-channel constants run along C.
+    """
+
+    def __init__(self, config, layer, compand):
+        plan = architecture(config)
+        if not plan.plan.companded:
+            raise ModelError("entropy networks of the first architecture")
+        self.config, self.compand = config, compand.astype(np.float32)
+        layers = {spec_name: layer(spec, spec_name) for spec_name, spec in plan.layers()}
+
+        def chain(name, steps):
+            """The steps of a chain with layers in place of their specs."""
+            made = iter(layers[f"{name}.layers.{i}"] for i in range(len(steps) - sum(map(_is_shuffle, steps))))
+            return [step if _is_shuffle(step) else next(made) for step in steps]
+
+        self.h_s = chain("h_s", plan.h_s)
+        self.trunks = [chain(f"contexts.{k}.trunk", context.trunk) for k, context in enumerate(plan.contexts)]
+        self.heads = [(layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(plan.contexts))]
+
+    def begin(self, z_hat, quality):
+        """Integers z_hat (N, h/4, w/4) -> what context networks read: float32 (h, w, C + M), features first.
+
+        The rest, what is known of y, is zero.
+        """
+        features = _run(self.h_s, np.ascontiguousarray(z_hat.transpose(1, 2, 0), np.float32), quality)
+        height, width, channels = features.shape
+        known = np.zeros((height, width, channels + self.config.M), np.float32)
+        known[:, :, :channels] = features
+        return known
+
+    def predict(self, k, known, quality):
+        """Means in 1/16 of a symbol and table rows of pass ``k``: integers (4, M/4, h/2, w/2) in float32."""
+        read = known if k else np.ascontiguousarray(known[:, :, : -self.config.M])
+        hidden = _run(self.trunks[k], read, quality)
+        hidden = np.concatenate([hidden[i::2, j::2] for i, j in positions(k)], 2)  # (h/2, w/2, 4 C)
+        shape = (GROUPS, self.config.M // GROUPS, *hidden.shape[:2])
+        mean, index = (head(hidden, quality).transpose(2, 0, 1) for head in self.heads[k])
+        return np.ascontiguousarray(mean).reshape(shape), np.ascontiguousarray(index).reshape(shape)
+
+    def learn(self, k, known, part):
+        """``known`` with the latents (4, M/4, h/2, w/2), in 1/16 of a symbol, of pass ``k``; changed in place."""
+        rows = np.minimum(np.abs(part), COMPAND_LIMIT).astype(np.intp)
+        values = np.copysign(self.compand[rows], part)
+        latents = known[:, :, -self.config.M :]
+        for g, (i, j) in enumerate(positions(k)):
+            latents[i::2, j::2, g::GROUPS] = values[g].transpose(1, 2, 0)
+        return known
+
+
+def exact_networks(config, tensors, dtype=None):
+    """EntropyNetworks of the tensors of a weights file: ``{"entropy.<layer>.<integers>": array}``.
+
+    Raises:
+        ModelError: a tensor is missing or not what it should be.
+    """
+
+    def layer(spec, name):
+        keys = {key: f"entropy.{name}.{key}" for key in spec.integers}
+        missing = [key for key in keys.values() if key not in tensors]
+        if missing:
+            raise ModelError(f"the weights lack {missing[0]}")
+        return ExactLayer(spec, {key: tensors[whole] for key, whole in keys.items()}, f"entropy.{name}", dtype)
+
+    return EntropyNetworks(config, layer, _checked_compand(tensors.get("entropy.compand"), config.activation_bits))
+
+
+def multiply_adds(config, side=64):
+    """Multiply-adds per pixel of a picture of ``side`` x ``side`` pixels, a multiple of 64."""
+    total = 0
+
+    class Counter:
+        def __init__(self, spec, name):
+            self.spec = spec
+
+        def __call__(self, a, quality):
+            nonlocal total
+            rows, columns = self.spec.weight_shape
+            total += rows * columns * a.shape[0] * a.shape[1]
+            return np.zeros((*a.shape[:2], rows), np.float32)
+
+    networks = EntropyNetworks(config, Counter, compand_table(config.activation_bits))
+    z_hat = np.zeros((config.N, side // 64, side // 64), np.float32)
+    walk(networks, z_hat, 0, lambda k, means, indexes: np.zeros_like(means))
+    return total / side**2
+
+
+def _is_shuffle(step):
+    return isinstance(step, int)
+
+
+def _run(steps, a, quality):
+    for step in steps:
+        a = shuffle(a, step) if _is_shuffle(step) else step(a, quality)
+    return a
+
+
+def shuffle(a, factor):
+    """(h, w, C f^2) -> (h f, w f, C), in the order of channels of torch's pixel_shuffle."""
+    height, width, channels = a.shape
+    a = a.reshape(height, width, channels // factor**2, factor, factor).transpose(0, 3, 1, 4, 2)
+    return a.reshape(height * factor, width * factor, -1)
+
+
+def _checked_compand(table, bits):
+    """The companding table of a weights file; ModelError where it is none."""
+    if table is None:
+        raise ModelError("the weights lack entropy.compand")
+    if table.dtype != np.int16 or table.shape != (COMPAND_LIMIT + 1,):
+        raise ModelError(f"entropy.compand is {table.dtype} {table.shape}, not int16 ({COMPAND_LIMIT + 1},)")
+    if table[0] != 0 or table[-1] > 2**bits - 1 or (np.diff(table.astype(np.int32)) < 0).any():
+        raise ModelError("entropy.compand does not rise from 0 to the largest activation")
+    return table

@@ -1,0 +1,75 @@
+"""Quality: hundredths of 0 to 100, the anchors that a model's tables belong to, and what lies between them.
+
+A quality is an int in hundredths, 0 to 10000. A model has ``anchors`` tables of everything that depends on it, spread
+evenly over that range; between two of them tables are mixed linearly. Where the mix falls is told by integers, so that
+all engines agree on it. NumPy is loaded by what needs it alone, so that a header or a config can be read without.
+"""
+
+import math
+
+QUALITY_UNIT = 100  # hundredths in one step of the user's scale
+QUALITY_MAX = 100 * QUALITY_UNIT
+
+
+def hundredths(quality):
+    """A quality in [0, 100] as an int in [0, 10000].
+
+    Raises:
+        ValueError: out of range, or not a number.
+    """
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality {quality} is not between 0 and 100")
+    return round(quality * QUALITY_UNIT)
+
+
+def between(quality, anchors):
+    """``(left, weight)``: a quality lies ``weight`` / QUALITY_MAX of the way from anchor ``left`` to the next.
+
+    Args:
+        quality: int, hundredths. anchors: 2 or more.
+
+    Returns:
+        ints, 0 <= left <= anchors - 2, 0 <= weight <= QUALITY_MAX.
+    """
+    last = anchors - 1
+    left = min(quality * last // QUALITY_MAX, last - 1)
+    return left, quality * last - left * QUALITY_MAX
+
+
+def nearest(quality, anchors):
+    """The anchor that is nearest to a quality in hundredths, the upper one of two."""
+    return (quality * (anchors - 1) + QUALITY_MAX // 2) // QUALITY_MAX
+
+
+def interpolate(table, quality):
+    """Row of a float table (anchors, ...) at a quality in hundredths: float32 (...).
+
+    ``torch.lerp`` to the last bit, where the processor has fused multiply-adds: the difference from the nearer end,
+    added in one rounding.
+    """
+    import numpy as np
+
+    left, weight = between(quality, len(table))
+    start, end = table[left].astype(np.float32), table[left + 1].astype(np.float32)
+    step, share = (end - start).astype(np.float64), np.float32(weight) / np.float32(QUALITY_MAX)
+    mixed = start + step * share if share < 0.5 else end - step * (np.float32(1) - share)
+    return mixed.astype(np.float32)
+
+
+def interpolate_integers(table, quality):
+    """Row of an integer table (anchors, C) at a quality in hundredths: int64 (C,), rounded floor(x + 1/2), exact."""
+    if len(table) == 1:
+        return table[0].astype("int64")
+    left, weight = between(quality, len(table))
+    mixed = table[left].astype("int64") * (QUALITY_MAX - weight) + table[left + 1].astype("int64") * weight
+    return (mixed + QUALITY_MAX // 2) // QUALITY_MAX
+
+
+def lmbda(quality, lmbda_min, lmbda_max):
+    """Rate-distortion trade-off at a quality in [0, 100] (number, array or tensor): logarithmic from min to max."""
+    return lmbda_min * (lmbda_max / lmbda_min) ** (quality / 100)
+
+
+def quality_of(trade_off, lmbda_min, lmbda_max):
+    """Inverse of :func:`lmbda`, for a float."""
+    return 100 * math.log(trade_off / lmbda_min) / math.log(lmbda_max / lmbda_min)

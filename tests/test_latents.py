@@ -1,0 +1,552 @@
+"""Latents without torch, against the torch engine and against plain integers."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from test_integer import SPECS, exact_layer, random_input, random_layer, reference
+from test_vector_entropy import VQ_CONFIG
+from test_vector_entropy import trainable as trainable_vq
+from tiny import CONFIG, coding
+
+from codec import entropy, latents
+from codec.entropy import EntropyCoder
+from codec.errors import Corrupt, ModelError
+from codec.latents import integer, networks, quadtree
+from codec.latents.integer import ExactLayer, LayerSpec
+from codec.latents.scalar import ScalarLatents
+from codec.latents.tables import Costs, Rows
+from codec.latents.vector import VectorLatents
+from codec.model import read_folder
+from codec.pixels import to_tensor
+from codec.quality import interpolate_integers
+from codec.training.loop import export
+from codec.vector_entropy import VectorCoder
+
+QUALITIES = (0, 4321, 10000)
+
+
+class ListCoder:
+    """Stands in for the entropy coder, and insists on rows in the order in which they were written."""
+
+    def __init__(self):
+        self.pushed = []
+
+    def push(self, rows, symbols):
+        self.pushed.append((rows, symbols))
+
+    def pull(self, rows):
+        expected, symbols = self.pushed.pop(0)
+        assert np.array_equal(rows, expected)
+        return symbols
+
+
+def through_coder(codes, encoded, quality, lattice=False, **options):
+    """y_hat as a decoder makes it of what an encoder wrote; the decoder reads all of it."""
+    coder = ListCoder()
+    encoded.write(coder)
+    y_hat = codes.decode(coder, *encoded.y_hat.shape[1:], quality, lattice, **options)
+    assert not coder.pushed
+    return y_hat
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    coding(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tensors(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scalar(tensors):
+    return ScalarLatents(CONFIG, tensors)
+
+
+@pytest.fixture(scope="module")
+def vq_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vq")
+    export(trainable_vq(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vector(vq_folder):
+    return VectorLatents(VQ_CONFIG, load_file(vq_folder / "weights.safetensors"))
+
+
+def random_latents(height=8, width=12, seed=0):
+    rng = np.random.default_rng(seed)
+    z = 2 * rng.normal(size=(CONFIG.N, height // 4, width // 4))
+    y = 6 * rng.normal(size=(CONFIG.M, height, width))
+    return z.astype(np.float32), y.astype(np.float32)
+
+
+# --- Quadtree ------------------------------------------------------------------------------------------------------
+
+
+def test_passes_are_those_of_the_torch_engine():
+    y = np.arange(8 * 4 * 6, dtype=np.float32).reshape(8, 4, 6)
+    t = torch.from_numpy(y)[None]
+    for k, part in enumerate(quadtree.split(y)):
+        assert np.array_equal(part, entropy.take(t, k)[0])
+        assert np.array_equal(quadtree.place(part, k), entropy.place(entropy.take(t, k), k)[0])
+        assert np.array_equal(quadtree.gather(y, k).reshape(32, 2, 3), entropy.gather(t, k)[0])
+    assert np.array_equal(quadtree.merge(quadtree.split(y)), y)
+
+
+def test_one_place_knows_the_order_of_passes(scalar, monkeypatch):
+    z, y = random_latents()
+    before = scalar.encode(z, y, 5000)
+    monkeypatch.setattr(quadtree, "PASSES", (2, 1, 0, 3))
+    encoded = scalar.encode(z, y, 5000)
+    assert encoded.crc != before.crc
+    assert np.array_equal(through_coder(scalar, encoded, 5000), encoded.y_hat)
+
+
+def test_a_pass_sees_what_the_passes_before_it_said_and_no_more(scalar):
+    z, y = random_latents()
+    z_hat, parts = np.round(z), quadtree.split(np.round(y))
+
+    def predictions(symbols_of):
+        seen = []
+        quadtree.walk(scalar.networks, z_hat, 5000, lambda k, *what: seen.append(what) or symbols_of(k))
+        return seen
+
+    truth = predictions(lambda k: parts[k])
+    for changed in range(4):
+        other = predictions(lambda k: parts[k] + 9 * (k >= changed))
+        same = [all(map(np.array_equal, a, b)) for a, b in zip(truth, other)]
+        assert same == [k <= changed for k in range(4)]
+
+
+# --- Exact layers --------------------------------------------------------------------------------------------------
+
+
+def numpy_layer(layer, dtype=None):
+    return ExactLayer(layer.spec, {name: t.numpy() for name, t in layer.integers().items()}, dtype=dtype)
+
+
+def run(layer, a, quality):
+    """The NumPy layer on a tensor (1, C, h, w): array (C, h, w)."""
+    return layer(np.ascontiguousarray(a[0].permute(1, 2, 0).numpy()), quality).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("quality", [0, 3333, 10000])
+def test_layers_equal_torch_and_integer_arithmetic(name, quality):
+    layer = random_layer(SPECS[name])
+    a = random_input(SPECS[name])
+    truth = reference(SPECS[name], layer.integers(), a, quality)
+    assert np.array_equal(exact_layer(layer)(a, quality)[0].numpy(), truth)
+    for dtype in (None, np.float64):
+        assert np.array_equal(run(numpy_layer(layer, dtype), a, quality), truth)
+    assert len(np.unique(truth)) > 20
+
+
+@pytest.mark.parametrize(
+    "large, cuts", [(255, None), (2040, None), (2300, 2), (4000, 2), (8000, 4), (65000, 0), ("one", 1)]
+)
+def test_products_of_any_size_are_exact(large, cuts, monkeypatch):
+    """From inputs that one float32 product holds to some that need several, or float64 (0); sums that cancel."""
+    spec = LayerSpec(64, 8, -16383, 16383, 65535, 1, 1, activation="leaky")
+    rng = np.random.default_rng(0)
+    integers = {
+        "weight": ((127 - rng.integers(0, 2, (8, 64))) * np.resize([1, -1], 64)).astype(np.int8),
+        "multiplier": np.full(8, 2**14, np.int16),
+        "shift": np.full(8, 16 if large == 65000 else 14, np.int8),
+        "bias": rng.integers(-1000, 1000, (1, 8)).astype(np.int32),
+    }
+    a = rng.integers(0, 9, (4, 4, 64)).astype(np.float32)
+    if large == "one":  # channel alone
+        a[:, :, 5] += 65000
+        integers["weight"][:, 5] = rng.integers(-1, 2, 8)
+        integers["shift"][:] = 17
+    else:
+        a += large
+    a[0, 0] *= -1
+    seen, original = [], integer._cuts
+    monkeypatch.setattr(integer, "_cuts", lambda *x: seen.append(original(*x)) or seen[-1])
+    out = ExactLayer(spec, integers)(a, 0).transpose(2, 0, 1)
+    assert [len(parts or ()) for parts in seen] == ([] if cuts is None else [cuts])
+    as_torch = {name: torch.from_numpy(t) for name, t in integers.items()}
+    truth = reference(spec, as_torch, torch.from_numpy(a.transpose(2, 0, 1))[None], 0)
+    assert np.array_equal(out, truth) and len(np.unique(truth)) > 50
+
+
+def test_layers_round_halves_upwards_on_both_sides_of_zero():
+    spec = LayerSpec(1, 1, -100, 100, 1023, 1, 1)
+    leaky = dataclasses.replace(spec, activation="leaky")
+    half = {
+        "weight": np.ones((1, 1), np.int8),
+        "multiplier": np.full(1, 2**14, np.int16),
+        "shift": np.full(1, 15, np.int8),
+        "bias": np.zeros((1, 1), np.int32),
+    }
+    a = np.arange(-9, 10, dtype=np.float32).reshape(1, 19, 1)  # the layer halves it
+    assert ExactLayer(spec, half)(a, 0).ravel().tolist() == [np.floor(v / 2 + 0.5) for v in range(-9, 10)]
+    a = np.arange(-24, 3, dtype=np.float32).reshape(1, 27, 1)
+    expected = [np.floor((v / 2 if v > 0 else v / 16) + 0.5) for v in range(-24, 3)]
+    assert ExactLayer(leaky, half)(a, 0).ravel().tolist() == expected
+
+
+class IntegerLayer:
+    """A layer in int64: the referee of whole networks."""
+
+    def __init__(self, tensors):
+        self._tensors = tensors
+
+    def __call__(self, spec, name):
+        weight, multiplier, shift, bias = (
+            self._tensors[f"entropy.{name}.{key}"].astype(np.int64) for key in spec.integers
+        )
+
+        def forward(a, quality):
+            height, width, channels = a.shape
+            a = a.astype(np.int64)
+            if spec.depthwise:
+                padded = np.pad(a, ((1, 1), (1, 1), (0, 0)))
+                total = sum(
+                    padded[i : i + height, j : j + width] * weight[:, 3 * i + j] for i in range(3) for j in range(3)
+                )
+            else:
+                groups = np.split(a, spec.groups, 2)
+                total = np.concatenate([g @ w.T for g, w in zip(groups, np.split(weight, spec.groups))], 2)
+            # floor(f(m total / 2^s + b / 256) + 1/2) on the common denominator 2^(s + 11)
+            value = (multiplier * total * 256 + (interpolate_integers(bias, quality) << shift)) * 8
+            if spec.activation == "leaky":
+                value = np.where(value < 0, value // 8, value)
+            rounded = (value + (1 << (shift + 10))) >> (shift + 11)
+            return np.clip(rounded, spec.low, spec.high).astype(np.float32)
+
+        return forward
+
+
+def predictions(nets, z, y, quality):
+    """All means and rows of a picture, given its latents."""
+    seen, parts = [], quadtree.split(np.round(y))
+
+    def symbols_of(k, means, indexes):
+        seen.extend((means, indexes))
+        return parts[k] - np.round(means / 16)
+
+    quadtree.walk(nets, np.round(z), quality, symbols_of)
+    return seen
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_networks_equal_integer_arithmetic_and_torch(folder, tensors, quality):
+    z, y = random_latents(16, 24)
+    truth = predictions(
+        networks.EntropyNetworks(CONFIG, IntegerLayer(tensors), tensors["entropy.compand"]), z, y, quality
+    )
+    assert len(np.unique(truth[1])) > 10 and len(np.unique(truth[0])) > 100
+    for dtype in (None, np.float64):
+        for a, b in zip(truth, predictions(networks.exact_networks(CONFIG, tensors, dtype), z, y, quality)):
+            assert np.array_equal(a, b)
+    torch_coder = EntropyCoder(CONFIG)
+    torch_coder.load(read_folder(folder)[1])
+    seen = []
+
+    def symbols_of(k, means, indexes):
+        seen.extend((means[0].numpy(), indexes[0].numpy()))
+        return entropy.take(torch.from_numpy(np.round(y))[None], k) - torch.round(means / 16)
+
+    quadtree.walk(torch_coder.networks, torch.from_numpy(np.round(z))[None], quality, symbols_of)
+    assert all(map(np.array_equal, truth, seen))
+
+
+CHILD = """
+import sys
+import numpy as np
+from codec.config import ModelConfig
+from codec.latents.scalar import ScalarLatents
+data = dict(np.load(sys.argv[1]))
+z, y = data.pop("z"), data.pop("y")
+codes = ScalarLatents(ModelConfig(**eval(sys.argv[2])), data)
+print([(e.crc, sum(map(len, e.rows)), e.y_hat.sum()) for e in (codes.encode(z, y, q) for q in (0, 4321, 10000))])
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_symbols_do_not_depend_on_threads_or_kernels(root, tensors, tmp_path):
+    """In processes of their own, since BLAS reads its settings when it is loaded; also without torch."""
+    z, y = random_latents(32, 48)
+    np.savez(tmp_path / "all.npz", z=z, y=y, **{k: v for k, v in tensors.items() if k.startswith("entropy.")})
+    settings = [("1", ""), ("2", ""), ("8", ""), ("2", "HASWELL"), ("1", "SKYLAKEX"), ("2", "NEHALEM"), ("2", "ZEN")]
+    children = []
+    for threads, kernel in settings:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "OPENBLAS_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+        }
+        if kernel:
+            environment["OPENBLAS_CORETYPE"] = kernel
+        command = [sys.executable, "-c", CHILD, str(tmp_path / "all.npz"), repr(dataclasses.asdict(CONFIG))]
+        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    outputs = [child.communicate(timeout=120)[0] for child in children]
+    assert [child.returncode for child in children] == [0] * len(children)
+    assert len(set(outputs)) == 1 and outputs[0].count("(") >= 3
+
+
+@pytest.mark.parametrize("module", ["", ".quadtree", ".integer", ".networks", ".tables", ".scalar", ".vector"])
+def test_latents_need_no_torch(root, module):
+    code = f"import codec.latents{module}, sys; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_multiply_adds_are_those_of_the_layers():
+    counts = {}
+    for name, spec in networks.architecture(CONFIG).layers():
+        rows, columns = spec.weight_shape
+        # Positions per 64 x 64 pixels: h_s climbs from z to y; heads have the four groups at a quarter of them.
+        climbing = {"h_s.layers.0": 1, "h_s.layers.1": 4, "h_s.layers.2": 4}
+        positions = climbing.get(name, 4 if name.endswith(("mean", "index")) else 16)
+        counts[name] = rows * columns * positions
+    assert networks.multiply_adds(CONFIG) == sum(counts.values()) / 64**2
+    assert networks.multiply_adds(CONFIG, 128) == networks.multiply_adds(CONFIG)
+
+
+# --- Scalar latents ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch_scalar(folder):
+    coder = EntropyCoder(CONFIG)
+    coder.load(read_folder(folder)[1])
+    return coder
+
+
+@pytest.mark.parametrize("lattice", [False, True])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_scalar_symbols_and_latents_are_those_of_the_torch_engine(scalar, torch_scalar, quality, lattice):
+    z, y = random_latents(16, 12)
+    y[:, 0, 0] = np.linspace(-2500, 2500, CONFIG.M)  # beyond tables and limits
+    z[:, 0, 0] = 300
+    encoded = scalar.encode(z, y, quality, lattice)
+    t = [torch.from_numpy(a)[None] for a in (z, y)]
+    z_string, y_string, y_hat, crc = torch_scalar.encode(*t, quality, lattice)
+    assert encoded.crc == crc
+    np.testing.assert_allclose(encoded.y_hat, y_hat[0].numpy(), rtol=0, atol=1e-6)  # a rounding in the dequantiser
+    assert np.array_equal(through_coder(scalar, encoded, quality, lattice, crc=crc), encoded.y_hat)
+    written = 8 * (len(z_string) + len(y_string))
+    assert written == pytest.approx(scalar.estimate(z, y, quality, lattice), rel=0.001, abs=128)
+
+
+def test_scalar_symbols_of_a_photograph(folder, scalar, torch_scalar, photo):
+    from codec.model import CodecModel
+
+    model = CodecModel.from_folder(folder)
+    with torch.no_grad():
+        y = model.transforms.analyse(to_tensor(photo), torch.tensor([60.0]))
+        z = model.transforms.side_information(y, torch.tensor([60.0]))
+        assert scalar.encode(z[0].numpy(), y[0].numpy(), 6000).crc == torch_scalar.encode(z, y, 6000)[3]
+
+
+def test_symbols_of_row_0_are_coded_in_a_lattice_alone(scalar):
+    z, y = random_latents()
+    plain, lattice = scalar.encode(z, y, 5000), scalar.encode(z, y, 5000, lattice=True)
+    first = CONFIG.anchors * CONFIG.N
+    zero = {first + networks.LEVELS * k for k in range(4)}
+    assert not zero & set(np.concatenate(plain.rows)) and zero & set(np.concatenate(lattice.rows))
+    assert sum(map(len, lattice.rows)) == z.size + y.size > sum(map(len, plain.rows))
+    assert np.array_equal(lattice.y_hat, np.round(lattice.y_hat))
+    assert np.abs(lattice.y_hat - y).max() <= 0.5
+
+
+def test_wrong_symbols_are_refused(scalar):
+    encoded = scalar.encode(*random_latents(), 5000)
+    with pytest.raises(Corrupt, match="checksum"):
+        through_coder(scalar, encoded, 5000, crc=encoded.crc ^ 1)
+
+    class Hostile:
+        def __init__(self, value, dtype):
+            self.value, self.dtype = value, dtype
+
+        def pull(self, rows):
+            return np.full(len(rows), self.value, self.dtype)
+
+    for value in (256, -256, 70000, 2**40):
+        with pytest.raises(Corrupt, match="range"):
+            scalar.decode(Hostile(value, np.int64), 8, 12, 5000)
+    assert np.isfinite(scalar.decode(Hostile(255, np.int32), 8, 12, 5000)).all()
+
+
+# --- Vector-quantised latents --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_vector_indices_and_latents_are_those_of_the_torch_engine(vq_folder, vector, quality):
+    y = (0.4 * np.random.default_rng(0).normal(size=(VQ_CONFIG.M, 8, 12))).astype(np.float32)
+    torch_coder = VectorCoder(VQ_CONFIG)
+    torch_coder.load(read_folder(vq_folder)[1])
+    encoded = vector.encode(None, y, quality)
+    _, y_string, y_hat, crc = torch_coder.encode(None, torch.from_numpy(y)[None], quality)
+    assert encoded.crc == crc and encoded.z_hat is None
+    assert np.array_equal(encoded.y_hat, y_hat[0])
+    assert np.array_equal(through_coder(vector, encoded, quality, crc=crc), encoded.y_hat)
+    assert 8 * len(y_string) == pytest.approx(vector.estimate(None, y, quality), rel=0.001, abs=64)
+
+
+def test_wrong_indices_are_refused(vector):
+    y = np.zeros((VQ_CONFIG.M, 4, 4), np.float32)
+    encoded = vector.encode(None, y, 10000)
+    with pytest.raises(Corrupt, match="checksum"):
+        through_coder(vector, encoded, 10000, crc=encoded.crc ^ 1)
+    with pytest.raises(Corrupt, match="plain"):
+        vector.decode(ListCoder(), 4, 4, 10000, lattice=True)
+    for value in (-1, VQ_CONFIG.codes):
+        coder = ListCoder()
+        for rows, symbols in zip(encoded.rows, encoded.symbols):
+            coder.push(rows, np.full(len(symbols), value))
+        with pytest.raises(Corrupt, match="range"):
+            vector.decode(coder, 4, 4, 10000)
+
+
+# --- Tables --------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_logarithms_and_escapes_cost_their_nibbles():
+    cdf = np.array([0, 32768, 49152, 65536, 0, 65535, 65536], np.int32)
+    costs = Costs(Rows(cdf, np.array([4, 3], np.int32), np.array([-1, 5], np.int32)))
+    rows, symbols = (np.array([0, 0, 0, 0, 1, 1]), np.array([-1, 0, 1, -20, 5, 4], np.int16))
+    # 1 is the first above: 0, no nibble but their number; -20: 37, two nibbles.
+    np.testing.assert_allclose(costs(rows, symbols)[:4], [1, 2, 2 + 4, 2 + 12])
+    np.testing.assert_allclose(costs(rows, symbols)[4:], [0, 16 + 8], atol=1e-4)
+
+
+# --- Damaged weights -----------------------------------------------------------------------------------------------
+
+
+def changed(name, function):
+    """Damage: the tensor ``name`` with ``function`` applied to a copy; one that returns None removes it."""
+
+    def damage(tensors):
+        tensors = dict(tensors)
+        new = function(tensors.pop(name).copy())
+        return tensors if new is None else {**tensors, name: new}
+
+    return damage
+
+
+def put(where, value):
+    def function(tensor):
+        tensor[where] = value
+        return tensor
+
+    return function
+
+
+def nan(tensor):
+    tensor.flat[-1] = np.nan
+    return tensor
+
+
+LAYER = "entropy.contexts.1.trunk.layers.0"
+SCALAR_DAMAGE = {
+    "layer missing": (changed(f"{LAYER}.weight", lambda t: None), f"lack {LAYER}.weight"),
+    "weights cut": (changed(f"{LAYER}.weight", lambda t: t[:-1]), "not int8"),
+    "weights transposed": (changed(f"{LAYER}.weight", lambda t: t.T.copy()), "not int8"),
+    "weights as floats": (changed(f"{LAYER}.weight", lambda t: t.astype(np.float32)), "float32"),
+    "weight -128": (changed(f"{LAYER}.weight", put((0, 0), -128)), "holds 128"),
+    "multiplier zero": (changed(f"{LAYER}.multiplier", put(0, 0)), "multiplier holds 0"),
+    "multiplier negative": (changed(f"{LAYER}.multiplier", put(0, -20000)), "multiplier holds -20000"),
+    "shift negative": (changed(f"{LAYER}.shift", put(0, -1)), "shift holds -1"),
+    "shift large": (changed(f"{LAYER}.shift", put(0, 127)), "127"),
+    "bias large": (changed(f"{LAYER}.bias", lambda t: np.full_like(t, 2**31 - 1)), None),
+    "bias of too few anchors": (changed(f"{LAYER}.bias", lambda t: t[1:]), "bias is"),
+    "bias that float64 cannot hold": (
+        lambda t: changed(f"{LAYER}.shift", put(0, 40))(changed(f"{LAYER}.bias", put((0, 0), -(2**31)))(t)),
+        "not exact",
+    ),
+    "compand missing": (changed("entropy.compand", lambda t: None), "lack entropy.compand"),
+    "compand cut": (changed("entropy.compand", lambda t: t[:-1]), "compand is"),
+    "compand falls": (changed("entropy.compand", put(100, 0)), "does not rise"),
+    "compand large": (changed("entropy.compand", put(-1, 32767)), "does not rise"),
+    "compand negative": (changed("entropy.compand", put(0, -1)), "does not rise"),
+    "shrink missing": (changed("entropy.shrink", lambda t: None), "lack entropy.shrink"),
+    "shrink NaN": (changed("entropy.shrink", nan), "more than 1"),
+    "shrink infinite": (changed("entropy.shrink", put((0, 0, 0), np.inf)), "more than 1"),
+    "shrink cut": (changed("entropy.shrink", lambda t: t[:, :-1]), "shrink is"),
+    "shrink of integers": (changed("entropy.shrink", lambda t: t.astype(np.int32)), "int32"),
+}
+for _which in ("z", "y"):
+    SCALAR_DAMAGE |= {
+        f"{_which} cdf missing": (changed(f"entropy.{_which}_cdf", lambda t: None), "lack"),
+        f"{_which} cdf cut": (changed(f"entropy.{_which}_cdf", lambda t: t[:-3]), "entries in all"),
+        f"{_which} cdf empty": (changed(f"entropy.{_which}_cdf", lambda t: t[:0]), "entries in all"),
+        f"{_which} cdf negative": (changed(f"entropy.{_which}_cdf", lambda t: -t), "go from 0"),
+        f"{_which} cdf zero": (changed(f"entropy.{_which}_cdf", lambda t: 0 * t), "go from 0"),
+        f"{_which} cdf random": (
+            changed(f"entropy.{_which}_cdf", lambda t: np.random.default_rng(0).integers(0, 65537, t.shape, np.int32)),
+            "go from 0",
+        ),
+        f"{_which} cdf flat": (changed(f"entropy.{_which}_cdf", put(1, 0)), "rise strictly"),
+        f"{_which} cdf as int64": (changed(f"entropy.{_which}_cdf", lambda t: t.astype(np.int64)), "int64"),
+        f"{_which} lengths cut": (changed(f"entropy.{_which}_lengths", lambda t: t[:-1]), "for"),
+        f"{_which} lengths zero": (changed(f"entropy.{_which}_lengths", lambda t: 0 * t), "entries"),
+        f"{_which} lengths negative": (changed(f"entropy.{_which}_lengths", lambda t: -t), "entries"),
+        f"{_which} lengths huge": (changed(f"entropy.{_which}_lengths", put(0, 2**31 - 1)), "entries"),
+        f"{_which} lengths shifted": (
+            changed(
+                f"entropy.{_which}_lengths",
+                lambda t: t + np.eye(1, len(t), 0, np.int32)[0] - np.eye(1, len(t), 1, np.int32)[0],
+            ),
+            "go from 0",
+        ),
+        f"{_which} offsets cut": (changed(f"entropy.{_which}_offsets", lambda t: t[:-1]), "offsets"),
+        f"{_which} offsets huge": (changed(f"entropy.{_which}_offsets", put(0, 2**31 - 1)), "beyond"),
+        f"{_which} offsets small": (changed(f"entropy.{_which}_offsets", put(-1, -(2**31))), "beyond"),
+    }
+VECTOR_DAMAGE = {
+    "codebooks NaN": (changed("entropy.vq.codebooks", nan), "finite"),
+    "codebooks cut": (changed("entropy.vq.codebooks", lambda t: t[:-1]), "codebooks is"),
+    "bits infinite": (changed("entropy.vq.bits", put((0, 0, 0), np.inf)), "finite"),
+    "magnitudes large": (changed("entropy.vq.magnitudes", put((0, 0, 0), 4)), "magnitudes holds"),
+    "magnitudes negative": (changed("entropy.vq.magnitudes", put((0, 0, 0), -1)), "magnitudes holds"),
+    "magnitudes as int64": (changed("entropy.vq.magnitudes", lambda t: t.astype(np.int64)), "int64"),
+    "first quality negative": (changed("entropy.vq.first_quality", put((0, 0), -5)), "first_quality holds"),
+    "frequencies missing": (changed("entropy.vq.frequencies", lambda t: None), "lack"),
+    "frequencies cut": (changed("entropy.vq.frequencies", lambda t: t[..., :-1]), "frequencies is"),
+    "frequencies changed": (
+        changed("entropy.vq.frequencies", lambda t: t + np.eye(1, t.shape[-1], 0, np.int16)[0]),
+        "add up",
+    ),
+    "frequencies zero": (changed("entropy.vq.frequencies", lambda t: 0 * t), "add up"),
+}
+
+
+@pytest.mark.parametrize("name", SCALAR_DAMAGE)
+def test_damaged_scalar_weights_are_refused(tensors, name):
+    damage, reason = SCALAR_DAMAGE[name]
+    damaged = damage(tensors)
+    if reason is None:  # odd, and harmless
+        assert ScalarLatents(CONFIG, damaged).encode(*random_latents(), 5000)
+        return
+    with pytest.raises(ModelError, match=reason):
+        latents.from_tensors(CONFIG, damaged)
+
+
+@pytest.mark.parametrize("name", VECTOR_DAMAGE)
+def test_damaged_vector_weights_are_refused(vq_folder, name):
+    damage, reason = VECTOR_DAMAGE[name]
+    with pytest.raises(ModelError, match=reason):
+        latents.from_tensors(VQ_CONFIG, damage(load_file(vq_folder / "weights.safetensors")))
+
+
+def test_weights_of_another_architecture_are_refused(tensors):
+    for change in ({"M": 16}, {"N": 16}, {"entropy_width": 24}, {"anchors": 4}, {"entropy_bits": 4}, {"latents": "vq"}):
+        with pytest.raises(ModelError):
+            latents.from_tensors(dataclasses.replace(CONFIG, **change), tensors)
