@@ -8,122 +8,25 @@
 """
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .dct import COARSE, FINE, coarse_deviation, coarse_to_pixels, haar_matrix
-from .entropy import EntropyCoder, EntropyPlan
+from .config import ModelConfig
+from .entropy import EntropyCoder
 from .errors import Corrupt, ModelError
 from .first import FirstConfig, FirstTransforms
 from .integer import QUALITY_UNIT
+from .nn.dct import coarse_deviation, coarse_to_pixels, haar_matrix, quantisation_step
 from .transforms import Analysis, HyperAnalysis, QualityTable, Synthesis, interpolate, nchw, nhwc
 from .vector_entropy import VectorCoder
 
 LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
 FLAT, STRANGE = 0.02, 4.0  # a picture whose strangeness is not between these is hardly a photograph
 TILE = 96  # side of the tiles that large pictures are transformed in, in latent positions (16 pixels)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Architecture of a model; stored beside its weights.
-
-    Attributes:
-        M, N: channels of the latents y and of the side information z.
-        analysis_width, analysis_depth: of g_a, at 1/16 of the resolution; from M to 768 wide, number of blocks.
-        synthesis_width16, synthesis_depth16: of g_s at 1/16; from M to 768 wide.
-        synthesis_width8, synthesis_depth8: of g_s at 1/8; 192 wide or more.
-        hyper_width: width of h_a.
-        entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
-        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
-        activation_bits: of their activations, besides the sign.
-        anchors: qualities with gains of their own, spread evenly over 0 to 100.
-        lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
-        latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
-            vector_entropy.py; N and the widths of the entropy networks do not matter then).
-        code_dim, codes, stages: of vector-quantised latents: channels of a codeword, codewords of a codebook,
-            stages of refinement at most.
-    """
-
-    M: int = 384
-    N: int = 128
-    analysis_width: int = 512
-    analysis_depth: int = 5
-    synthesis_width16: int = 512
-    synthesis_depth16: int = 3
-    synthesis_width8: int = 192
-    synthesis_depth8: int = 3
-    hyper_width: int = 160
-    entropy_width: int = 192
-    context_width: int = 256
-    entropy_bits: int = 8
-    activation_bits: int = 14
-    anchors: int = 9
-    lmbda_min: float = 0.0004
-    lmbda_max: float = 2.0
-    latents: str = "scalar"
-    code_dim: int = 4
-    codes: int = 64
-    stages: int = 6
-
-    def __post_init__(self):
-        """ModelError for architectures that cannot be built."""
-        for name in ("analysis_width", "synthesis_width16"):
-            width = getattr(self, name)
-            if not self.M <= width <= COARSE or width % 2:
-                raise ModelError(f"{name} is {width}; it must be even, at least M = {self.M} and at most {COARSE}")
-        if self.M % 4 or self.M <= 0:
-            raise ModelError(f"M is {self.M}; it must be a positive multiple of 4")
-        if self.synthesis_width8 < FINE or self.synthesis_width8 % 2:
-            raise ModelError(f"synthesis_width8 is {self.synthesis_width8}; it must be even, and the DCT needs {FINE}")
-        if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
-            raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
-        if not 1 <= self.entropy_bits <= 8:
-            raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
-        if not 8 <= self.activation_bits <= 15:
-            raise ModelError(f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits")
-        if self.latents not in ("scalar", "vq"):
-            raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
-        if self.latents == "vq" and (self.code_dim < 1 or self.M % self.code_dim):
-            raise ModelError(f"code_dim is {self.code_dim}; it must divide M = {self.M}")
-        if self.latents == "vq" and not (2 <= self.codes <= 4096 and self.stages >= 1):
-            raise ModelError("vector-quantised latents need 2 to 4096 codes and a stage or more")
-
-    @classmethod
-    def from_dict(cls, values):
-        """The ModelConfig, or FirstConfig, of a config.json's "architecture"; ModelError for unknown fields."""
-        kind = FirstConfig if "C8" in values else cls
-        known = {field.name for field in fields(kind)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
-        return kind(**values)
-
-    def lmbda(self, quality):
-        """Trade-off at a quality in [0, 100] (float or tensor)."""
-        return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** (quality / 100)
-
-    def quality(self, lmbda):
-        """Inverse of :meth:`lmbda`, for a float."""
-        return 100 * math.log(lmbda / self.lmbda_min) / math.log(self.lmbda_max / self.lmbda_min)
-
-    def quantisation_step(self):
-        """Step of uniform quantisation of an orthonormal transform of [0, 1] at each anchor quality: float (anchors,).
-
-        Step s costs s^2 / 12 of distortion per coefficient; balancing its slope against 3 colours at 1 / (2 ln 2) bit
-        per coefficient and pixel gives the step at which rate and lmbda agree.
-        """
-        quality = torch.linspace(0, 100, self.anchors, dtype=torch.float64)
-        return ((12 * 3 / (2 * math.log(2)) / self.lmbda(quality)).sqrt() / 255).float()
-
-    def entropy_plan(self, step):
-        """What the entropy networks are like; ``step`` is the real value of one unit of an activation."""
-        return EntropyPlan("leaky", z_step=1.0, depthwise_step=step / 4, companded=True)
 
 
 class Transforms(nn.Module):
@@ -172,7 +75,7 @@ class PlainTransforms(nn.Module):
         super().__init__()
         self.register_buffer("matrix", coarse_to_pixels(haar_matrix(config.M)), persistent=False)
         self.register_buffer("deviation", coarse_deviation(config.M), persistent=False)
-        self.register_buffer("log_step", config.quantisation_step().log(), persistent=False)
+        self.register_buffer("log_step", quantisation_step(config).log(), persistent=False)
 
     def coefficients(self, x):
         """x (B, 3, H, W) in [0, 1] -> (B, M, H/16, W/16), orthonormal."""

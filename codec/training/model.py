@@ -8,7 +8,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..dct import coarse_deviation
+from ..nn.dct import coarse_deviation
 from ..entropy import (
     LEVELS,
     LOG_SCALE_STEP,

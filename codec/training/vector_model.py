@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from compressai._CXX import pmf_to_quantized_cdf
 from torch import distributed, nn
 
-from ..dct import coarse_deviation
+from ..nn.dct import coarse_deviation
 from ..quantise import straight_through
 from ..vector_entropy import (
     CONTEXTS,
