@@ -8,7 +8,7 @@ https://protobuf.dev/programming-guides/encoding.
 import struct
 
 IR_VERSION, OPSET = 8, 17  # ONNX 1.12, mid 2022: read by every ONNX Runtime since 1.12
-FLOAT, UINT8, INT64 = 1, 2, 7  # TensorProto.DataType
+FLOAT, UINT8, INT32, INT64 = 1, 2, 6, 7  # TensorProto.DataType
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 
@@ -17,16 +17,18 @@ class Graph:
 
     def __init__(self, name):
         self.name = name
-        self.weights = {}  # name -> shape of the external initialisers
+        self.weights, self.inputs = {}, {}  # name -> shape of external initialisers, of inputs
         self._nodes, self._constants, self._inputs, self._outputs = [], {}, [], []
 
     def input(self, name, kind, shape):
         """Declare an input; a str in the shape is a size that is known at run time. Returns its name."""
+        self.inputs[name] = tuple(shape)
         self._inputs.append(_value_info(name, kind, shape))
         return name
 
-    def output(self, name, kind, shape):
-        """Declare the value ``name`` to be an output."""
+    def output(self, value, name, kind, shape):
+        """Declare a value to be an output called ``name``."""
+        self._nodes.append(_text(1, value) + _text(2, name) + _text(4, "Identity"))
         self._outputs.append(_value_info(name, kind, shape))
 
     def weight(self, name, shape):
