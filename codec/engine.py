@@ -194,15 +194,15 @@ class Engine:
                     "synthesis_float": lambda config: graphs.synthesis_graph(config, rounded=False),
                 }[kind](self.config)
                 session = _open(graph, graphs.initialisers(graph, self._weights), self.threads)
-                self._sessions[kind] = graph, session
+                self._sessions[kind] = graph, session, graphs.kernels(graph, self._weights)
             return self._sessions[kind][1]
 
     def _quality_tables(self, kind, quality):
-        """Inputs of a network at a quality; the latest ones are remembered."""
-        graph = self._sessions[kind][0]
+        """Inputs of a network that are no picture, at a quality; the latest ones are remembered."""
+        graph, _, kernels = self._sessions[kind]
         found, tables = self._tables.get(kind, (None, None))
         if found != quality:
-            tables = graphs.tables(graph, self._weights, self._position(quality))
+            tables = {**kernels, **graphs.tables(graph, self._weights, self._position(quality))}
             self._tables[kind] = quality, tables
         return tables
 

@@ -3,7 +3,8 @@
 The graphs are written when a model is loaded (:mod:`codec.onnx_bytes`) and never stored. A graph file would be one more
 thing that can be damaged, forged or out of step with the weights; what is not read needs no checks, the model id covers
 it by covering the config, and a better graph serves old models as well. They hold no weights: initialisers are external
-and come from arrays. What depends on the quality enters as an input, so that one session serves all qualities:
+and come from arrays. ONNX Runtime keeps a copy of its own of them; Winograd kernels, four times as large as weights, are
+inputs, of which it keeps none. What depends on the quality is an input as well, so that one session serves all:
 
     t + s (W_out u + b_out)  =  (t + (s W_out) u)  +  s b_out
 
@@ -79,7 +80,7 @@ def analysis_graph(config):
     """g_a.
 
     Inputs: ``x`` float (rows, 768), squares of 16 x 16 pixels in [0, 1], samples in the order row, column, colour;
-    ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`tables`.
+    ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and :func:`tables`.
     Output: ``y`` float (rows, M), not gained.
     """
     g, width = Graph("analysis"), config.analysis_width
@@ -97,7 +98,7 @@ def synthesis_graph(config, rounded):
     """g_s.
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
-    2 i + j; ``neighbours8``; ``neighbours_patch``, of the positions at 1/8 that are wanted; those of :func:`tables`.
+    2 i + j; ``neighbours8``; ``neighbours_patch``, of the positions at 1/8 that are wanted; those of :func:`kernels` and :func:`tables`.
     Output: ``x_hat`` (wanted rows, 192), squares of 8 x 8 pixels, samples in the order row, column, colour: uint8 when
     ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
@@ -162,7 +163,7 @@ def _convolution(g, t, neighbours, name, channels_in, channels_out, bias):
     v = g.add("Reshape", g.add("Gather", t, neighbours, axis=0), g.integers(36, -1))
     v = g.add("MatMul", g.weight("winograd.forward", (36, 36)), v)
     v = g.add("Reshape", v, g.integers(36, -1, channels_in))
-    v = g.add("MatMul", v, g.weight(f"{name}.kernels", (36, channels_in, channels_out)))
+    v = g.add("MatMul", v, g.input(f"{name}.kernels", FLOAT, [36, channels_in, channels_out]))
     v = g.add("MatMul", g.weight("winograd.backward", (16, 36)), g.add("Reshape", v, g.integers(36, -1)))
     return g.add("Add", g.add("Reshape", v, g.integers(-1, channels_out)), bias)
 
@@ -186,10 +187,7 @@ def initialisers(graph, weights):
     """
     made = {"winograd.forward": winograd.FORWARD, "winograd.backward": winograd.BACKWARD}
     for name, shape in graph.weights.items():
-        if name.endswith(".kernels"):
-            weight = weights[name[: -len("kernels")] + "weight"]
-            made[name] = winograd.kernels(_positions_first(weight, 3) if name == "g_s.patch.kernels" else weight)
-        elif name == "g_a.enter.weight":
+        if name == "g_a.enter.weight":
             squares = weights[name].reshape(-1, 3, 16, 16).transpose(0, 2, 3, 1)  # row, column, colour
             made[name] = _float32(squares.reshape(shape))
         elif name == "g_a.enter.bias":  # the network sees x - 1/2
@@ -200,6 +198,17 @@ def initialisers(graph, weights):
         elif name not in made:
             made[name] = _float32(weights[name]).reshape(shape)
     return {name: made[name] for name in graph.weights}
+
+
+def kernels(graph, weights):
+    """Arrays for the inputs that are Winograd kernels."""
+    made = {}
+    for name in graph.inputs:
+        layer, _, kind = name.rpartition(".")
+        if kind == "kernels":
+            weight = weights[f"{layer}.weight"]
+            made[name] = winograd.kernels(_positions_first(weight, 3) if layer == "g_s.patch" else weight)
+    return made
 
 
 def tables(graph, weights, position):
