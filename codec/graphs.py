@@ -21,6 +21,7 @@ from .dct import PATCH
 from .onnx_bytes import FLOAT, INT32, UINT8, Graph
 
 SLOPE = 0.125  # of leaky ReLU
+PATCH_PARTS = 4
 PIXELS = 3 * 16**2  # samples of a 16 x 16 square
 
 
@@ -98,8 +99,9 @@ def synthesis_graph(config, rounded):
     """g_s.
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
-    2 i + j; ``neighbours8``; ``neighbours_patch``, of the positions at 1/8 that are wanted; those of :func:`kernels` and :func:`tables`.
-    Output: ``x_hat`` (wanted rows, 192), squares of 8 x 8 pixels, samples in the order row, column, colour: uint8 when
+    2 i + j; ``neighbours8``; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are wanted, in PATCH_PARTS parts;
+    those of :func:`kernels` and :func:`tables`.
+    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour: uint8 when
     ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
     g, width16, width8 = Graph("synthesis"), config.synthesis_width16, config.synthesis_width8
@@ -107,7 +109,6 @@ def synthesis_graph(config, rounded):
     neighbours16 = g.input("neighbours16", INT32, ["neighbourhoods16"])
     up = g.input("up", INT32, ["rows8"])
     neighbours8 = g.input("neighbours8", INT32, ["neighbourhoods8"])
-    neighbours_patch = g.input("neighbours_patch", INT32, ["neighbourhoods_patch"])
     t = _matrix(g, y_hat, "g_s.enter", config.M, width16)
     for i in range(config.synthesis_depth16):
         t = _residual(g, t, neighbours16, f"g_s.blocks16.{i}", width16)
@@ -117,11 +118,13 @@ def synthesis_graph(config, rounded):
         t = _residual(g, t, neighbours8, f"g_s.blocks8.{i}", width8)
     samples = 3 * PATCH**2
     bias = g.input("g_s.patch.bias", FLOAT, [samples])
-    x_hat = _convolution(g, t, neighbours_patch, "g_s.patch", width8, samples, bias)
-    if rounded:
-        x_hat = g.add("Add", g.add("Mul", x_hat, g.number(255.0)), g.number(0.5))
-        x_hat = g.add("Cast", g.add("Clip", x_hat, g.number(0.0), g.number(255.0)), to=UINT8)  # towards zero
-    g.output(x_hat, "x_hat", UINT8 if rounded else FLOAT, ["rows", samples])
+    for k in range(PATCH_PARTS):  # the widest convolution, a part of the tiles at a time: a quarter of the memory
+        neighbours = g.input(f"neighbours_patch.{k}", INT32, [f"neighbourhoods_patch.{k}"])
+        x_hat = _convolution(g, t, neighbours, "g_s.patch", width8, samples, bias)
+        if rounded:
+            x_hat = g.add("Add", g.add("Mul", x_hat, g.number(255.0)), g.number(0.5))
+            x_hat = g.add("Cast", g.add("Clip", x_hat, g.number(0.0), g.number(255.0)), to=UINT8)  # towards zero
+        g.output(x_hat, f"x_hat.{k}", UINT8 if rounded else FLOAT, [f"rows.{k}", samples])
     return g
 
 

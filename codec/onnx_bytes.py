@@ -21,9 +21,10 @@ class Graph:
         self._nodes, self._constants, self._inputs, self._outputs = [], {}, [], []
 
     def input(self, name, kind, shape):
-        """Declare an input; a str in the shape is a size that is known at run time. Returns its name."""
-        self.inputs[name] = tuple(shape)
-        self._inputs.append(_value_info(name, kind, shape))
+        """Declare an input, once; a str in the shape is a size that is known at run time. Returns its name."""
+        if name not in self.inputs:
+            self.inputs[name] = tuple(shape)
+            self._inputs.append(_value_info(name, kind, shape))
         return name
 
     def output(self, value, name, kind, shape):
