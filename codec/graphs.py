@@ -77,16 +77,19 @@ def _block(shapes, name, channels, anchors):
 # --- Graphs ----------------------------------------------------------------------------------------------------------
 
 
-def analysis_graph(config):
+def analysis_graph(config, eight_bits):
     """g_a.
 
-    Inputs: ``x`` float (rows, 768), squares of 16 x 16 pixels in [0, 1], samples in the order row, column, colour;
+    Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
+    in the order row, column, colour;
     ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and :func:`tables`.
     Output: ``y`` float (rows, M), not gained.
     """
     g, width = Graph("analysis"), config.analysis_width
-    x = g.input("x", FLOAT, ["rows", PIXELS])
+    x = g.input("x", UINT8 if eight_bits else FLOAT, ["rows", PIXELS])
     neighbours = g.input("neighbours", INT32, ["neighbourhoods"])
+    if eight_bits:
+        x = g.add("Div", g.add("Cast", x, to=FLOAT), g.number(255.0))
     t = _matrix(g, x, "g_a.enter", PIXELS, width)
     for i in range(config.analysis_depth):
         t = _residual(g, t, neighbours, f"g_a.blocks.{i}", width)
@@ -236,7 +239,7 @@ def tables(graph, weights, position):
             if weight.ndim == 4:
                 weight = weight.sum((2, 3))
             if constant is not None:
-                made[name] = made[name] + weight @ constant
+                made[name] = made[name] + (weight * constant).sum(1)  # unlike a product, the same for any threads
             if layer == "g_s.up":
                 made[name] = _positions_first(made[name], len(made[name]) // 4)
                 constant = None  # from here on; what there was is in this bias
