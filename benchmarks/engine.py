@@ -48,25 +48,15 @@ def main():
 
 def picture(height, width):
     """uint8 (H, W, 3): noise, smoothed."""
-    noise = torch.rand(
-        1, 3, height + 8, width + 8, generator=torch.Generator().manual_seed(0)
-    )
+    noise = torch.rand(1, 3, height + 8, width + 8, generator=torch.Generator().manual_seed(0))
     smooth = ((F.avg_pool2d(noise, 9, 1) - 0.5) * 4 + 0.5).clamp(0, 1)
-    return (
-        (smooth[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    )
+    return (smooth[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def variants(model, engines, pixels):
     """{part: {(engine, threads): call}}."""
     quality, transforms = torch.tensor([QUALITY / 100]), model.transforms
-    x = (
-        torch.from_numpy(pixels)
-        .permute(2, 0, 1)[None]
-        .float()
-        .div(255)
-        .contiguous(memory_format=torch.channels_last)
-    )
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255).contiguous(memory_format=torch.channels_last)
     y = next(iter(engines.values())).analyse(pixels.transpose(2, 0, 1), QUALITY)
     y_tensor = torch.from_numpy(y)[None].contiguous(memory_format=torch.channels_last)
     y_hat, y_hat_tensor, out = y.round(), y_tensor.round(), np.empty_like(pixels)
@@ -84,9 +74,7 @@ def variants(model, engines, pixels):
     return {
         part: {
             **{("runtime", n): partial(call, engine) for n, engine in engines.items()},
-            **{
-                ("torch", n): partial(_with_threads, n, in_torch[part]) for n in engines
-            },
+            **{("torch", n): partial(_with_threads, n, in_torch[part]) for n in engines},
         }
         for part, call in runtime.items()
     }

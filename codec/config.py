@@ -64,48 +64,30 @@ class ModelConfig:
             value = getattr(self, field.name)
             kinds = (int, float) if field.type is float else field.type
             if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ModelError(
-                    f"{field.name} is {value!r}; it must be of type {field.type.__name__}"
-                )
+                raise ModelError(f"{field.name} is {value!r}; it must be of type {field.type.__name__}")
         for name, least, most in _BOUNDS:
             if not least <= getattr(self, name) <= most:
-                raise ModelError(
-                    f"{name} is {getattr(self, name)}; it must be from {least} to {most}"
-                )
+                raise ModelError(f"{name} is {getattr(self, name)}; it must be from {least} to {most}")
         for name in ("analysis_width", "synthesis_width16"):
             width = getattr(self, name)
             if not self.M <= width <= COARSE or width % 2:
-                raise ModelError(
-                    f"{name} is {width}; it must be even, at least M = {self.M} and at most {COARSE}"
-                )
+                raise ModelError(f"{name} is {width}; it must be even, at least M = {self.M} and at most {COARSE}")
         if self.M % 4 or self.M <= 0:
             raise ModelError(f"M is {self.M}; it must be a positive multiple of 4")
         if self.synthesis_width8 < FINE or self.synthesis_width8 % 2:
-            raise ModelError(
-                f"synthesis_width8 is {self.synthesis_width8}; it must be even, and the DCT needs {FINE}"
-            )
+            raise ModelError(f"synthesis_width8 is {self.synthesis_width8}; it must be even, and the DCT needs {FINE}")
         if self.anchors < 2 or not 0 < self.lmbda_min < self.lmbda_max:
-            raise ModelError(
-                "needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max"
-            )
+            raise ModelError("needs two anchor qualities or more, and 0 < lmbda_min < lmbda_max")
         if not 1 <= self.entropy_bits <= 8:
-            raise ModelError(
-                f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits"
-            )
+            raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
         if not 8 <= self.activation_bits <= 15:
-            raise ModelError(
-                f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits"
-            )
+            raise ModelError(f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits")
         if self.latents not in ("scalar", "vq"):
             raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
         if self.latents == "vq" and (self.code_dim < 1 or self.M % self.code_dim):
-            raise ModelError(
-                f"code_dim is {self.code_dim}; it must divide M = {self.M}"
-            )
+            raise ModelError(f"code_dim is {self.code_dim}; it must divide M = {self.M}")
         if self.latents == "vq" and not (2 <= self.codes <= 4096 and self.stages >= 1):
-            raise ModelError(
-                "vector-quantised latents need 2 to 4096 codes and a stage or more"
-            )
+            raise ModelError("vector-quantised latents need 2 to 4096 codes and a stage or more")
 
     @classmethod
     def from_dict(cls, values):
@@ -118,9 +100,7 @@ class ModelConfig:
         known = {field.name for field in fields(kind)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ModelError(
-                f"unknown fields in the model's config.json: {', '.join(unknown)}"
-            )
+            raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
         return kind(**values)
 
     def lmbda(self, quality):
@@ -129,11 +109,7 @@ class ModelConfig:
 
     def quality(self, lmbda):
         """Inverse of :meth:`lmbda`, for a float."""
-        return (
-            100
-            * math.log(lmbda / self.lmbda_min)
-            / math.log(self.lmbda_max / self.lmbda_min)
-        )
+        return 100 * math.log(lmbda / self.lmbda_min) / math.log(self.lmbda_max / self.lmbda_min)
 
     def quantisation_step(self):
         """Step of uniform quantisation of an orthonormal transform of [0, 1] at each anchor quality: float32 (anchors,).
@@ -142,9 +118,7 @@ class ModelConfig:
         per coefficient and pixel gives the step at which rate and lmbda agree.
         """
         quality = np.linspace(0, 100, self.anchors)
-        return (np.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255).astype(
-            np.float32
-        )
+        return (np.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255).astype(np.float32)
 
     def entropy_plan(self, step):
         """What the entropy networks are like; ``step`` is the real value of one unit of an activation."""

@@ -111,9 +111,7 @@ class Engine:
         """
         if self.config.latents == "vq":
             return None
-        (z,) = self._session("hyper").run(
-            ["z"], {"y": np.ascontiguousarray(y[None], np.float32)}
-        )
+        (z,) = self._session("hyper").run(["z"], {"y": np.ascontiguousarray(y[None], np.float32)})
         return z[0] * self._gain("z_log_gain.table", quality)[:, None, None]
 
     def synthesise(self, y_hat, quality):
@@ -145,9 +143,7 @@ class Engine:
             order = layout(*outer.size, self.config.analysis_width)
             x = _squares(pixels, outer)[order.raster]
             x = x if kind == "analysis" else x.astype(np.float32, copy=False)
-            (y,) = session.run(
-                ["y"], {"x": x, "neighbours": order.neighbours, **inputs}
-            )
+            (y,) = session.run(["y"], {"x": x, "neighbours": order.neighbours, **inputs})
             rows = order.stream.reshape(outer.size)[
                 piece.top - outer.top : piece.bottom - outer.top,
                 piece.left - outer.left : piece.right - outer.left,
@@ -182,20 +178,14 @@ class Engine:
             middle = piece.grown(self._reach8, height, width)
             geometry = _synthesis_geometry(piece, middle, outer, self.config)
             y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
-            y = np.ascontiguousarray(y.reshape(len(y), -1).T)[geometry.raster].astype(
-                np.float32, copy=False
-            )
+            y = np.ascontiguousarray(y.reshape(len(y), -1).T)[geometry.raster].astype(np.float32, copy=False)
             if gain is not None:
                 y /= gain
             parts = session.run(None, {"y_hat": y, **geometry.inputs, **inputs})
-            squares = np.concatenate(
-                [part.reshape(16, -1, part.shape[1]) for part in parts], axis=1
-            )
+            squares = np.concatenate([part.reshape(16, -1, part.shape[1]) for part in parts], axis=1)
             yield (
                 piece,
-                _from_squares(
-                    squares.reshape(-1, squares.shape[2])[geometry.out], piece
-                ),
+                _from_squares(squares.reshape(-1, squares.shape[2])[geometry.out], piece),
             )
 
     # --- Sessions and tables --------------------------------------------------------------------------------------
@@ -205,25 +195,15 @@ class Engine:
         with self._lock:
             if kind not in self._sessions:
                 graph = {
-                    "analysis": lambda config: graphs.analysis_graph(
-                        config, eight_bits=True
-                    ),
-                    "analysis_float": lambda config: graphs.analysis_graph(
-                        config, eight_bits=False
-                    ),
+                    "analysis": lambda config: graphs.analysis_graph(config, eight_bits=True),
+                    "analysis_float": lambda config: graphs.analysis_graph(config, eight_bits=False),
                     "hyper": graphs.hyper_graph,
-                    "synthesis": lambda config: graphs.synthesis_graph(
-                        config, rounded=True
-                    ),
-                    "synthesis_float": lambda config: graphs.synthesis_graph(
-                        config, rounded=False
-                    ),
+                    "synthesis": lambda config: graphs.synthesis_graph(config, rounded=True),
+                    "synthesis_float": lambda config: graphs.synthesis_graph(config, rounded=False),
                 }[kind](self.config)
                 # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
                 threads = 1 if kind == "hyper" else self.threads
-                session = _open(
-                    graph, graphs.initialisers(graph, self._weights), threads
-                )
+                session = _open(graph, graphs.initialisers(graph, self._weights), threads)
                 self._sessions[kind] = (
                     graph,
                     session,
@@ -262,22 +242,14 @@ class PlainTransforms:
 
     def __init__(self, config):
         self.config = config
-        matrix = (
-            coarse_to_pixels(haar_matrix(config.M))
-            .reshape(-1, 3, 16, 16)
-            .transpose(0, 2, 3, 1)
-        )
-        self._matrix = np.ascontiguousarray(
-            matrix.reshape(config.M, -1)
-        )  # (M, row, column, colour)
+        matrix = coarse_to_pixels(haar_matrix(config.M)).reshape(-1, 3, 16, 16).transpose(0, 2, 3, 1)
+        self._matrix = np.ascontiguousarray(matrix.reshape(config.M, -1))  # (M, row, column, colour)
         self._deviation = coarse_deviation(config.M)
         self._log_step = np.log(config.quantisation_step())
 
     def analyse(self, x, quality):
         """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16), in symbols."""
-        y = np.empty(
-            (self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32
-        )
+        y = np.empty((self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32)
         for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
             y[:, piece.top : piece.bottom, piece.left : piece.right] = part
         return y
@@ -310,9 +282,7 @@ class PlainTransforms:
         """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""
         total = count = 0
         for _, coefficients in self._coefficients(pixels):
-            total += np.square(coefficients[:, LOW:] / self._deviation[LOW:]).sum(
-                dtype=np.float64
-            )
+            total += np.square(coefficients[:, LOW:] / self._deviation[LOW:]).sum(dtype=np.float64)
             count += coefficients[:, LOW:].size
         return total / count
 
@@ -321,11 +291,7 @@ class PlainTransforms:
         height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
         for piece in pieces(height, width):
             x = _squares(pixels, piece)
-            x = (
-                np.divide(x, 255, dtype=np.float32)
-                if x.dtype == np.uint8
-                else x.astype(np.float32)
-            )
+            x = np.divide(x, 255, dtype=np.float32) if x.dtype == np.uint8 else x.astype(np.float32)
             yield piece, (x - np.float32(0.5)) @ self._matrix.T
 
     def _pixels(self, y_hat, quality):
@@ -339,9 +305,7 @@ class PlainTransforms:
             yield piece, x.reshape(16 * height, 16 * width, 3)
 
     def _step(self, quality):
-        return np.exp(
-            graphs.interpolated(self._log_step, anchor_position(self.config, quality))
-        )
+        return np.exp(graphs.interpolated(self._log_step, anchor_position(self.config, quality)))
 
 
 def anchor_position(config, quality):
@@ -354,9 +318,7 @@ def anchor_position(config, quality):
 
 def _in_pixels(piece):
     """Slices of a picture's rows and columns."""
-    return slice(STEP * piece.top, STEP * piece.bottom), slice(
-        STEP * piece.left, STEP * piece.right
-    )
+    return slice(STEP * piece.top, STEP * piece.bottom), slice(STEP * piece.left, STEP * piece.right)
 
 
 def _squares(pixels, piece):
@@ -370,21 +332,13 @@ def _squares(pixels, piece):
     if any(missing):
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     height, width = piece.size
-    return (
-        part.reshape(height, 16, width, 16, 3)
-        .transpose(0, 2, 1, 3, 4)
-        .reshape(height * width, -1)
-    )
+    return part.reshape(height, 16, width, 16, 3).transpose(0, 2, 1, 3, 4).reshape(height * width, -1)
 
 
 def _from_squares(squares, piece):
     """Rows of 8 x 8 pixels (positions at 1/8, 192) -> (16 x piece's height, 16 x piece's width, 3)."""
     height, width = (2 * n for n in piece.size)
-    return (
-        squares.reshape(height, width, 8, 24)
-        .transpose(0, 2, 1, 3)
-        .reshape(8 * height, 8 * width, 3)
-    )
+    return squares.reshape(height, width, 8, 24).transpose(0, 2, 1, 3).reshape(8 * height, 8 * width, 3)
 
 
 class _Geometry(NamedTuple):
@@ -405,27 +359,16 @@ def _synthesis_geometry(piece, middle, outer, config):
     """_Geometry: 1/16 on the outer piece, 1/8 on the middle one, pixels of the piece itself."""
     stream16 = layout(*outer.size, config.synthesis_width16)
     stream8 = layout(2 * middle.size[0], 2 * middle.size[1], config.synthesis_width8)
-    core = layout(
-        2 * piece.size[0], 2 * piece.size[1], 16 * graphs.PATCH_PARTS
-    )  # no part is empty
+    core = layout(2 * piece.size[0], 2 * piece.size[1], 16 * graphs.PATCH_PARTS)  # no part is empty
     r, c = np.divmod(stream8.raster, stream8.width)
-    latent = (
-        (r // 2 + middle.top - outer.top) * outer.size[1]
-        + c // 2
-        + middle.left
-        - outer.left
-    )
+    latent = (r // 2 + middle.top - outer.top) * outer.size[1] + c // 2 + middle.left - outer.left
     inputs = {
         "neighbours16": stream16.neighbours,
         "up": (4 * stream16.stream[latent] + 2 * (r % 2) + c % 2).astype(np.int32),
         "neighbours8": stream8.neighbours,
     }
-    wanted = stream8.core_neighbours(
-        2 * (piece.top - middle.top), 2 * (piece.left - middle.left), core
-    )
-    for k, part in enumerate(
-        np.array_split(wanted.reshape(36, -1), graphs.PATCH_PARTS, axis=1)
-    ):
+    wanted = stream8.core_neighbours(2 * (piece.top - middle.top), 2 * (piece.left - middle.left), core)
+    for k, part in enumerate(np.array_split(wanted.reshape(36, -1), graphs.PATCH_PARTS, axis=1)):
         inputs[f"neighbours_patch.{k}"] = np.ascontiguousarray(part).reshape(-1)
     return _Geometry(stream16.raster, inputs, core.stream)
 
@@ -445,24 +388,16 @@ def _open(graph, arrays, threads):
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:
-        return ort.InferenceSession(
-            graph.serialise(), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  its errors have no common base but this
-        raise ModelError(
-            f"ONNX Runtime {ort.__version__} cannot run the network: {error}"
-        ) from None
+        raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
 
 
 def _cores():
     """Cores that this process may use."""
     import os
 
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_folder(folder):
@@ -480,9 +415,7 @@ def read_folder(folder):
         config = ModelConfig.from_dict(values["architecture"])
         tensors = load_file(folder / "weights.safetensors")
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder}: no {Path(error.filename or 'weights.safetensors').name}"
-        ) from None
+        raise ModelError(f"{folder}: no {Path(error.filename or 'weights.safetensors').name}") from None
     except (
         OSError,
         ValueError,
@@ -493,9 +426,7 @@ def read_folder(folder):
     ) as error:
         raise ModelError(f"{folder}: {type(error).__name__}: {error}") from None
     if not isinstance(config, ModelConfig):
-        raise ModelError(
-            f"{folder}: a model of the first architecture, which this engine does not run"
-        )
+        raise ModelError(f"{folder}: a model of the first architecture, which this engine does not run")
     return config, tensors
 
 
@@ -505,29 +436,19 @@ def float_weights(config, tensors):
     Raises:
         ModelError: one is missing, unknown, of another shape or type, or not finite.
     """
-    found = {
-        name: array
-        for name, array in tensors.items()
-        if not name.startswith("entropy.")
-    }
+    found = {name: array for name, array in tensors.items() if not name.startswith("entropy.")}
     shapes = graphs.weight_shapes(config)
     for name, shape in shapes.items():
         if name not in found:
             raise ModelError(f"the weights lack {name}")
         array = found[name]
         if array.shape != shape:
-            raise ModelError(
-                f"the weights' {name} is {array.shape}, and config.json asks for {shape}"
-            )
+            raise ModelError(f"the weights' {name} is {array.shape}, and config.json asks for {shape}")
         if array.dtype not in (np.float16, np.float32):
-            raise ModelError(
-                f"the weights' {name} is {array.dtype}; float16 and float32 are allowed"
-            )
+            raise ModelError(f"the weights' {name} is {array.dtype}; float16 and float32 are allowed")
         if not np.isfinite(array).all():
             raise ModelError(f"the weights' {name} holds infinities or NaN")
     unknown = sorted(found.keys() - shapes.keys())
     if unknown:
-        raise ModelError(
-            f"the weights hold {unknown[0]}, which config.json does not ask for"
-        )
+        raise ModelError(f"the weights hold {unknown[0]}, which config.json does not ask for")
     return found
