@@ -169,7 +169,7 @@ class FirstConfig:
         return scale.lmbda(quality, self.lmbda_min, self.lmbda_max)
 
     def quality(self, lmbda):
-        return scale.quality(lmbda, self.lmbda_min, self.lmbda_max)
+        return scale.quality_of(lmbda, self.lmbda_min, self.lmbda_max)
 
     def entropy_plan(self, step):
         return EntropyPlan("relu", z_step=1 / 2, depthwise_step=step, companded=False)

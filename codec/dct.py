@@ -1,12 +1,13 @@
 """The transform codec that training starts from: a 16x16 transform of a DCT and a Haar step, and what to expect of it.
 
 An 8x8 DCT of a luma/chroma rotation, then a 2x2 Haar step on each of its 192 channels: 768 coefficients for 16x16
-pixels, orthonormal, ordered by the energy that photographs give them. The codec keeps the first M.
+pixels, orthonormal, ordered by the energy that photographs give them. The codec keeps the first M. NumPy arrays;
+:mod:`codec.nn.dct` has the same as tensors.
 """
 
 import math
 
-import torch
+import numpy as np
 
 from .config import COARSE, FINE, PATCH
 
@@ -18,15 +19,15 @@ _SMALLEST = 0.05  # a deviation is not taken to be less, so that rare channels a
 
 def dct_matrix():
     """(192, 192): pixels of an 8x8 RGB patch, in pixel_unshuffle's order, to orthonormal DCT coefficients."""
-    n = torch.arange(PATCH, dtype=torch.float64)
-    dct = torch.cos(math.pi / PATCH * n[:, None] * (n[None, :] + 0.5)) * (2 / PATCH) ** 0.5
+    n = np.arange(PATCH, dtype=np.float64)
+    dct = np.cos(math.pi / PATCH * n[:, None] * (n[None, :] + 0.5)) * (2 / PATCH) ** 0.5
     dct[0] *= 0.5**0.5
-    return torch.kron(torch.kron(torch.tensor(_ROTATION, dtype=torch.float64), dct), dct).float()
+    return np.kron(np.kron(np.array(_ROTATION), dct), dct).astype(np.float32)
 
 
 def haar_matrix(count):
     """(count, 768): the Haar step on DCT channels after pixel_unshuffle(2), the ``count`` most energetic rows."""
-    matrix = torch.zeros(count, COARSE)
+    matrix = np.zeros((count, COARSE), np.float32)
     for row, (_, c, k, l) in enumerate(_haar_rows(count)):
         for i in (0, 1):
             for j in (0, 1):
@@ -35,17 +36,19 @@ def haar_matrix(count):
 
 
 def fine_deviation():
-    """Expected standard deviation of each DCT channel of a photograph in [0, 1]: float (192,)."""
+    """Expected standard deviation of each DCT channel of a photograph in [0, 1]: float32 (192,)."""
     u, v, chroma = _frequencies()
-    frequency = (u**2 + v**2).sqrt()
+    frequency = np.sqrt(u**2 + v**2)
     # Amplitudes of photographs fall as about 1/f; the mean stands out by far. Measured.
-    return (chroma * torch.where(frequency == 0, 2.4, 0.3 / (0.5 + frequency))).clamp_min(_SMALLEST).float()
+    deviation = chroma * np.where(frequency == 0, 2.4, 0.3 / (0.5 + frequency))
+    return np.maximum(deviation, _SMALLEST).astype(np.float32)
 
 
 def coarse_deviation(count):
-    """The same for the first ``count`` channels of the whole transform: float (count,)."""
-    energy = torch.tensor([-e for e, *_ in _haar_rows(count)])
-    return torch.where(energy == 1, 4.8, 0.5 * energy).clamp_min(_SMALLEST)  # 1: the luma mean
+    """The same for the first ``count`` channels of the whole transform: float32 (count,)."""
+    energy = np.array([-e for e, *_ in _haar_rows(count)], np.float32)
+    deviation = np.where(energy == 1, 4.8, 0.5 * energy)  # 1: the luma mean
+    return np.maximum(deviation, _SMALLEST).astype(np.float32)
 
 
 def coarse_to_pixels(matrix):
@@ -54,25 +57,25 @@ def coarse_to_pixels(matrix):
     Orthonormal: the transpose of the result leads back.
     """
     rows = len(matrix)
-    # (rows, DCT channel, i, j) -> (rows, pixel of the 8x8 patch, i, j); patch (i, j) of a 2x2 square of patches.
-    patches = torch.einsum("rcij,cp->rpij", matrix.view(rows, FINE, 2, 2), dct_matrix().to(matrix))
+    # (rows, DCT channel, i, j) -> (rows, i, j, pixel of the 8x8 patch); patch (i, j) of a 2x2 square of patches.
+    patches = matrix.reshape(rows, FINE, 2, 2).transpose(0, 2, 3, 1) @ dct_matrix()
     # pixel_unshuffle(16) counts colour, row, column; the row of a pixel is 8 i + its row in the patch.
-    patches = patches.view(rows, 3, PATCH, PATCH, 2, 2)
-    return patches.permute(0, 1, 4, 2, 5, 3).reshape(rows, COARSE)
+    patches = patches.reshape(rows, 2, 2, 3, PATCH, PATCH)
+    return patches.transpose(0, 3, 1, 4, 2, 5).reshape(rows, COARSE)
 
 
 def coarse_from_pixels(matrix):
     """Inverse of :func:`coarse_to_pixels`."""
     rows = len(matrix)
-    patches = matrix.view(rows, 3, 2, PATCH, 2, PATCH).permute(0, 1, 3, 5, 2, 4).reshape(rows, FINE, 2, 2)
-    return torch.einsum("rpij,cp->rcij", patches, dct_matrix().to(matrix)).reshape(rows, COARSE)
+    patches = matrix.reshape(rows, 3, 2, PATCH, 2, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(rows, 2, 2, FINE)
+    return (patches @ dct_matrix().T).transpose(0, 3, 1, 2).reshape(rows, COARSE)
 
 
 def _frequencies():
-    """Vertical and horizontal frequency, and deviation relative to luma, of each DCT channel: three (192,)."""
-    u = torch.arange(PATCH).repeat_interleave(PATCH).repeat(3).double()
-    v = torch.arange(PATCH).repeat(PATCH * 3).double()
-    return u, v, torch.tensor(_CHROMA, dtype=torch.float64).repeat_interleave(PATCH**2)
+    """Vertical and horizontal frequency, and deviation relative to luma, of each DCT channel: three float64 (192,)."""
+    u = np.tile(np.repeat(np.arange(PATCH), PATCH), 3).astype(np.float64)
+    v = np.tile(np.arange(PATCH), PATCH * 3).astype(np.float64)
+    return u, v, np.repeat(np.array(_CHROMA), PATCH**2)
 
 
 def _haar_rows(count):
@@ -83,8 +86,8 @@ def _haar_rows(count):
         for l in (0, 1):
             # Odd DCT functions flip their sign from block to block in a smooth signal, so that for them the
             # difference of neighbours is the lower frequency.
-            fu = 2 * u + torch.where(u % 2 == 0, float(k), float(1 - k))
-            fv = 2 * v + torch.where(v % 2 == 0, float(l), float(1 - l))
-            energy = (chroma / (1 + (fu**2 + fv**2).sqrt())).tolist()
+            fu = 2 * u + np.where(u % 2 == 0, float(k), float(1 - k))
+            fv = 2 * v + np.where(v % 2 == 0, float(l), float(1 - l))
+            energy = (chroma / (1 + np.sqrt(fu**2 + fv**2))).tolist()
             rows += [(-e, c, k, l) for c, e in enumerate(energy)]
     return sorted(rows)[:count]

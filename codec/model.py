@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import FirstConfig, ModelConfig
-from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
 from .entropy import EntropyCoder
 from .errors import Corrupt, ModelError
 from .first import FirstTransforms
 from .integer import QUALITY_UNIT
+from .nn.dct import coarse_deviation, coarse_to_pixels, haar_matrix, quantisation_step
 from .transforms import Analysis, HyperAnalysis, QualityTable, Synthesis, interpolate, nchw, nhwc
 from .vector_entropy import VectorCoder
 
@@ -75,7 +75,7 @@ class PlainTransforms(nn.Module):
         super().__init__()
         self.register_buffer("matrix", coarse_to_pixels(haar_matrix(config.M)), persistent=False)
         self.register_buffer("deviation", coarse_deviation(config.M), persistent=False)
-        self.register_buffer("log_step", torch.tensor(config.quantisation_step()).log(), persistent=False)
+        self.register_buffer("log_step", quantisation_step(config).log(), persistent=False)
 
     def coefficients(self, x):
         """x (B, 3, H, W) in [0, 1] -> (B, M, H/16, W/16), orthonormal."""

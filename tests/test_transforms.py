@@ -5,8 +5,15 @@ import torch
 import torch.nn.functional as F
 from tiny import CONFIG
 
-from codec.dct import coarse_deviation, coarse_from_pixels, coarse_to_pixels, dct_matrix, haar_matrix
 from codec.model import ModelConfig, PlainTransforms, Transforms
+from codec.nn.dct import (
+    coarse_deviation,
+    coarse_from_pixels,
+    coarse_to_pixels,
+    dct_matrix,
+    haar_matrix,
+    quantisation_step,
+)
 from codec.training.transforms import Centre, TrainableTransforms, calibrate
 from codec.transforms import QualityTable, compand
 
@@ -95,7 +102,7 @@ def test_training_starts_as_the_dct_codec():
         torch.testing.assert_close(transforms.skeleton(x), kept, atol=1e-4, rtol=0)
         for anchor in range(config.anchors):
             quality = torch.tensor([100.0 * anchor / (config.anchors - 1)])
-            unit = torch.minimum(torch.tensor(config.quantisation_step())[anchor], coarse_deviation(config.M))
+            unit = torch.minimum(quantisation_step(config)[anchor], coarse_deviation(config.M))
             moved = (transforms.g_a(x, quality) - exact).square().mean((0, 2, 3)).sqrt()
             assert (moved / unit).mean() < 0.4 and (moved > 0).all()
 

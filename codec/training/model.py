@@ -8,12 +8,12 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..dct import coarse_deviation
 from ..entropy import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
 from ..integer import TrainableLayer
 from ..latents.networks import LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, walk
+from ..nn.dct import coarse_deviation
 from ..quality import QUALITY_UNIT
 from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
 from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture

@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..dct import FINE, coarse_deviation, coarse_from_pixels, coarse_to_pixels, dct_matrix, fine_deviation, haar_matrix
+from ..nn.dct import (
+    FINE,
+    coarse_deviation,
+    coarse_from_pixels,
+    coarse_to_pixels,
+    dct_matrix,
+    fine_deviation,
+    haar_matrix,
+    quantisation_step,
+)
 from ..transforms import (
     SLOPE,
     Depthwise,
@@ -181,7 +190,7 @@ class Analysis(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        width, step = config.analysis_width, torch.tensor(config.quantisation_step())
+        width, step = config.analysis_width, quantisation_step(config)
         coarse = coarse_deviation(width)
         self.register_buffer("dct", dct_matrix(), persistent=False)
         self.enter = Skeleton(haar_matrix(width), fine_deviation().repeat_interleave(4))
@@ -218,8 +227,7 @@ class Synthesis(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        width16, width8 = config.synthesis_width16, config.synthesis_width8
-        step = torch.tensor(config.quantisation_step())
+        width16, width8, step = config.synthesis_width16, config.synthesis_width8, quantisation_step(config)
         coarse = coarse_deviation(width16)
         fine = F.pad(fine_deviation(), (0, width8 - FINE), value=0.1)
         self.enter = Skeleton(torch.eye(width16, config.M), coarse[: config.M])
@@ -316,7 +324,7 @@ class TrainableTransforms(nn.Module):
         if config.latents == "vq":
             return
         self.h_a = HyperAnalysis(config)
-        self.log_gain = Gain(-torch.tensor(config.quantisation_step()).log()[:, None].expand(-1, config.M))
+        self.log_gain = Gain(-quantisation_step(config).log()[:, None].expand(-1, config.M))
         self.z_log_gain = QualityTable(torch.full((config.anchors, config.N), Z_GAIN_START))
 
     def analyse(self, x, quality):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from compressai._CXX import pmf_to_quantized_cdf
 from torch import distributed, nn
 
-from ..dct import coarse_deviation
 from ..latents.vector import CONTEXTS, MAGNITUDES, squared_error_per_bit
+from ..nn.dct import coarse_deviation
 from ..quantise import straight_through
 from ..vector_entropy import choose, contexts, from_groups, histories, to_groups
 from .transforms import TrainableTransforms

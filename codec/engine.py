@@ -1,0 +1,454 @@
+"""The runtime engine: g_a, h_a and g_s of a model in ONNX Runtime, in pieces, so that memory stays bounded.
+
+    pixels -> analyse -> y -> side_information -> z
+    y_hat  -> synthesise -> pixels
+
+Needs numpy, onnxruntime and safetensors; onnxruntime is imported when the first network runs. Arrays are NumPy's.
+
+Large pictures are cut into squares of :data:`PIECE` latent positions on a fixed grid. A network runs on a square and
+the positions around it that can influence it, so that the result is that of the whole picture, up to float rounding.
+
+The same input gives the same bytes, whatever the number of threads. ONNX Runtime cuts a matrix product into ranges of
+rows when it has at least as many rows as columns, which leaves the order of every sum alone; streams are filled up to
+that many rows (:class:`codec.winograd.Layout`).
+"""
+
+import json
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import graphs
+from .config import ModelConfig
+from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
+from .errors import ModelError
+from .winograd import layout
+
+STEP = 16  # pixels per latent position
+PIECE = 128  # side of a piece, in latent positions
+MAX_THREADS = 32  # beyond, single products of a batch would be cut as well
+QUALITY_UNIT = 100  # hundredths
+LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
+
+
+class Piece(NamedTuple):
+    """A square of the grid: rows top to bottom, columns left to right, in latent positions; ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self):
+        return self.bottom - self.top, self.right - self.left
+
+    def grown(self, reach, height, width):
+        """The piece and ``reach`` positions to each side, as far as the picture goes."""
+        return Piece(
+            max(self.top - reach, 0), min(self.bottom + reach, height),
+            max(self.left - reach, 0), min(self.right + reach, width),
+        )  # fmt: skip
+
+
+def pieces(height, width):
+    """The pieces of ``height`` x ``width`` latent positions, row by row."""
+    for top in range(0, height, PIECE):
+        for left in range(0, width, PIECE):
+            yield Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
+
+
+class Engine:
+    """The float networks of one model.
+
+    Args:
+        config: ModelConfig.
+        weights: name -> float array of all float weights, as :func:`read_weights` returns them.
+        threads: of one call; None: as many as there are cores. At most 32 are used.
+
+    Calls from several threads are allowed.
+    """
+
+    def __init__(self, config, weights, threads=None):
+        self.config, self.threads = config, threads
+        self._weights = weights
+        self._sessions, self._tables = {}, {}
+        self._lock = threading.Lock()
+        self._analysis_reach = config.analysis_depth
+        # 3x3 layers at 1/8 look half as far; the last one makes the pixels.
+        self._reach8 = -(-(config.synthesis_depth8 + 1) // 2)
+        self._synthesis_reach = config.synthesis_depth16 + self._reach8
+
+    @classmethod
+    def from_folder(cls, folder, threads=None):
+        """Engine of a model folder.
+
+        Raises:
+            ModelError: config.json or weights.safetensors is missing, damaged, or does not fit the other.
+        """
+        config, tensors = read_folder(folder)
+        return cls(config, float_weights(config, tensors), threads)
+
+    # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
+
+    def analyse(self, x, quality):
+        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16).
+
+        In symbols, where latents are scalar. H and W are multiples of 64.
+        """
+        _, height, width = x.shape
+        y = np.empty((self.config.M, height // STEP, width // STEP), np.float32)
+        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
+            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
+        return y
+
+    def side_information(self, y, quality):
+        """Gained y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
+
+        None where latents need none. The border is zeros: tiles that are coded apart are given apart.
+        """
+        if self.config.latents == "vq":
+            return None
+        (z,) = self._session("hyper").run(["z"], {"y": np.ascontiguousarray(y[None], np.float32)})
+        return z[0] * self._gain("z_log_gain.table", quality)[:, None, None]
+
+    def synthesise(self, y_hat, quality):
+        """y_hat (M, h, w), as :meth:`analyse` scales it -> x_hat float32 (3, 16 h, 16 w), not clamped."""
+        x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
+        for piece, part in self._synthesise_pieces(y_hat, quality, "synthesis_float"):
+            rows, columns = _in_pixels(piece)
+            x_hat[:, rows, columns] = part.transpose(2, 0, 1)
+        return x_hat
+
+    # --- Large pictures, as 8-bit pixels --------------------------------------------------------------------------
+
+    def analyse_pieces(self, pixels, quality):
+        """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of a picture.
+
+        Args:
+            pixels: uint8, or float in [0, 1], (H, W, 3) of any size, or anything with a shape and a dtype that can be
+                sliced like that; the last row and column are repeated up to multiples of 64. y covers the padded
+                picture.
+            quality: in hundredths.
+        """
+        kind = "analysis" if pixels.dtype == np.uint8 else "analysis_float"
+        session = self._session(kind)
+        inputs = self._quality_tables(kind, quality)
+        gain = self._gain("log_gain.table", quality)
+        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        for piece in pieces(height, width):
+            outer = piece.grown(self._analysis_reach, height, width)
+            order = layout(*outer.size, self.config.analysis_width)
+            x = _squares(pixels, outer)[order.raster]
+            x = x if kind == "analysis" else x.astype(np.float32, copy=False)
+            (y,) = session.run(["y"], {"x": x, "neighbours": order.neighbours, **inputs})
+            rows = order.stream.reshape(outer.size)[
+                piece.top - outer.top : piece.bottom - outer.top,
+                piece.left - outer.left : piece.right - outer.left,
+            ]
+            y = y[rows.reshape(-1)]
+            if gain is not None:
+                y *= gain
+            yield piece, np.ascontiguousarray(y.T).reshape(-1, *piece.size)
+
+    def synthesise_pieces(self, y_hat, quality):
+        """Yield (Piece, uint8 (16 x piece's height, 16 x piece's width, 3)) for all pieces of a picture.
+
+        Args:
+            y_hat: (M, h, w), of any type that float32 holds, or anything that can be sliced like that: it is asked for
+                one piece and what is around it at a time.
+        """
+        return self._synthesise_pieces(y_hat, quality, "synthesis")
+
+    def synthesise_into(self, pixels, y_hat, quality):
+        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
+        for piece, part in self.synthesise_pieces(y_hat, quality):
+            target = pixels[_in_pixels(piece)]
+            target[:] = part[: target.shape[0], : target.shape[1]]
+
+    def _synthesise_pieces(self, y_hat, quality, kind):
+        session = self._session(kind)
+        inputs = self._quality_tables(kind, quality)
+        gain = self._gain("log_gain.table", quality)
+        _, height, width = y_hat.shape
+        for piece in pieces(height, width):
+            outer = piece.grown(self._synthesis_reach, height, width)
+            middle = piece.grown(self._reach8, height, width)
+            geometry = _synthesis_geometry(piece, middle, outer, self.config)
+            y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
+            y = np.ascontiguousarray(y.reshape(len(y), -1).T)[geometry.raster].astype(np.float32, copy=False)
+            if gain is not None:
+                y /= gain
+            parts = session.run(None, {"y_hat": y, **geometry.inputs, **inputs})
+            squares = np.concatenate([part.reshape(16, -1, part.shape[1]) for part in parts], axis=1)
+            yield (
+                piece,
+                _from_squares(squares.reshape(-1, squares.shape[2])[geometry.out], piece),
+            )
+
+    # --- Sessions and tables --------------------------------------------------------------------------------------
+
+    def _session(self, kind):
+        """ONNX Runtime session of a network: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", "hyper"."""
+        with self._lock:
+            if kind not in self._sessions:
+                graph = {
+                    "analysis": lambda config: graphs.analysis_graph(config, eight_bits=True),
+                    "analysis_float": lambda config: graphs.analysis_graph(config, eight_bits=False),
+                    "hyper": graphs.hyper_graph,
+                    "synthesis": lambda config: graphs.synthesis_graph(config, rounded=True),
+                    "synthesis_float": lambda config: graphs.synthesis_graph(config, rounded=False),
+                }[kind](self.config)
+                # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
+                threads = 1 if kind == "hyper" else self.threads
+                session = _open(graph, graphs.initialisers(graph, self._weights), threads)
+                self._sessions[kind] = (
+                    graph,
+                    session,
+                    graphs.kernels(graph, self._weights),
+                )
+            return self._sessions[kind][1]
+
+    def _quality_tables(self, kind, quality):
+        """Inputs of a network that are no picture, at a quality; the latest ones are remembered."""
+        graph, _, kernels = self._sessions[kind]
+        found, tables = self._tables.get(kind, (None, None))
+        if found != quality:
+            tables = {
+                **kernels,
+                **graphs.tables(graph, self._weights, self._position(quality)),
+            }
+            self._tables[kind] = quality, tables
+        return tables
+
+    def _gain(self, name, quality):
+        """Gains (channels,) at a quality; None where latents have sizes of their own."""
+        if name not in self._weights:
+            return None
+        return np.exp(graphs.interpolated(self._weights[name], self._position(quality)))
+
+    def _position(self, quality):
+        return anchor_position(self.config, quality)
+
+
+class PlainTransforms:
+    """The transform codec that training starts from: M coefficients of a 16 x 16 transform, one step for all.
+
+    What photographs do not hold (text, line art, dither, checkerboards) the learned transforms reproduce badly, at
+    whatever rate. This one treats all pictures alike. NumPy alone.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        matrix = coarse_to_pixels(haar_matrix(config.M)).reshape(-1, 3, 16, 16).transpose(0, 2, 3, 1)
+        self._matrix = np.ascontiguousarray(matrix.reshape(config.M, -1))  # (M, row, column, colour)
+        self._deviation = coarse_deviation(config.M)
+        self._log_step = np.log(np.array(config.quantisation_step(), np.float32))
+
+    def analyse(self, x, quality):
+        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16), in symbols."""
+        y = np.empty((self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32)
+        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
+            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
+        return y
+
+    def analyse_pieces(self, pixels, quality):
+        """As :meth:`Engine.analyse_pieces`."""
+        step = self._step(quality)
+        for piece, coefficients in self._coefficients(pixels):
+            yield (
+                piece,
+                np.ascontiguousarray(coefficients.T / step).reshape(-1, *piece.size),
+            )
+
+    def synthesise(self, y_hat, quality):
+        """y_hat (M, h, w) in symbols -> x_hat float32 (3, 16 h, 16 w), not clamped."""
+        x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
+        for piece, part in self._pixels(y_hat, quality):
+            rows, columns = _in_pixels(piece)
+            x_hat[:, rows, columns] = part.transpose(2, 0, 1)
+        return x_hat
+
+    def synthesise_pieces(self, y_hat, quality):
+        """As :meth:`Engine.synthesise_pieces`."""
+        for piece, part in self._pixels(y_hat, quality):
+            yield piece, np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+
+    synthesise_into = Engine.synthesise_into
+
+    def strangeness(self, pixels):
+        """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""
+        total = count = 0
+        for _, coefficients in self._coefficients(pixels):
+            total += np.square(coefficients[:, LOW:] / self._deviation[LOW:]).sum(dtype=np.float64)
+            count += coefficients[:, LOW:].size
+        return total / count
+
+    def _coefficients(self, pixels):
+        """Yield (Piece, float32 (positions, M)), orthonormal."""
+        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        for piece in pieces(height, width):
+            x = _squares(pixels, piece)
+            x = np.divide(x, 255, dtype=np.float32) if x.dtype == np.uint8 else x.astype(np.float32)
+            yield piece, (x - np.float32(0.5)) @ self._matrix.T
+
+    def _pixels(self, y_hat, quality):
+        """Yield (Piece, float32 (16 x piece's height, 16 x piece's width, 3))."""
+        for piece in pieces(*y_hat.shape[1:]):
+            y = np.asarray(y_hat[:, piece.top : piece.bottom, piece.left : piece.right])
+            y = y.reshape(len(y), -1).T.astype(np.float32) * self._step(quality)
+            x = y @ self._matrix + np.float32(0.5)
+            height, width = piece.size
+            x = x.reshape(height, width, 16, 48).transpose(0, 2, 1, 3)
+            yield piece, x.reshape(16 * height, 16 * width, 3)
+
+    def _step(self, quality):
+        return np.exp(graphs.interpolated(self._log_step, anchor_position(self.config, quality)))
+
+
+def anchor_position(config, quality):
+    """Quality in hundredths -> float position between the anchors."""
+    return min(max(quality / (100 * QUALITY_UNIT), 0.0), 1.0) * (config.anchors - 1)
+
+
+# --- Pixels <-> rows of squares --------------------------------------------------------------------------------------
+
+
+def _in_pixels(piece):
+    """Slices of a picture's rows and columns."""
+    return slice(STEP * piece.top, STEP * piece.bottom), slice(STEP * piece.left, STEP * piece.right)
+
+
+def _squares(pixels, piece):
+    """The 16 x 16 squares of a piece of a picture (H, W, 3), its border repeated: (positions, 768), same type."""
+    rows, columns = _in_pixels(piece)
+    part = np.asarray(pixels[rows, columns])
+    missing = (
+        rows.stop - rows.start - part.shape[0],
+        columns.stop - columns.start - part.shape[1],
+    )
+    if any(missing):
+        part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    height, width = piece.size
+    return part.reshape(height, 16, width, 16, 3).transpose(0, 2, 1, 3, 4).reshape(height * width, -1)
+
+
+def _from_squares(squares, piece):
+    """Rows of 8 x 8 pixels (positions at 1/8, 192) -> (16 x piece's height, 16 x piece's width, 3)."""
+    height, width = (2 * n for n in piece.size)
+    return squares.reshape(height, width, 8, 24).transpose(0, 2, 1, 3).reshape(8 * height, 8 * width, 3)
+
+
+class _Geometry(NamedTuple):
+    """What the synthesis of a piece takes from where.
+
+    Attributes:
+        raster: positions of the outer piece for each row of the stream at 1/16.
+        inputs: the graph's int32 inputs.
+        out: rows of the result, in raster order at 1/8.
+    """
+
+    raster: np.ndarray
+    inputs: dict
+    out: np.ndarray
+
+
+def _synthesis_geometry(piece, middle, outer, config):
+    """_Geometry: 1/16 on the outer piece, 1/8 on the middle one, pixels of the piece itself."""
+    stream16 = layout(*outer.size, config.synthesis_width16)
+    stream8 = layout(2 * middle.size[0], 2 * middle.size[1], config.synthesis_width8)
+    core = layout(2 * piece.size[0], 2 * piece.size[1], 16 * graphs.PATCH_PARTS)  # no part is empty
+    r, c = np.divmod(stream8.raster, stream8.width)
+    latent = (r // 2 + middle.top - outer.top) * outer.size[1] + c // 2 + middle.left - outer.left
+    inputs = {
+        "neighbours16": stream16.neighbours,
+        "up": (4 * stream16.stream[latent] + 2 * (r % 2) + c % 2).astype(np.int32),
+        "neighbours8": stream8.neighbours,
+    }
+    wanted = stream8.core_neighbours(2 * (piece.top - middle.top), 2 * (piece.left - middle.left), core)
+    for k, part in enumerate(np.array_split(wanted.reshape(36, -1), graphs.PATCH_PARTS, axis=1)):
+        inputs[f"neighbours_patch.{k}"] = np.ascontiguousarray(part).reshape(-1)
+    return _Geometry(stream16.raster, inputs, core.stream)
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def _open(graph, arrays, threads):
+    """Session of a graph on the CPU; its initialisers are ``arrays``."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = min(threads or _cores(), MAX_THREADS)
+    options.enable_mem_pattern = False  # pieces differ in size
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), values)
+    try:
+        return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  its errors have no common base but this
+        raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
+
+
+def _cores():
+    """Cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_folder(folder):
+    """``(ModelConfig, tensors)`` of a model folder: name -> array, nothing of it checked but the config.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = ModelConfig.from_dict(values["architecture"])
+        tensors = load_file(folder / "weights.safetensors")
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder}: no {Path(error.filename or 'weights.safetensors').name}") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
+        raise ModelError(f"{folder}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, ModelConfig):
+        raise ModelError(f"{folder}: a model of the first architecture, which this engine does not run")
+    return config, tensors
+
+
+def float_weights(config, tensors):
+    """The float weights among a model's tensors, checked: name -> float16 or float32 array.
+
+    Raises:
+        ModelError: one is missing, unknown, of another shape or type, or not finite.
+    """
+    found = {name: array for name, array in tensors.items() if not name.startswith("entropy.")}
+    shapes = graphs.weight_shapes(config)
+    for name, shape in shapes.items():
+        if name not in found:
+            raise ModelError(f"the weights lack {name}")
+        array = found[name]
+        if array.shape != shape:
+            raise ModelError(f"the weights' {name} is {array.shape}, and config.json asks for {shape}")
+        if array.dtype not in (np.float16, np.float32):
+            raise ModelError(f"the weights' {name} is {array.dtype}; float16 and float32 are allowed")
+        if not np.isfinite(array).all():
+            raise ModelError(f"the weights' {name} holds infinities or NaN")
+    unknown = sorted(found.keys() - shapes.keys())
+    if unknown:
+        raise ModelError(f"the weights hold {unknown[0]}, which config.json does not ask for")
+    return found
