@@ -4,7 +4,7 @@ import io
 
 import click
 
-from codec import bitstream
+from codec import bitstream, weights
 from codec.errors import ImageError
 
 from .common import COMPRESSED_SUFFIX, Quality, coder_options, plan, run
@@ -50,6 +50,10 @@ def compress(inputs, output, quality, force, recursive, exif, model, device, thr
         from codec import Codec
 
         coder = Codec(model, device=device, threads=threads)
+        if not weights.is_released(coder.model_id):
+            click.echo(
+                f"codec: model {coder.model_id} is experimental: later versions may not read what it writes", err=True
+            )
 
     def work(job):
         image = _picture_in(job.source.read_bytes()) if job.source.path is None else job.source.path

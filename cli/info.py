@@ -9,16 +9,8 @@ from codec.errors import ModelError
 
 from .common import COMPRESSED_SUFFIX, expand, run
 
-# Section name -> what a user calls it. Anything the format gains later is shown under its own name.
-LABELS = {
-    "header": "header",
-    "z": "side information (z)",
-    "y": "latents (y)",
-    "alpha": "alpha plane",
-    "icc": "ICC profile",
-    "exif": "EXIF",
-    "checksum": "checksum",
-}
+# Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
+LABELS = {"header": "header", "alpha": "alpha plane", "icc": "ICC profile", "exif": "EXIF"}
 
 
 @click.command()
@@ -29,7 +21,7 @@ def info(inputs, as_json, recursive):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. The checksum is verified; the picture is not decoded.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded.
     """
     show = _as_json if as_json else _as_text
 
@@ -45,7 +37,7 @@ def examine(data: bytes, name: str) -> dict:
     Raises:
         BitstreamError: the bytes are not a whole and undamaged file.
     """
-    container = bitstream.unpack(data)
+    container, header = bitstream.unpack(data), bitstream.read_header(data)
     pixels = container.width * container.height
     return {
         "file": name,
@@ -58,9 +50,10 @@ def examine(data: bytes, name: str) -> dict:
         "icc": container.icc is not None,
         "exif": container.exif is not None,
         "quality": container.quality / 100,
-        "transform": "plain" if container.plain else "learned",
+        "transform": "plain" if container.plain else "none" if container.flat else "learned",
+        "tiles": len(container.tiles),
         "model": container.model_id,
-        "model_installed": _is_installed(container.model_id),
+        **_model_state(container.model_id),
         "parts": [
             {
                 "name": part,
@@ -69,16 +62,19 @@ def examine(data: bytes, name: str) -> dict:
                 "percent": round(100 * length / len(data), 2),
                 "bpp": _bpp(length, pixels),
             }
-            for part, offset, length in bitstream.sections(data)
+            for part, offset, length in header.layout()
         ],
     }
 
 
-def _is_installed(model_id: str) -> bool:
+def _model_state(model_id: str) -> dict:
     try:
-        return model_id in weights.list_models()
+        return {
+            "model_installed": model_id in weights.list_models(),
+            "model_released": weights.is_released(model_id),
+        }
     except ModelError:  # no model at all
-        return False
+        return {"model_installed": False, "model_released": False}
 
 
 def _bpp(length: int, pixels: int) -> float:
@@ -95,14 +91,16 @@ def _as_text(found: dict) -> str:
         word for key, word in (("alpha", "alpha"), ("icc", "ICC profile"), ("exif", "EXIF")) if found[key]
     ]
     installed = "installed" if found["model_installed"] else "not installed; decompress needs --model"
+    state = "released" if found["model_released"] else "experimental"
+    transform = {"plain": ", plain transform", "none": ", one colour a tile"}.get(found["transform"], "")
     rows = [(LABELS.get(part["name"], part["name"]), part) for part in found["parts"]]
     total = {"bytes": found["bytes"], "percent": 100.0, "bpp": found["bpp"]}
     return "\n".join(
         [
             found["file"],
             f"  picture  {found['width']} x {found['height']}, {', '.join([kind, *extras])}",
-            f"  quality  {found['quality']:g}{', plain transform' if found['transform'] == 'plain' else ''}",
-            f"  model    {found['model']} ({installed})",
+            f"  quality  {found['quality']:g}{transform}",
+            f"  model    {found['model']} ({state}; {installed})",
             "",
             f"  {'part':<22}{'bytes':>12}{'share':>9}{'bpp':>10}",
             *(_row(label, part) for label, part in [*rows, ("total", total)]),

@@ -3,12 +3,10 @@
 import functools
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
-from . import bitstream, image_io, pixels, weights
+from . import bitstream, image_io, weights
 from .errors import CodecError, ModelError
-from .integer import QUALITY_UNIT
-from .model import CodecModel
+from .model import Model
+from .quality import hundredths
 
 
 class Codec:
@@ -17,11 +15,13 @@ class Codec:
     Args:
         model: id of an installed model or path of a model folder; None for the shipped default. With None, files
             made by any installed model are decompressed; otherwise only those of this model.
-        device: "cpu", "cuda", ... Files are the same size and quality everywhere, and each decodes everywhere.
-        threads: PyTorch threads, for the whole process; None leaves the setting alone.
+        device: "cpu"; others, such as "cuda", need the torch backend.
+        threads: None: as many as there are cores.
+        backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
+            the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
 
     Raises:
-        ModelError: there is no such model, or its files are damaged. CodecError: PyTorch cannot use the device.
+        ModelError: there is no such model, or its files are damaged. CodecError: there is no such backend or device.
 
     Example:
         >>> codec = Codec()
@@ -29,14 +29,13 @@ class Codec:
         >>> image = codec.decompress(data)
     """
 
-    def __init__(self, model=None, device="cpu", threads=None):
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise CodecError(f"device {device}: {str(error).splitlines()[0]}") from None
-        self.device = device
+    def __init__(self, model=None, device="cpu", threads=None, backend=None):
+        self.device, self.threads = str(device), threads
+        self.backend = backend or ("onnx" if self.device == "cpu" else "torch")
+        if self.backend not in ("onnx", "torch"):
+            raise CodecError(f"backend {backend}: there are onnx and torch")
+        if self.backend == "onnx" and self.device != "cpu":
+            raise CodecError(f"device {device}: needs the torch backend")
         self._any_model = model is None
         folder = weights.find_model(model)
         self.model_id = weights.model_id(folder)
@@ -44,7 +43,7 @@ class Codec:
 
     @property
     def model(self):
-        """The CodecModel that compresses."""
+        """The model.Model that compresses."""
         return self._models[self.model_id]
 
     def compress(self, image, quality=50.0, *, exif=False):
@@ -58,7 +57,7 @@ class Codec:
         Raises:
             ImageError: the picture cannot be read or is too large. ValueError: the quality is out of range.
         """
-        return self._compress(image_io.read_picture(image), _hundredths(quality), exif)
+        return self._compress(image_io.read_picture(image), hundredths(quality), exif)
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -70,9 +69,9 @@ class Codec:
 
     def compress_batch(self, images, quality=50.0, *, exif=False):
         """A list of files' bytes, each the same as :meth:`compress` gives; the next picture is read meanwhile."""
-        hundredths = _hundredths(quality)
+        quality = hundredths(quality)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            return [self._compress(picture, hundredths, exif) for picture in pool.map(image_io.read_picture, images)]
+            return [self._compress(picture, quality, exif) for picture in pool.map(image_io.read_picture, images)]
 
     def decompress_batch(self, files):
         """A list of PIL.Images, each the same as :meth:`decompress` gives."""
@@ -80,16 +79,14 @@ class Codec:
 
     def reconstruct(self, image, quality=50.0):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
-        picture = image_io.read_picture(image)
-        x = pixels.to_tensor(picture.pixels).to(self.device)
-        coded = self.model.encode(x, _hundredths(quality))
-        x_hat = self.model.reconstruct(coded.y_hat, _hundredths(quality), coded.plain)
-        return pixels.to_uint8(x_hat, *picture.pixels.shape[:2])
+        pixels = image_io.read_picture(image).pixels
+        coded = self.model.encode(pixels, hundredths(quality))
+        return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
     def _compress(self, picture, quality, exif):
         height, width = picture.pixels.shape[:2]
-        x = pixels.to_tensor(picture.pixels).to(self.device)
-        coded = self.model.encode(x, quality)
+        bitstream.check_size(width, height)
+        coded = self.model.encode(picture.pixels, quality)
         return bitstream.pack(
             bitstream.Container(
                 model_id=self.model_id,
@@ -98,9 +95,8 @@ class Codec:
                 height=height,
                 grey=picture.grey,
                 plain=coded.plain,
-                z_string=coded.z_string,
-                y_string=coded.y_string,
-                symbols_crc=coded.crc,
+                flat=coded.flat,
+                tiles=coded.tiles,
                 alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
                 icc=picture.icc,
                 exif=picture.exif if exif else None,
@@ -110,11 +106,7 @@ class Codec:
     def _decompress(self, container):
         model = self._model(container.model_id)
         height, width = container.height, container.width
-        size = pixels.padded_size(height, width)
-        x_hat = model.decode(
-            container.z_string, container.y_string, container.symbols_crc, *size, container.quality, container.plain
-        )
-        decoded = pixels.to_uint8(x_hat, height, width)
+        decoded = model.decode(container, height, width, container.quality)
         alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
         return image_io.to_image(decoded, alpha, container.grey, container.icc, container.exif)
 
@@ -129,7 +121,7 @@ class Codec:
         return self._models[model_id]
 
     def _load(self, folder):
-        return CodecModel.from_folder(folder).to(self.device)
+        return Model.from_folder(folder, self.threads, self.backend, self.device)
 
 
 @functools.cache
@@ -156,9 +148,3 @@ def compress_batch(images, quality=50.0, *, exif=False):
 def decompress_batch(files):
     """See :meth:`Codec.decompress_batch`."""
     return _shared().decompress_batch(files)
-
-
-def _hundredths(quality):
-    if not 0 <= quality <= 100:
-        raise ValueError(f"quality {quality} is not between 0 and 100")
-    return round(quality * QUALITY_UNIT)

@@ -1,17 +1,21 @@
-"""Header and strings <-> the bytes of a file. The format itself is described in BITSTREAM.md.
+"""Coded tiles and metadata <-> the bytes of a file. The format itself, version 2, is described in BITSTREAM.md.
 
-    magic · version · flags · model id · quality · width · height · symbols CRC · lengths      header
-    z · y · [alpha] · [icc] · [exif]                                                             sections
-    CRC-32 of everything before it                                                               checksum
+    magic · version · flags · model id · quality · width · height      what the picture is
+    tiles: length · lanes · symbols CRC, of each                        what follows, and where
+    sections: count; type · length · CRC, of each
+    CRC-32 of everything before it                                      header checksum
+    sections: [alpha] · [EXIF] · [ICC] · ...
+    tiles
 
-Standard library only: the ``info`` command, the Pillow plugin and most tests need a header without loading a
-network. Nothing here trusts its input. Every read goes through ``_Reader.take``, every size is compared with
-a limit before it is used, and whatever the bytes, ``unpack`` ends in a ``Container`` or a ``BitstreamError``.
+Standard library only: the ``info`` command, the Pillow plugin and most tests need a header without loading a network.
+Nothing here trusts its input. Every read goes through ``_Reader.take``, every size is compared with a limit before it
+is used, and whatever the bytes, ``unpack`` ends in a ``Container`` or a ``BitstreamError``. Nothing is allocated that
+is not in the file.
 
-There is exactly one way to write a container: ``pack(unpack(data)) == data`` for everything ``unpack``
-accepts.
+There is exactly one way to write a container: ``pack(unpack(data)) == data`` for everything ``unpack`` accepts.
 """
 
+import itertools
 import re
 import zlib
 from dataclasses import dataclass
@@ -20,20 +24,41 @@ from .errors import Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVers
 
 # 0x9D cannot begin a UTF-8 text, so no text file is taken for a picture. LQC: learned quantisation codec.
 MAGIC = b"\x9dLQC"
-VERSION = 1
+VERSION = 2
+MIME_TYPE = "image/x-lqc"
 
+TILE_SIDE = 1024  # pixels; tiles of the last column and row may be smaller
 MAX_SIDE = 65535
 MAX_PIXELS = 2**28  # 16384 x 16384: 768 MiB of RGB, about what an ordinary machine can hold twice
+MAX_TILES = 320  # follows from the two: 4097 x 65519 pixels are 5 x 64 tiles
+MAX_QUALITY = 10000
+MAX_LANES = 4096
+LANE_BYTES = 3  # that each lane takes at least, in the stream of its tile
+MAX_SECTIONS = 32
 MAX_ICC = 2**22  # profiles of monitors and cameras take 0.5 KiB to 1 MiB
 MAX_EXIF = 2**20  # a JPEG holds at most 64 KiB; PNG, WebP and TIFF may hold more
-MAX_QUALITY = 10000
 
-MAX_VARINT_BYTES = 5
-HEADER_MAX = 12 + 3 + 3 + 4 + 5 * MAX_VARINT_BYTES  # bytes; enough of a file for read_header
+ALPHA, EXIF, ICC = 1, 2, 3  # types of sections
+REQUIRED = 1  # bit of a type: a reader that does not know the section must not go on without it
+_NAMES = {ALPHA: "alpha", EXIF: "exif", ICC: "icc"}
 
-_GREY, _ALPHA, _ICC, _EXIF, _PLAIN = 1, 2, 4, 8, 16  # flag bits; the upper three are reserved
-_KNOWN_FLAGS = _GREY | _ALPHA | _ICC | _EXIF | _PLAIN
+_GREY, _PLAIN, _FLAT = 1, 2, 4  # flag bits; the others are reserved
+_KNOWN_FLAGS = _GREY | _PLAIN | _FLAT
+_COLOUR_BYTES = 3  # of a tile of a flat picture
 _CRC_BYTES = 4
+_MAX_VARINT_BYTES = 5
+_TILE_ENTRY = (1 + 1 + _CRC_BYTES, _MAX_VARINT_BYTES + 2 + _CRC_BYTES)  # bytes in the header: at least, at most
+_SECTION_ENTRY_MAX = 1 + _MAX_VARINT_BYTES + _CRC_BYTES
+HEADER_MAX = 16 + 3 + 3 + MAX_TILES * _TILE_ENTRY[1] + 1 + MAX_SECTIONS * _SECTION_ENTRY_MAX + _CRC_BYTES
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One entropy-coded tile: at most TILE_SIDE x TILE_SIDE pixels of the picture."""
+
+    data: bytes  # its stream
+    lanes: int  # of that stream, 1 to MAX_LANES
+    symbols_crc: int  # CRC-32 of the decoded symbols: reveals damage, and a decoder that disagrees with the encoder
 
 
 @dataclass(frozen=True)
@@ -43,45 +68,71 @@ class Container:
     ``alpha``, ``icc`` and ``exif`` are None when absent, never empty.
     """
 
-    model_id: str  # 8 lower-case hex digits: first 4 bytes of the SHA-256 of the weights file
+    model_id: str  # 16 lower-case hex digits: first 8 bytes of a SHA-256 over weights, tables and architecture
     quality: int  # hundredths, 0 to 10000
     width: int  # of the original picture, in pixels
     height: int
-    grey: bool  # the picture was grey: decode to mode "L"
-    z_string: bytes
-    y_string: bytes
-    symbols_crc: int  # CRC-32 of the decoded symbols: reveals a decoder that disagrees with the encoder
+    tiles: tuple[Tile, ...]  # in raster order, as many as tile_grid says
+    grey: bool = False  # the picture was grey: decode to mode "L"
+    plain: bool = False  # the latents are those of the plain transform, not of the model's learned one
+    flat: bool = False  # each tile has one colour: its data are R, G, B, its lanes 1, its CRC that of these bytes
     alpha: bytes | None = None  # lossless grey PNG of the alpha plane; None when the picture is opaque
     icc: bytes | None = None  # ICC profile
     exif: bytes | None = None  # EXIF in its TIFF form, without the "Exif" prefix of JPEG
-    plain: bool = False  # the latents are those of the plain transform, not of the model's learned one
+    extra: tuple[tuple[int, bytes], ...] = ()  # (type, contents) of sections that this reader skips, types rising
+
+
+@dataclass(frozen=True)
+class TileEntry:
+    length: int
+    lanes: int
+    symbols_crc: int
+
+
+@dataclass(frozen=True)
+class SectionEntry:
+    type: int
+    length: int
+    crc: int
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a file say, before its checksum has been seen.
-
-    ``lengths`` holds (section name, bytes) in file order for the sections that are present.
-    """
+    """What the first bytes of a file say, confirmed by their checksum."""
 
     model_id: str
     quality: int
     width: int
     height: int
     grey: bool
-    symbols_crc: int
-    lengths: tuple[tuple[str, int], ...]
+    plain: bool
+    flat: bool
+    tiles: tuple[TileEntry, ...]
+    sections: tuple[SectionEntry, ...]
     size: int  # bytes of the header itself
-    plain: bool = False
 
     @property
     def alpha(self) -> bool:
-        return any(name == "alpha" for name, _ in self.lengths)
+        return any(section.type == ALPHA for section in self.sections)
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole file: header, sections and checksum."""
-        return self.size + sum(length for _, length in self.lengths) + _CRC_BYTES
+        """Bytes of the whole file: header, sections and tiles."""
+        return self.size + sum(entry.length for entry in (*self.sections, *self.tiles))
+
+    def layout(self) -> list[tuple[str, int, int]]:
+        """The parts of the file as (name, offset, length), in file order and without gaps.
+
+        Names: ``header``; ``alpha``, ``exif``, ``icc``, or ``section 8`` for one that this reader skips; ``tile 0``,
+        ``tile 1`` ...
+        """
+        parts = [("header", 0, self.size)]
+        named = [(_NAMES.get(section.type, f"section {section.type}"), section.length) for section in self.sections]
+        named += [(f"tile {index}", tile.length) for index, tile in enumerate(self.tiles)]
+        for name, length in named:
+            _, offset, previous = parts[-1]
+            parts.append((name, offset + previous, length))
+        return parts
 
 
 def pack(container: Container) -> bytes:
@@ -91,20 +142,23 @@ def pack(container: Container) -> bytes:
         TooLarge: picture or metadata beyond the limits above.
         Corrupt: a field holds a value that the format cannot express.
     """
-    sections = _sections_of(container)
-    _check_fields(container.model_id, container.quality, container.symbols_crc)
     check_size(container.width, container.height)
-    for name, section in sections:
-        _check_length(name, len(section), container.width, container.height)
+    _check_fields(container.model_id, container.quality)
+    columns, rows = tile_grid(container.width, container.height)
+    if len(container.tiles) != columns * rows:
+        raise Corrupt(f"corrupt: {len(container.tiles)} tiles; needed {columns} x {rows}")
+    _check_kind(container.plain, container.flat)
+    for index, tile in enumerate(container.tiles):
+        _check_tile(index, len(tile.data), tile.lanes, container.flat)
+        if not 0 <= tile.symbols_crc < 2**32:
+            raise Corrupt(f"corrupt: a symbols CRC of {tile.symbols_crc} does not fit in 32 bits")
+    sections = _sections_of(container)
+    _check_section_types([type_ for type_, _ in sections])
+    for type_, section in sections:
+        _check_section(type_, len(section), container.width, container.height)
 
-    flags = (
-        _GREY * bool(container.grey)
-        | _ALPHA * (container.alpha is not None)
-        | _ICC * (container.icc is not None)
-        | _EXIF * (container.exif is not None)
-        | _PLAIN * bool(container.plain)
-    )
-    body = b"".join(
+    flags = _GREY * bool(container.grey) | _PLAIN * bool(container.plain) | _FLAT * bool(container.flat)
+    header = b"".join(
         [
             MAGIC,
             bytes([VERSION, flags]),
@@ -112,16 +166,22 @@ def pack(container: Container) -> bytes:
             container.quality.to_bytes(2, "little"),
             _varint(container.width),
             _varint(container.height),
-            container.symbols_crc.to_bytes(4, "little"),
-            *(_varint(len(section)) for _, section in sections),
-            *(section for _, section in sections),
+            *(
+                _varint(len(tile.data)) + _varint(tile.lanes) + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
+                for tile in container.tiles
+            ),
+            bytes([len(sections)]),
+            *(bytes([type_]) + _varint(len(section)) + _crc(section) for type_, section in sections),
         ]
     )
-    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
+    contents = [section for _, section in sections] + [tile.data for tile in container.tiles]
+    return b"".join([header, _crc(header), *contents])
 
 
 def unpack(data: bytes) -> Container:
     """The container in the bytes of a file; the inverse of ``pack``.
+
+    Header and sections are verified here; tiles by their symbols CRCs, when they are decoded.
 
     Args:
         data: all the bytes of the file, nothing before and nothing after. Any bytes-like object.
@@ -130,8 +190,18 @@ def unpack(data: bytes) -> Container:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: all of them ``BitstreamError``.
     """
     reader = _Reader(data)
-    header = _read_verified_header(reader)
-    strings = {name: reader.take(length) for name, length in header.lengths}
+    header = _read_header(reader)
+    found = len(reader.data)
+    if found < header.file_size:
+        raise _truncated(header.file_size, found)
+    if found > header.file_size:
+        raise Corrupt(f"corrupt: {found - header.file_size} bytes more than the header announces")
+    sections = {}
+    for entry in header.sections:
+        sections[entry.type] = reader.take(entry.length)
+        if zlib.crc32(sections[entry.type]) != entry.crc:
+            name = _NAMES.get(entry.type, f"section {entry.type}")
+            raise Corrupt(f"corrupt: the checksum of {name} does not match its contents")
     return Container(
         model_id=header.model_id,
         quality=header.quality,
@@ -139,39 +209,30 @@ def unpack(data: bytes) -> Container:
         height=header.height,
         grey=header.grey,
         plain=header.plain,
-        z_string=strings["z"],
-        y_string=strings["y"],
-        symbols_crc=header.symbols_crc,
-        alpha=strings.get("alpha"),
-        icc=strings.get("icc"),
-        exif=strings.get("exif"),
+        flat=header.flat,
+        alpha=sections.pop(ALPHA, None),
+        icc=sections.pop(ICC, None),
+        exif=sections.pop(EXIF, None),
+        extra=tuple(sections.items()),
+        tiles=tuple(Tile(reader.take(tile.length), tile.lanes, tile.symbols_crc) for tile in header.tiles),
     )
 
 
-def read_header(data: bytes) -> Header:
-    """The header at the beginning of ``data``: size and kind of a picture without reading all of its file.
+def read_header(source) -> Header:
+    """The header at the beginning of a file: what is in it and where, without reading all of it.
 
-    The first ``HEADER_MAX`` bytes of a file are enough. The checksum stands at the other end of the file, so
-    these values are only well-formed and within the limits; ``unpack`` is what vouches for them.
+    Args:
+        source: the first bytes of a file, HEADER_MAX are enough for any; or a binary file, read from its position on.
 
     Raises:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge
     """
-    return _read_header(_Reader(data))
+    return _read_header(_Reader(source.read(HEADER_MAX) if hasattr(source, "read") else source))
 
 
-def sections(data: bytes) -> list[tuple[str, int, int]]:
-    """The parts of a file as (name, offset, length), in file order and without gaps.
-
-    Names: ``header``, ``z``, ``y``, then ``alpha``, ``icc`` and ``exif`` where present, ``checksum``. Checks
-    what ``unpack`` checks and raises what it raises.
-    """
-    header = _read_verified_header(_Reader(data))
-    parts = [("header", 0, header.size)]
-    for name, length in (*header.lengths, ("checksum", _CRC_BYTES)):
-        _, offset, previous = parts[-1]
-        parts.append((name, offset + previous, length))
-    return parts
+def tile_grid(width: int, height: int) -> tuple[int, int]:
+    """(columns, rows) of the tiles of a picture."""
+    return -(-width // TILE_SIDE), -(-height // TILE_SIDE)
 
 
 def check_size(width: int, height: int) -> None:
@@ -191,13 +252,15 @@ class _Reader:
         self.data = bytes(data)
         self.position = 0
 
+    def need(self, count: int) -> None:
+        """Raise ``Truncated`` unless ``count`` more bytes are there."""
+        if self.position + count > len(self.data):
+            raise _truncated(self.position + count, len(self.data))
+
     def take(self, count: int) -> bytes:
-        end = self.position + count
-        if end > len(self.data):
-            raise _truncated(end, len(self.data))
-        taken = self.data[self.position : end]
-        self.position = end
-        return taken
+        self.need(count)
+        self.position += count
+        return self.data[self.position - count : self.position]
 
     def number(self, count: int) -> int:
         """An unsigned little-endian integer of ``count`` bytes."""
@@ -206,7 +269,7 @@ class _Reader:
     def varint(self) -> int:
         """An unsigned LEB128 below 2**32: seven bits a byte, lowest first, top bit on all but the last."""
         value = 0
-        for index in range(MAX_VARINT_BYTES):
+        for index in range(_MAX_VARINT_BYTES):
             byte = self.number(1)
             value |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
@@ -219,20 +282,6 @@ class _Reader:
         raise Corrupt("corrupt: a number does not fit in 32 bits")
 
 
-def _read_verified_header(reader: _Reader) -> Header:
-    """The header, after the file's length and checksum have been compared with it."""
-    header = _read_header(reader)
-    found = len(reader.data)
-    if found < header.file_size:
-        raise _truncated(header.file_size, found)
-    if found > header.file_size:
-        raise Corrupt(f"corrupt: {found - header.file_size} bytes more than the header announces")
-    body = memoryview(reader.data)[:-_CRC_BYTES]
-    if zlib.crc32(body) != int.from_bytes(reader.data[-_CRC_BYTES:], "little"):
-        raise Corrupt("corrupt: the checksum does not match the contents")
-    return header
-
-
 def _read_header(reader: _Reader) -> Header:
     # A beginning of the magic is a file cut short; anything else was never one of ours.
     if not reader.data.startswith(MAGIC) and not MAGIC.startswith(reader.data):
@@ -240,59 +289,123 @@ def _read_header(reader: _Reader) -> Header:
     reader.take(len(MAGIC))
     # Version and flags come first: a newer file may differ in everything that follows, its checksum included.
     version = reader.number(1)
+    if version == 1:
+        raise UnsupportedVersion("unsupported version: format 1 is no longer read; it was experimental")
     if version != VERSION:
         raise UnsupportedVersion(f"unsupported version: format {version}; this codec reads format {VERSION}")
     flags = reader.number(1)
     if flags & ~_KNOWN_FLAGS:
         raise UnsupportedVersion(f"unsupported version: unknown flags {flags & ~_KNOWN_FLAGS:#04x}")
-    model_id = reader.take(4).hex()
+    plain, flat = bool(flags & _PLAIN), bool(flags & _FLAT)
+    _check_kind(plain, flat)
+    model_id = reader.take(8).hex()
     quality = reader.number(2)
+    _check_fields(model_id, quality)
     width = reader.varint()
     height = reader.varint()
     check_size(width, height)
-    symbols_crc = reader.number(4)
-    _check_fields(model_id, quality, symbols_crc)
 
-    names = ["z", "y"]
-    names += [name for bit, name in ((_ALPHA, "alpha"), (_ICC, "icc"), (_EXIF, "exif")) if flags & bit]
-    lengths = tuple((name, reader.varint()) for name in names)
-    for name, length in lengths:
-        _check_length(name, length, width, height)
-    grey, plain = bool(flags & _GREY), bool(flags & _PLAIN)
-    return Header(model_id, quality, width, height, grey, symbols_crc, lengths, reader.position, plain)
+    columns, rows = tile_grid(width, height)
+    # A few bytes that claim a huge picture end here, before the first of its tiles.
+    reader.need(columns * rows * _TILE_ENTRY[0] + 1 + _CRC_BYTES)
+    tiles = []
+    for index in range(columns * rows):
+        length, lanes = reader.varint(), reader.varint()
+        _check_tile(index, length, lanes, flat)
+        tiles.append(TileEntry(length, lanes, reader.number(_CRC_BYTES)))
+
+    sections = []
+    count = reader.number(1)
+    if count > MAX_SECTIONS:
+        raise TooLarge(f"too large: {count} sections; at most {MAX_SECTIONS}")
+    for _ in range(count):
+        type_, length = reader.number(1), reader.varint()
+        _check_section(type_, length, width, height)
+        sections.append(SectionEntry(type_, length, reader.number(_CRC_BYTES)))
+    _check_section_types([section.type for section in sections])
+
+    computed = zlib.crc32(memoryview(reader.data)[: reader.position])
+    if computed != reader.number(_CRC_BYTES):
+        raise Corrupt("corrupt: the checksum of the header does not match its contents")
+    # Not before the checksum has spoken: a damaged type is no newer version.
+    for section in sections:
+        if section.type & REQUIRED and section.type not in _NAMES:
+            raise UnsupportedVersion(f"unsupported version: it cannot be read without section {section.type}")
+    return Header(
+        model_id=model_id,
+        quality=quality,
+        width=width,
+        height=height,
+        grey=bool(flags & _GREY),
+        plain=plain,
+        flat=flat,
+        tiles=tuple(tiles),
+        sections=tuple(sections),
+        size=reader.position,
+    )
 
 
-def _sections_of(container: Container) -> list[tuple[str, bytes]]:
-    sections = [("z", container.z_string), ("y", container.y_string)]
-    optional = (("alpha", container.alpha), ("icc", container.icc), ("exif", container.exif))
-    return sections + [(name, section) for name, section in optional if section is not None]
+def _sections_of(container: Container) -> list[tuple[int, bytes]]:
+    """(type, contents) in file order: by type."""
+    known = ((ALPHA, container.alpha), (EXIF, container.exif), (ICC, container.icc))
+    sections = [(type_, section) for type_, section in known if section is not None]
+    for type_, section in container.extra:
+        if type_ in _NAMES or not 0 <= type_ < 256 or type_ & REQUIRED:
+            raise Corrupt(f"corrupt: section {type_} is none that a reader may skip")
+        sections.append((type_, section))
+    return sorted(sections, key=lambda section: section[0])
 
 
-def _check_fields(model_id: str, quality: int, symbols_crc: int) -> None:
-    if not re.fullmatch("[0-9a-f]{8}", model_id):
-        raise Corrupt(f"corrupt: model id {model_id!r}; needed 8 lower-case hex digits")
+def _check_fields(model_id: str, quality: int) -> None:
+    if not re.fullmatch("[0-9a-f]{16}", model_id):
+        raise Corrupt(f"corrupt: model id {model_id!r}; needed 16 lower-case hex digits")
     if not 0 <= quality <= MAX_QUALITY:
         raise Corrupt(f"corrupt: quality of {quality} hundredths; allowed 0 to {MAX_QUALITY}")
-    if not 0 <= symbols_crc < 2**32:
-        raise Corrupt(f"corrupt: a symbols CRC of {symbols_crc} does not fit in 32 bits")
 
 
-def _check_length(name: str, length: int, width: int, height: int) -> None:
+def _check_kind(plain: bool, flat: bool) -> None:
+    if plain and flat:
+        raise Corrupt("corrupt: a picture of flat tiles has no latents, plain or not")
+
+
+def _check_tile(index: int, length: int, lanes: int, flat: bool) -> None:
+    if flat and (length, lanes) != (_COLOUR_BYTES, 1):
+        raise Corrupt(f"corrupt: tile {index} of a flat picture has {length} bytes and {lanes} lanes")
+    if not 1 <= lanes <= MAX_LANES:
+        raise Corrupt(f"corrupt: tile {index} has {lanes} lanes; allowed 1 to {MAX_LANES}")
+    if length < LANE_BYTES * lanes:
+        raise Corrupt(f"corrupt: tile {index} has {length} bytes; {lanes} lanes need {LANE_BYTES * lanes}")
+    if length >= 2**32:
+        raise TooLarge(f"too large: tile {index} has {length} bytes")
+
+
+def _check_section_types(types: list[int]) -> None:
+    if len(types) > MAX_SECTIONS:
+        raise TooLarge(f"too large: {len(types)} sections; at most {MAX_SECTIONS}")
+    if any(following <= type_ for type_, following in itertools.pairwise(types)):
+        raise Corrupt("corrupt: the types of the sections do not rise")
+
+
+def _check_section(type_: int, length: int, width: int, height: int) -> None:
     limits = {
-        "icc": MAX_ICC,
-        "exif": MAX_EXIF,
+        ICC: MAX_ICC,
+        EXIF: MAX_EXIF,
         # An uncompressed grey PNG takes a byte a pixel, one a row, and some framing.
-        "alpha": 3 * width * height + 1024,
+        ALPHA: 3 * width * height + 1024,
     }
-    limit = limits.get(name, 2**32 - 1)
+    limit = limits.get(type_, 2**32 - 1)
     if length > limit:
-        raise TooLarge(f"too large: {length} bytes of {name}; at most {limit}")
-    if length == 0 and name in limits:
-        raise Corrupt(f"corrupt: the {name} section is announced but empty")
+        raise TooLarge(f"too large: {length} bytes of {_NAMES.get(type_, f'section {type_}')}; at most {limit}")
+    if length == 0 and type_ in _NAMES:
+        raise Corrupt(f"corrupt: the {_NAMES[type_]} section is announced but empty")
 
 
 def _truncated(needed: int, found: int) -> Truncated:
     return Truncated(f"truncated: needed {needed} bytes, found {found}")
+
+
+def _crc(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_CRC_BYTES, "little")
 
 
 def _varint(value: int) -> bytes:

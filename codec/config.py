@@ -1,12 +1,11 @@
 """What a model is like: the architecture that stands in its config.json. Standard library alone.
 
 :class:`ModelConfig` says everything that decides the shapes of the weights; it is stored beside them, and checked
-before anything is built or allocated. :class:`FirstConfig` is that of models of file format 1.
+before anything is built or allocated.
 """
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 from . import quality as scale
 from .errors import ModelError
@@ -14,21 +13,6 @@ from .errors import ModelError
 PATCH = 8  # pixels per position of the fine level
 FINE = 3 * PATCH**2  # channels of the DCT, at 1/8 of the resolution
 COARSE = 4 * FINE  # channels of the whole 16x16 transform, at 1/16
-
-
-class EntropyPlan(NamedTuple):
-    """What differs between the entropy networks of models that were made at different times.
-
-    Attributes:
-        activation: "relu" or "leaky".
-        z_step, depthwise_step: real value of one unit of z and of what depthwise layers give.
-        companded: whether context networks read latents through a logarithmic table.
-    """
-
-    activation: str
-    z_step: float
-    depthwise_step: float
-    companded: bool
 
 
 # The largest numbers of a config.json that we agree to build: beyond them a damaged or hostile file asks for memory.
@@ -104,18 +88,13 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values):
-        """The ModelConfig, or FirstConfig, of a config.json's "architecture"; ModelError for unknown fields."""
+        """The ModelConfig of a config.json's "architecture"; ModelError for what is none."""
         if not isinstance(values, dict):
             raise ModelError(f"the model's config.json describes its architecture by {type(values).__name__}")
-        kind = FirstConfig if "C8" in values else cls
-        known = {field.name for field in fields(kind)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
-        try:
-            return kind(**values)
-        except TypeError as error:  # a field is missing
-            raise ModelError(f"the model's config.json: {error}") from None
+        return cls(**values)
 
     def lmbda(self, quality):
         """Trade-off at a quality in [0, 100] (float or tensor)."""
@@ -133,46 +112,6 @@ class ModelConfig:
         """
         qualities = (100 * anchor / (self.anchors - 1) for anchor in range(self.anchors))
         return [math.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255 for quality in qualities]
-
-    def entropy_plan(self, step):
-        """What the entropy networks are like; ``step`` is the real value of one unit of an activation."""
-        return EntropyPlan("leaky", z_step=1.0, depthwise_step=step / 4, companded=True)
-
-
-@dataclass(frozen=True)
-class FirstConfig:
-    """Architecture of a model of the first kind."""
-
-    M: int
-    N: int
-    C8: int
-    C16: int
-    block: str
-    analysis_depth8: int
-    analysis_depth16: int
-    synthesis_depth8: int
-    synthesis_depth16: int
-    hyper_width: int
-    entropy_width: int
-    context_width: int
-    entropy_bits: int
-    anchors: int
-    lmbda_min: float
-    lmbda_max: float
-    latents: str
-    code_dim: int
-    codes: int
-    stages: int
-    activation_bits: int = 10
-
-    def lmbda(self, quality):
-        return scale.lmbda(quality, self.lmbda_min, self.lmbda_max)
-
-    def quality(self, lmbda):
-        return scale.quality_of(lmbda, self.lmbda_min, self.lmbda_max)
-
-    def entropy_plan(self, step):
-        return EntropyPlan("relu", z_step=1 / 2, depthwise_step=step, companded=False)
 
 
 def _check_fields(config):

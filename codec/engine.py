@@ -383,7 +383,7 @@ def _open(graph, arrays, threads):
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    options.intra_op_num_threads = min(threads or _cores(), MAX_THREADS)
+    options.intra_op_num_threads = min(threads or cores(), MAX_THREADS)
     options.enable_mem_pattern = False  # pieces differ in size
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
@@ -393,7 +393,7 @@ def _open(graph, arrays, threads):
         raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
 
 
-def _cores():
+def cores():
     """Cores that this process may use."""
     import os
 

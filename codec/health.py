@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .integer import ExactLayer, TrainableLayer
+from .nn.integer import TrainableLayer
 
 PARTS = ("encoder", "entropy", "decoder")
 RARE = 1e-3  # a unit that is positive less often than this counts as dead
@@ -19,7 +19,7 @@ def watched(model):
     shares = {part: [] for part in PARTS}
     handles = []
     for name, module in model.named_modules():
-        integer = isinstance(module, (ExactLayer, TrainableLayer)) and module.spec.activation != "none"
+        integer = isinstance(module, TrainableLayer) and module.spec.activation != "none"
         if integer or isinstance(module, nn.LeakyReLU):
             # h_a is the encoder's, but its units carry z: they count as entropy networks.
             part = {"g_a": "encoder", "g_s": "decoder"}.get(name.split(".")[1], "entropy")
@@ -75,7 +75,7 @@ def complaints(figures):
 
 
 def check(name, pictures, quality=60.0):
-    """Figures of :func:`health` for a model that compresses, by coding pictures with it.
+    """Figures of :func:`health` for a model that compresses, over pictures. Needs what training needs.
 
     Args:
         name: id or folder of the model.
@@ -85,20 +85,26 @@ def check(name, pictures, quality=60.0):
     Returns:
         dict: ``dead_...`` by part, ``z_share`` where there is side information, and ``complaints``, sentences.
     """
-    from .api import Codec
-    from .bitstream import unpack
+    from .image_io import read_picture
+    from .nn.pixels import to_tensor
+    from .training.loop import read_weights, trainable_model
+    from .weights import find_model
 
-    coder = Codec(model=name)
-    z = y = 0
+    config, tensors = read_weights(find_model(name))
+    model = trainable_model(config)
+    model.import_tensors(tensors)
+    model.eval()
+    z = y = 0.0
     shares = {part: [] for part in PARTS}
     for picture in pictures:
-        with watched(coder.model) as seen:
-            container = unpack(coder.compress(picture, quality))
-            coder.reconstruct(picture, quality)
+        x = to_tensor(read_picture(picture).pixels)
+        with watched(model) as seen, torch.inference_mode():
+            figures = model(x, torch.tensor([float(quality)]))
         for part in PARTS:
             shares[part] += seen[part]
-        z, y = z + len(container.z_string), y + len(container.y_string)
-    figures = mean_dead(shares)
-    if coder.model.config.latents == "scalar":
-        figures["z_share"] = z / (z + y)
-    return {**figures, "complaints": list(complaints(figures).values())}
+        if config.latents == "scalar":
+            z, y = z + figures["z_bpp"].item(), y + figures["y_bpp"].item()
+    found = mean_dead(shares)
+    if config.latents == "scalar":
+        found["z_share"] = z / (z + y)
+    return {**found, "complaints": list(complaints(found).values())}

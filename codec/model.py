@@ -1,261 +1,293 @@
-"""The model: one picture's tensors -> strings -> tensors, and the weights file.
+"""A model that compresses: 8-bit pixels <-> coded tiles.
 
-    x -> g_a -> y -> times gain(quality) -> round -> y_string          (entropy.EntropyCoder)
-                 \\-> h_a -> z -> times gain(quality) -> round -> z_string
-    y_hat -> divided by gain(quality) -> g_s -> x_hat
+    pixels -> engine: g_a, gain -> y -> tiles -> engine: h_a -> z -> latents -> symbols -> rANS -> bytes of a tile
+    tiles -> rANS -> symbols -> latents -> y_hat -> engine: 1 / gain, g_s -> pixels
 
-:class:`CodecModel` compresses; :class:`codec.training.model.TrainableModel` learns, and folds its networks into these.
+Entropy coding works on independent tiles, the transforms on overlapping pieces of the whole picture, so that there are
+no seams. Both go through a picture piece by piece, and tiles are coded on several threads: memory is bounded by a few
+rows of tiles, whatever the size.
 """
 
-import json
-from dataclasses import asdict
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+import numpy as np
 
-from .config import FirstConfig, ModelConfig
-from .entropy import EntropyCoder
+from . import latents
+from .bitstream import TILE_SIDE, Tile, tile_grid
+from .engine import Engine, PlainTransforms, cores, float_weights, read_folder
 from .errors import Corrupt, ModelError
-from .first import FirstTransforms
-from .integer import QUALITY_UNIT
-from .nn.dct import coarse_deviation, coarse_to_pixels, haar_matrix, quantisation_step
-from .transforms import Analysis, HyperAnalysis, QualityTable, Synthesis, interpolate, nchw, nhwc
-from .vector_entropy import VectorCoder
+from .latents import rans
 
-LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
+STEP = 16  # pixels per latent position
+STRIDE = 64  # pixels per position of z; pictures are padded to a multiple of it
+TILE = TILE_SIDE // STEP  # side of a tile in latent positions
 FLAT, STRANGE = 0.02, 4.0  # a picture whose strangeness is not between these is hardly a photograph
-TILE = 96  # side of the tiles that large pictures are transformed in, in latent positions (16 pixels)
+TRIAL = 2048  # side of the middle of a picture, in pixels, on which the transform is chosen
 
 
-class Transforms(nn.Module):
-    """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.g_a = Analysis(config)
-        self.g_s = Synthesis(config)
-        if config.latents == "vq":
-            return  # codewords have sizes of their own, and their prior needs no side information
-        self.h_a = HyperAnalysis(config)
-        # One table for both ways: two of them drift apart in channels that a quality hardly uses.
-        self.log_gain = QualityTable(torch.zeros(config.anchors, config.M))
-        self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))
-
-    def analyse(self, x, quality):
-        """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
-        y = self.g_a(x, quality)
-        return y if self.config.latents == "vq" else y * self.log_gain(quality).exp()[:, :, None, None]
-
-    def side_information(self, y, quality):
-        """Gained y -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
-        if self.config.latents == "vq":
-            return None
-        return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
-
-    def synthesise(self, y_hat, quality):
-        """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
-        if self.config.latents == "scalar":
-            y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
-        return self.g_s(y_hat, quality)
-
-
-class PlainTransforms(nn.Module):
-    """The transform codec that training starts from, as it is: M coefficients of a 16x16 transform, one step for all.
-
-    What photographs do not hold (text, line art, dither, checkerboards) the learned transforms reproduce badly, at
-    whatever rate. This one treats all pictures alike.
-    """
-
-    reach = 0
-
-    def __init__(self, config):
-        super().__init__()
-        self.register_buffer("matrix", coarse_to_pixels(haar_matrix(config.M)), persistent=False)
-        self.register_buffer("deviation", coarse_deviation(config.M), persistent=False)
-        self.register_buffer("log_step", quantisation_step(config).log(), persistent=False)
-
-    def coefficients(self, x):
-        """x (B, 3, H, W) in [0, 1] -> (B, M, H/16, W/16), orthonormal."""
-        return nchw(F.linear(nhwc(F.pixel_unshuffle(x - 0.5, 16)), self.matrix))
-
-    def analyse(self, x, quality):
-        """x (1, 3, H, W) -> y (1, M, H/16, W/16), in symbols."""
-        return self.coefficients(x) / interpolate(self.log_step, quality).exp()
-
-    def synthesise(self, y_hat, quality):
-        """y_hat (1, M, h, w) in symbols -> x_hat (1, 3, 16 h, 16 w), not clamped."""
-        t = F.linear(nhwc(y_hat * interpolate(self.log_step, quality).exp()), self.matrix.T)
-        return F.pixel_shuffle(nchw(t), 16) + 0.5
-
-    def strangeness(self, x):
-        """Energy of x beyond the lowest frequencies, relative to that of photographs, which have 0.3 to 2."""
-        return (self.coefficients(x)[:, LOW:] / self.deviation[LOW:, None, None]).square().mean().item()
+def padded_size(height, width):
+    """The next multiples of STRIDE, in pixels."""
+    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 class Coded(NamedTuple):
-    """What :meth:`CodecModel.encode` makes of a picture.
+    """What :meth:`Model.encode` makes of a picture.
 
     Attributes:
-        z_string, y_string: byte strings; their length times 8 is the rate in bits, header excluded.
-        crc: CRC-32 of all symbols.
-        y_hat: (1, M, H/16, W/16), what the decoder will see.
-        plain: whether y_hat is of :class:`PlainTransforms`.
+        tiles: bitstream.Tile of each tile, in raster order.
+        plain: whether their latents are those of the plain transform.
+        flat: whether each tile is one colour, and has no latents.
     """
 
-    z_string: bytes
-    y_string: bytes
-    crc: int
-    y_hat: torch.Tensor
-    plain: bool
+    tiles: tuple
+    plain: bool = False
+    flat: bool = False
+
+    @property
+    def bits(self):
+        """Of all tiles, the file's header excluded."""
+        return 8 * sum(len(tile.data) for tile in self.tiles)
 
 
-class CodecModel(nn.Module):
-    """Trained model for compression and decompression, one image at a time.
+class Model:
+    """Trained weights, ready to compress and decompress. Calls from several threads are allowed.
 
-    Batches would not be exact: a float matrix product may sum in another order when its shape changes, and a latent
-    that falls on the other side of a rounding threshold changes the file.
+    Args:
+        config: ModelConfig.
+        tensors: ``{name: array}``, all of its weights file; checked here.
+        threads: None: as many as there are cores.
+        engine: runs the transforms; None: ONNX Runtime (:class:`codec.engine.Engine`).
+
+    Raises:
+        ModelError: a tensor is missing, damaged, or does not fit the config.
     """
 
-    def __init__(self, config):
-        super().__init__()
+    def __init__(self, config, tensors, threads=None, engine=None):
         self.config = config
-        self.transforms = (FirstTransforms if isinstance(config, FirstConfig) else Transforms)(config)
-        self.entropy = VectorCoder(config) if config.latents == "vq" else EntropyCoder(config)
-        scalar = isinstance(config, ModelConfig) and config.latents == "scalar"
-        self.plain = PlainTransforms(config) if scalar else None
+        self.threads = threads or cores()
+        self.latents = latents.from_tensors(config, tensors)
+        self.tables = self.latents.tables
+        self.engine = engine or Engine(config, float_weights(config, tensors), threads)
+        self.plain = PlainTransforms(config) if config.latents == "scalar" else None
 
     @classmethod
-    def from_folder(cls, folder):
-        """Model from ``config.json`` and ``weights.safetensors`` in a folder.
-
-        Raises:
-            ModelError: a file is missing, damaged, or does not fit the other.
-        """
-        config, tensors = read_folder(folder)
-        model = cls(config)
-        try:
-            model.entropy.load(tensors)
-            floats = {k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")}
-            model.transforms.load_state_dict(floats)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ModelError(f"{folder}: the weights do not fit config.json ({error})") from None
-        return model.eval().requires_grad_(False)
-
-    def to(self, device):
-        self.device = torch.device(device)
-        return super().to(device)
-
-    device = torch.device("cpu")
-
-    @torch.inference_mode()
-    def encode(self, x, quality, plain=None):
-        """One image as byte strings.
+    def from_folder(cls, folder, threads=None, backend="onnx", device="cpu"):
+        """Model of a folder with ``config.json`` and ``weights.safetensors``.
 
         Args:
-            x: float32 (1, 3, H, W) in [0, 1]; H and W are multiples of STRIDE.
+            backend: "onnx", or "torch" (needs PyTorch), which can use other devices.
+            device: of the torch backend.
+
+        Raises:
+            ModelError: a file is missing, damaged, or does not fit the other. CodecError: no such backend or device.
+        """
+        config, tensors = read_folder(folder)
+        engine = None
+        try:
+            if backend == "torch":
+                from .nn.engine import TorchEngine
+
+                engine = TorchEngine(config, float_weights(config, tensors), device)
+            return cls(config, tensors, threads, engine)
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from None
+
+    # --- Pixels -> tiles --------------------------------------------------------------------------------------------
+
+    def encode(self, pixels, quality, plain=None):
+        """A picture as coded tiles.
+
+        Args:
+            pixels: uint8 (H, W, 3).
             quality: int, hundredths in [0, 10000].
             plain: whether to use the plain transform; None: for a picture that is hardly a photograph, where it costs
-                less in rate and distortion, and for flat ones, which take few bits either way, where it is nearer.
+                less in rate and distortion, and for those almost without detail, which take few bits either way,
+                where it is nearer. Pictures whose tiles have one colour each need neither.
 
         Returns:
             Coded.
         """
-        if plain is not None:
-            return self._encode(x, quality, plain)
-        learned = self._encode(x, quality, False)
-        strangeness = self.plain.strangeness(x) if self.plain else 1.0
+        if plain is None:
+            colours = _tile_colours(pixels)
+            if colours is not None:
+                return Coded(tuple(Tile(colour, 1, zlib.crc32(colour)) for colour in colours), flat=True)
+            plain = self._plain_is_better(pixels, quality)
+        return Coded(tuple(self._encode_tiles(pixels, quality, plain)), plain)
+
+    def _plain_is_better(self, pixels, quality):
+        if self.plain is None:
+            return False
+        strangeness = self.plain.strangeness(pixels)
         if FLAT <= strangeness < STRANGE:
-            return learned
-        worth = 0.0 if strangeness < FLAT else 1.0
-        return min(learned, self._encode(x, quality, True), key=lambda coded: self._cost(x, quality, coded, worth))
+            return False
+        middle = _middle(pixels)
+        worth = 0.0 if strangeness < FLAT else 1.0  # of bits
+        costs = []
+        for plain in (False, True):
+            coded = Coded(tuple(self._encode_tiles(middle, quality, plain)), plain)
+            decoded = self.decode(coded, *middle.shape[:2], quality)
+            error = np.square(decoded.astype(np.float32) - middle).sum(dtype=np.float64) / 3
+            costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)
+        return costs[1] < costs[0]
 
-    def _encode(self, x, quality, plain):
-        q = torch.tensor([quality / QUALITY_UNIT], device=x.device)
-        transforms = self.plain if plain else self.transforms
-        y = _tiled(lambda t: transforms.analyse(t, q), x, 16, 1, 0 if plain else self.transforms.g_a.reach)
-        z = self.transforms.side_information(y, q)
-        z_string, y_string, y_hat, crc = self.entropy.encode(z, y, quality, **{"lattice": True} if plain else {})
-        return Coded(z_string, y_string, crc, y_hat, plain)
+    def _encode_tiles(self, pixels, quality, plain):
+        """Tiles in raster order."""
+        columns, rows = tile_grid(pixels.shape[1], pixels.shape[0])
+        found = [None] * (columns * rows)
+        with _Pool(self.threads if columns * rows > 1 else 1) as pool:
+            transforms = self.plain if plain else self.engine
+            for piece, y in transforms.analyse_pieces(pixels, quality):
+                # Tiles of a piece: its grid is a multiple of theirs.
+                for top in range(0, y.shape[1], TILE):
+                    for left in range(0, y.shape[2], TILE):
+                        number = (piece.top + top) // TILE * columns + (piece.left + left) // TILE
+                        part = y[:, top : top + TILE, left : left + TILE]
+                        found[number] = pool.submit(self._encode_tile, part, quality, plain)
+            return [future.result() for future in found]
 
-    def _cost(self, x, quality, coded, worth):
-        """Bits, times ``worth``, + lmbda * squared error, of all pixels."""
-        error = (self.reconstruct(coded.y_hat, quality, coded.plain).clamp(0, 1) - x).square().sum().item() / 3
-        bits = 8 * (len(coded.z_string) + len(coded.y_string))
-        return worth * bits + self.config.lmbda(quality / QUALITY_UNIT) * 255**2 * error
+    def _encode_tile(self, y, quality, plain):
+        z = self.engine.side_information(y, quality)
+        encoded = self.latents.encode(z, y, quality, plain)
+        coder = rans.Encoder(self.tables)
+        encoded.write(coder)
+        lanes, data = coder.flush()
+        return Tile(data, lanes, encoded.crc)
 
-    @torch.inference_mode()
-    def decode(self, z_string, y_string, crc, height, width, quality, plain=False):
-        """Inverse of :meth:`encode` up to quantisation: x_hat (1, 3, height, width), not clamped.
+    # --- Tiles -> pixels --------------------------------------------------------------------------------------------
+
+    def decode(self, coded, height, width, quality):
+        """Inverse of :meth:`encode`, up to quantisation: uint8 (height, width, 3).
+
+        Args:
+            coded: Coded, or a bitstream.Container.
 
         Raises:
-            Corrupt: the strings do not decode to the symbols that the encoder wrote, or this model has no plain
-                transform.
+            Corrupt, Truncated: a tile does not decode to the symbols that the encoder wrote.
         """
-        if plain and self.plain is None:
+        pixels = np.empty((height, width, 3), np.uint8)
+        if coded.flat:
+            _fill(pixels, coded.tiles)
+            return pixels
+        if coded.plain and self.plain is None:
             raise Corrupt("corrupt: a plain transform, where this model has none")
-        size = (height // 16, width // 16)
-        options = {"lattice": True} if plain else {}
-        y_hat = self.entropy.decode(z_string, y_string, *size, quality, crc, self.device, **options)
-        return self.reconstruct(y_hat, quality, plain)
+        transforms = self.plain if coded.plain else self.engine
+        with _Pool(self.threads if len(coded.tiles) > 1 else 1) as pool:
+            y_hat = _Latents(self, coded, height, width, quality, pool)
+            transforms.synthesise_into(pixels, y_hat, quality)
+        return pixels
 
-    @torch.inference_mode()
-    def reconstruct(self, y_hat, quality, plain=False):
-        """y_hat (1, M, h, w) in symbols -> x_hat (1, 3, 16 h, 16 w), not clamped."""
-        q = torch.tensor([quality / QUALITY_UNIT], device=y_hat.device)
-        transforms = self.plain if plain else self.transforms
-        return _tiled(lambda t: transforms.synthesise(t, q), y_hat, 1, 16, 0 if plain else self.transforms.g_s.reach)
+    def _decode_tile(self, tile, height, width, quality, plain):
+        """y_hat (M, height, width) of a tile."""
+        decoder = rans.Decoder(self.tables, tile.data, tile.lanes)
+        y_hat = self.latents.decode(decoder, height, width, quality, plain, tile.symbols_crc)
+        decoder.finish()
+        return y_hat
 
 
-def _tiled(function, x, step_in, step_out, halo):
-    """``function(x)``, tile by tile when x is large, so that memory stays bounded.
+class _Latents:
+    """y_hat of a picture as an array that can be sliced, whose tiles are decoded when they are asked for, once.
 
-    Args:
-        function: (1, C, s_in h, s_in w) -> (1, D, s_out h, s_out w), with finite reach.
-        step_in, step_out: samples of input and output per latent position.
-        halo: latent positions to each side that an output depends on.
+    The synthesis goes from top to bottom. Rows of tiles above what it asks for are forgotten.
     """
-    height, width = x.shape[2] // step_in, x.shape[3] // step_in
-    if height * width <= (TILE + 2 * halo) ** 2:
-        return function(x.contiguous(memory_format=torch.channels_last))
-    out = None
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            # The halo stops at the picture's border: there the layers' own zero padding is the truth.
-            t, l = max(top - halo, 0), max(left - halo, 0)
-            b, r = min(bottom + halo, height), min(right + halo, width)
-            tile = x[:, :, step_in * t : step_in * b, step_in * l : step_in * r]
-            tile = function(tile.contiguous(memory_format=torch.channels_last))
-            if out is None:
-                out = tile.new_empty(1, tile.shape[1], step_out * height, step_out * width)
-            s = step_out
-            out[:, :, s * top : s * bottom, s * left : s * right] = tile[
-                :, :, s * (top - t) : s * (bottom - t), s * (left - l) : s * (right - l)
+
+    def __init__(self, model, coded, height, width, quality, pool):
+        self._decode, self._pool = model._decode_tile, pool
+        self._coded, self._quality = coded, quality
+        padded = [n // STEP for n in padded_size(height, width)]
+        self.shape = (model.config.M, *padded)
+        self.dtype = np.dtype(np.float32)
+        self._columns, self._rows = tile_grid(width, height)
+        self._futures = {}
+
+    def __getitem__(self, key):
+        _, rows, columns = key
+        first, last = rows.start // TILE, (rows.stop - 1) // TILE
+        for number in [n for n in self._futures if n // self._columns < first]:
+            del self._futures[number]
+        left, right = columns.start // TILE, (columns.stop - 1) // TILE
+        wanted = [(r, c) for r in range(first, last + 1) for c in range(left, right + 1)]
+        for r, c in wanted:
+            self._start(r, c)
+        if right + 1 < self._columns:  # the next piece needs these, while this one is synthesised
+            for r in range(first, last + 1):
+                self._start(r, right + 1)
+        part = np.empty((self.shape[0], rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        for r, c in wanted:
+            y_hat = self._futures[r * self._columns + c].result()
+            top, low = max(rows.start, r * TILE), min(rows.stop, r * TILE + y_hat.shape[1])
+            west, east = max(columns.start, c * TILE), min(columns.stop, c * TILE + y_hat.shape[2])
+            part[:, top - rows.start : low - rows.start, west - columns.start : east - columns.start] = y_hat[
+                :, top - r * TILE : low - r * TILE, west - c * TILE : east - c * TILE
             ]
-    return out
+        return part
+
+    def _start(self, row, column):
+        number = row * self._columns + column
+        if number not in self._futures:
+            size = (min(TILE, self.shape[1] - row * TILE), min(TILE, self.shape[2] - column * TILE))
+            tile = self._coded.tiles[number]
+            self._futures[number] = self._pool.submit(self._decode, tile, *size, self._quality, self._coded.plain)
 
 
-# --- The weights file ----------------------------------------------------------------------------------------------
+class _Pool:
+    """Threads that work on tiles, each with a bounded number of tiles waiting; with one thread, the caller's own."""
+
+    def __init__(self, threads):
+        self._executor = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._room = threading.BoundedSemaphore(4 * threads)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self._executor:
+            self._executor.shutdown(cancel_futures=kind is not None)
+
+    def submit(self, function, *arguments):
+        if self._executor is None:
+            return _Done(function(*arguments))
+        self._room.acquire()
+        future = self._executor.submit(function, *arguments)
+        future.add_done_callback(lambda _: self._room.release())
+        return future
 
 
-def read_folder(folder):
-    """``(ModelConfig, tensors)`` of a model folder; ModelError when something is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+class _Done(NamedTuple):
+    """A result that is there, with the method of a Future."""
 
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "weights.safetensors")
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder}: no {error.filename or 'weights.safetensors'}") from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder}: {error}") from None
-    return ModelConfig.from_dict(values["architecture"]), tensors
+    value: object
+
+    def result(self):
+        return self.value
 
 
-def config_dict(config, **more):
-    """Contents of config.json."""
-    return {"architecture": asdict(config), **more}
+def _tile_colours(pixels):
+    """The colours of all tiles as three bytes each, in raster order; None unless every tile has one colour."""
+    height, width = pixels.shape[:2]
+    colours = []
+    for top in range(0, height, TILE_SIDE):
+        for left in range(0, width, TILE_SIDE):
+            tile = pixels[top : top + TILE_SIDE, left : left + TILE_SIDE]
+            if (tile[0] != tile[0, 0]).any() or (tile != tile[0, 0]).any():
+                return None
+            colours.append(tile[0, 0].tobytes())
+    return colours
+
+
+def _fill(pixels, tiles):
+    """Paint each tile of a picture in its colour; Corrupt where that is not the one that was written."""
+    columns, _ = tile_grid(pixels.shape[1], pixels.shape[0])
+    for number, tile in enumerate(tiles):
+        if zlib.crc32(tile.data) != tile.symbols_crc:
+            raise Corrupt(f"corrupt: the colour of tile {number} does not match its checksum")
+        top, left = (TILE_SIDE * n for n in divmod(number, columns))
+        pixels[top : top + TILE_SIDE, left : left + TILE_SIDE] = np.frombuffer(tile.data, np.uint8)
+
+
+def _middle(pixels):
+    """At most TRIAL x TRIAL pixels from the middle of a picture."""
+    top, left = (max(0, (n - TRIAL) // 2) for n in pixels.shape[:2])
+    return pixels[top : top + TRIAL, left : left + TRIAL]

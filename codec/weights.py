@@ -1,8 +1,11 @@
 """Find models: folders with ``weights.safetensors``, ``config.json`` and ``CARD.md``.
 
-A model's id is the first eight hexadecimal digits of the SHA-256 of its weights file. It stands in every compressed
-file, names the model's folder, and is checked when the model is loaded: a file is decoded with exactly the weights
-that made it. Standard library only.
+A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that decides
+the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded: a file
+is decoded with exactly the weights that made it.
+
+Models are *experimental* until index.json lists them as *released*: then they are never changed nor removed, and what
+they wrote can be read by every later version. Standard library only.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ from pathlib import Path
 
 from .errors import ModelError
 
-ID_DIGITS = 8
+ID_DIGITS = 16
 
 
 def models_folder():
@@ -24,11 +27,16 @@ def models_folder():
 
 
 def _index():
+    """``{"default": id, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
     path = models_folder() / "index.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}; is the installation complete?") from None
+    released = index.get("released", []) if isinstance(index, dict) else None
+    if not isinstance(released, list) or not all(map(_is_id, [index.get("default"), *released])):
+        raise ModelError(f"{path}: it does not name a default model by its id; is the installation complete?")
+    return index
 
 
 def default_model_id():
@@ -36,10 +44,15 @@ def default_model_id():
     return _index()["default"]
 
 
+def is_released(model_id):
+    """Whether every later version will read what this model wrote."""
+    return model_id in _index().get("released", [])
+
+
 def list_models():
     """Ids of the installed models, the default first."""
     default = default_model_id()
-    found = {path.parent.name for path in models_folder().glob("*/weights.safetensors")}
+    found = {path.parent.name for path in models_folder().glob("*/weights.safetensors") if _is_id(path.parent.name)}
     return sorted(found, key=lambda name: (name != default, name))
 
 
@@ -55,7 +68,7 @@ def find_model(name=None):
     if name is None:
         name = default_model_id()
     folder = models_folder() / str(name)
-    if not re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", str(name)) or not folder.is_dir():
+    if not _is_id(str(name)) or not folder.is_dir():
         folder = Path(name)
     if not (folder / "weights.safetensors").is_file():
         raise ModelError(f"no model {name}; installed: {', '.join(list_models()) or 'none'}")
@@ -63,19 +76,25 @@ def find_model(name=None):
 
 
 def model_id(folder):
-    """Id of the model in a folder, from its weights file.
+    """Id of the model in a folder, from its architecture and its weights file.
 
     Raises:
-        ModelError: the weights cannot be read, or the folder is named after another id (a damaged installation).
+        ModelError: a file cannot be read, or the folder is named after another id (a damaged installation).
     """
     try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = json.dumps(values["architecture"], sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(architecture.encode() + b"\0")
         with open(folder / "weights.safetensors", "rb") as file:
-            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file)
+            while block := file.read(1 << 20):
+                digest.update(block)
     except OSError as error:
         raise ModelError(f"{folder}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{folder}: config.json is damaged ({type(error).__name__}: {error})") from None
     found = digest.hexdigest()[:ID_DIGITS]
     if folder.parent == models_folder() and folder.name != found:
-        raise ModelError(f"{folder}: the weights file is damaged (its id is {found}); reinstall")
+        raise ModelError(f"{folder}: the model is damaged (its id is {found}); reinstall")
     return found
 
 
@@ -97,16 +116,13 @@ def install(source, default=False):
             shutil.copyfile(source / name, target / name)
         if default:
             part = models_folder() / "index.json.part"
-            part.write_text(json.dumps({"default": found}, indent=2) + "\n", encoding="utf-8")
+            index = {**_index(), "default": found}
+            part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             part.replace(models_folder() / "index.json")
     except OSError as error:
         raise ModelError(f"{source}: cannot be installed: {error}") from None
     return found
 
 
-def _sha256(file):
-    """hashlib.file_digest for Python 3.10."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
+def _is_id(text):
+    return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None

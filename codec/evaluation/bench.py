@@ -19,9 +19,11 @@ How everything is measured:
   work that tiles of a large one repeat at their borders is not counted.
 """
 
+import inspect
 import json
 import random
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +35,7 @@ from PIL import Image
 
 from ..image_io import read_picture, save_picture, write_bytes_atomic
 from ..macs import multiply_adds, parameters
-from ..pixels import padded_size
+from ..model import padded_size
 from .rate_distortion import Entrant, measure
 from .report import Search
 
@@ -278,6 +280,7 @@ class Clock:
     def __init__(self, stages, device="cpu"):
         self.device = device
         self.seconds = dict.fromkeys(stages, 0.0)
+        self._thread = threading.get_ident()  # of several at work on tiles, the clock is one's
         self._inside = [0.0]  # of all that has run, and of the stages inside each that is running
 
     @property
@@ -303,25 +306,38 @@ class Clock:
         """The function, as a stage."""
 
         def run(*arguments, **named):
-            with self.stage(name):
+            if threading.get_ident() != self._thread:
                 return function(*arguments, **named)
+            with self.stage(name):
+                result = function(*arguments, **named)
+            return self._steps(name, result) if inspect.isgenerator(result) else result
 
         return run
+
+    def _steps(self, name, generator):
+        """A generator whose own work is a stage, and not what is done with what it yields."""
+        while True:
+            with self.stage(name):
+                try:
+                    value = next(generator)
+                except StopIteration:
+                    return
+            yield value
 
 
 @contextmanager
 def watched(model, clock):
-    """Meanwhile the parts of a CodecModel are stages of the clock. The model itself knows nothing of clocks."""
+    """Meanwhile the parts of a Model are stages of the clock. The model itself knows nothing of clocks."""
     methods = [
-        (model.transforms, "analyse", "g_a"), (model.transforms, "side_information", "h_a"),
-        (model.transforms, "synthesise", "g_s"),
-        (model.entropy, "encode", "coding"), (model.entropy, "decode", "coding"),
+        (model.engine, "analyse_pieces", "g_a"), (model.engine, "side_information", "h_a"),
+        (model.engine, "synthesise_into", "g_s"),
+        (model, "_encode_tile", "coding"), (model, "_decode_tile", "coding"),
     ]  # fmt: skip
     if model.plain is not None:
-        methods += [(model.plain, "analyse", "g_a"), (model.plain, "synthesise", "g_s")]
-    networks = getattr(model.entropy, "networks", None)  # vector-quantised latents have none
+        methods += [(model.plain, "analyse_pieces", "g_a"), (model.plain, "synthesise_into", "g_s")]
+    networks = getattr(model.latents, "networks", None)  # vector-quantised latents have none
     if networks is not None:
-        methods += [(networks, "features", "entropy"), (networks, "context", "entropy")]
+        methods += [(networks, method, "entropy") for method in ("begin", "predict", "learn")]
     for owner, method, stage in methods:
         setattr(owner, method, clock.timed(stage, getattr(owner, method)))
     try:

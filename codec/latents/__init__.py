@@ -5,7 +5,7 @@
     quadtree    positions of the passes; the walk through them, which encoder, decoder, estimator and counter share
     networks    h_s and the context networks
     integer     their layers: exact integer functions
-    tables      CDF tables: checks, and what a symbol costs
+    rans        symbols <-> bytes: tables and coder
 
 Every kind has
 

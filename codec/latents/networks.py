@@ -5,7 +5,7 @@
     hidden at the positions of pass k --heads--> mean in 1/16 of a symbol, row of the table
 
 :func:`architecture` lists their layers, for every engine: exact layers in NumPy here, trainable and exact ones in torch
-in :mod:`codec.entropy`.
+in :mod:`codec.nn.latents`.
 """
 
 import math
@@ -38,12 +38,9 @@ class Architecture(NamedTuple):
     """All layers of the entropy networks.
 
     Attributes:
-        plan: EntropyPlan. limit: largest magnitude of an activation.
         h_s: steps: LayerSpecs, and the factors of pixel shuffles between them. contexts: Context of each pass.
     """
 
-    plan: object
-    limit: int
     h_s: list
     contexts: list
 
@@ -64,13 +61,12 @@ def architecture(config):
     bits, anchors = config.entropy_bits, config.anchors
     # Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
     limit, step = 2**config.activation_bits - 1, 64 / 2**config.activation_bits
-    plan = config.entropy_plan(step)
-    low, fine = 0 if plan.activation == "relu" else -limit, plan.depthwise_step
+    fine = step / 4
 
     def pointwise(c_in, c_out, in_step, quality=False, in_limit=limit):
         return LayerSpec(
-            c_in, c_out, low, limit, in_limit, in_step, step,
-            anchors=anchors if quality else 1, activation=plan.activation, weight_bits=bits,
+            c_in, c_out, -limit, limit, in_limit, in_step, step,
+            anchors=anchors if quality else 1, activation="leaky", weight_bits=bits,
         )  # fmt: skip
 
     def depthwise(c):
@@ -82,7 +78,7 @@ def architecture(config):
         )
 
     h_s = [
-        pointwise(N, 4 * N, plan.z_step, quality=True, in_limit=Z_LIMIT), 2,
+        pointwise(N, 4 * N, 1.0, quality=True, in_limit=Z_LIMIT), 2,
         depthwise(N), pointwise(N, 4 * width, fine), 2,
         depthwise(width), pointwise(width, width, fine),
     ]  # fmt: skip
@@ -98,7 +94,7 @@ def architecture(config):
         )
         for k in range(len(PASSES))
     ]  # fmt: skip
-    return Architecture(plan, limit, h_s, contexts)
+    return Architecture(h_s, contexts)
 
 
 def scale_table():
@@ -128,20 +124,18 @@ class EntropyNetworks:
     """
 
     def __init__(self, config, layer, compand):
-        plan = architecture(config)
-        if not plan.plan.companded:
-            raise ModelError("entropy networks of the first architecture")
+        parts = architecture(config)
         self.config, self.compand = config, compand.astype(np.float32)
-        layers = {spec_name: layer(spec, spec_name) for spec_name, spec in plan.layers()}
+        layers = {spec_name: layer(spec, spec_name) for spec_name, spec in parts.layers()}
 
         def chain(name, steps):
             """The steps of a chain with layers in place of their specs."""
             made = iter(layers[f"{name}.layers.{i}"] for i in range(len(steps) - sum(map(_is_shuffle, steps))))
             return [step if _is_shuffle(step) else next(made) for step in steps]
 
-        self.h_s = chain("h_s", plan.h_s)
-        self.trunks = [chain(f"contexts.{k}.trunk", context.trunk) for k, context in enumerate(plan.contexts)]
-        self.heads = [(layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(plan.contexts))]
+        self.h_s = chain("h_s", parts.h_s)
+        self.trunks = [chain(f"contexts.{k}.trunk", context.trunk) for k, context in enumerate(parts.contexts)]
+        self.heads = [(layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(parts.contexts))]
 
     def begin(self, z_hat, quality):
         """Integers z_hat (N, h/4, w/4) -> what context networks read: float32 (h, w, C + M), features first.

@@ -17,7 +17,7 @@ from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from .tables import Costs, join, read_rows
+from .rans import Tables
 
 
 class ScalarLatents:
@@ -29,7 +29,7 @@ class ScalarLatents:
         dtype: for tests: of all products, float32 or float64.
 
     Attributes:
-        rows: tables.Rows for the coder: those of z, then those of y pass by pass.
+        tables: rans.Tables for the coder: those of z, then those of y pass by pass.
 
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
@@ -39,12 +39,11 @@ class ScalarLatents:
         self.config = config
         self.networks = exact_networks(config, tensors, dtype)
         self._y_start = config.anchors * config.N
-        self.rows = join(
-            read_rows(tensors, "entropy.z", self._y_start, Z_LIMIT),
-            read_rows(tensors, "entropy.y", len(PASSES) * LEVELS, Y_LIMIT),
+        self.tables = Tables.join(
+            _read_tables(tensors, "entropy.z", self._y_start, Z_LIMIT),
+            _read_tables(tensors, "entropy.y", len(PASSES) * LEVELS, Y_LIMIT),
         )
         self.dequantiser = Dequantiser(tensors.get("entropy.shrink"), config.anchors)
-        self._costs = None
 
     def encode(self, z, y, quality, lattice=False):
         """Symbols of one picture or tile, and what the decoder will make of them.
@@ -106,9 +105,8 @@ class ScalarLatents:
 
     def estimate(self, z, y, quality, lattice=False):
         """Bits of :meth:`encode`'s symbols by the tables, without the coder's few bytes for its states: float."""
-        self._costs = self._costs or Costs(self.rows)
         encoded = self.encode(z, y, quality, lattice)
-        return float(sum(self._costs(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
+        return float(sum(self.tables.bits(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
 
     def _z_rows(self, shape, quality):
         """Row of each symbol of z: that of its channel, of the nearest anchor quality; int32 (n,)."""
@@ -169,3 +167,29 @@ def _coded(indexes, lattice):
 def _y_hat(parts, shifts):
     """Passes in 1/16 of a symbol and their shifts -> latents (M, h, w) in symbols."""
     return merge([part / np.float32(MEAN_UNIT) + shift for part, shift in zip(parts, shifts)])
+
+
+def _read_tables(tensors, prefix, number, limit):
+    """Tables of a weights file: ``<prefix>_cdf``, ``_lengths`` and ``_offsets``.
+
+    Args:
+        number: of rows. limit: largest magnitude of a symbol.
+
+    Raises:
+        ModelError: something is missing, or they are no such tables.
+    """
+    names = [f"{prefix}_{key}" for key in ("cdf", "lengths", "offsets")]
+    for name in names:
+        if name not in tensors:
+            raise ModelError(f"the weights lack {name}")
+    cdf, lengths, offsets = (tensors[name] for name in names)
+    try:
+        tables = Tables(cdf, lengths, offsets)
+    except ModelError as error:
+        raise ModelError(f"{prefix}: {error}") from None
+    if len(tables) != number:
+        raise ModelError(f"{prefix}: {len(tables)} rows; needed {number}")
+    last = offsets.astype(np.int64) + lengths - 3
+    if offsets.min() < -limit or last.max() > limit:
+        raise ModelError(f"{prefix}: symbols {offsets.min()} to {last.max()}, beyond {limit}")
+    return tables

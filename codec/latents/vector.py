@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import Corrupt, ModelError
 from ..quality import QUALITY_UNIT
 from .coded import Encoded, Queue, Source
-from .tables import TOTAL, Costs, Rows, check
+from .rans import TOTAL, Tables
 
 HISTORIES = 4  # classes of what came before at the same position
 NEIGHBOURHOODS = 4  # classes of the four neighbours
@@ -41,7 +41,7 @@ class VectorLatents:
         tensors: ``{name: array}`` of a weights file.
 
     Attributes:
-        rows: tables.Rows for the coder: CONTEXTS of each pair, stage by stage.
+        tables: rans.Tables for the coder: CONTEXTS of each pair, stage by stage.
 
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
@@ -56,8 +56,7 @@ class VectorLatents:
         self.magnitudes = _integers(tensors, "magnitudes", np.int8, (*pairs, codes), 0, MAGNITUDES - 1)
         self.first_quality = _integers(tensors, "first_quality", np.int32, pairs, 0, None)
         frequencies = _integers(tensors, "frequencies", np.int16, (*pairs, CONTEXTS, codes + 1), None, None)
-        self.rows = _rows(frequencies.reshape(-1, codes + 1))
-        self._costs = None
+        self.tables = _tables(frequencies.reshape(-1, codes + 1))
 
     def pairs(self, quality):
         """(stage, group) of every pair in use at a quality in hundredths, in the order of the file."""
@@ -110,9 +109,8 @@ class VectorLatents:
 
     def estimate(self, z, y, quality, lattice=False):
         """Bits of :meth:`encode`'s indices by the tables, without the coder's few bytes for its states: float."""
-        self._costs = self._costs or Costs(self.rows)
         encoded = self.encode(z, y, quality, lattice)
-        return float(sum(self._costs(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
+        return float(sum(self.tables.bits(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
 
     def _choose(self, residual, quality):
         """``{(stage, group): int64 (n,)}``, the best codewords for vectors (G, n, code_dim), which change in place."""
@@ -229,12 +227,10 @@ def _integers(tensors, key, dtype, shape, low, high):
     return tensor
 
 
-def _rows(frequencies):
-    """Rows of 16-bit frequencies, less one and wrapped to int16, (rows, K + 1) with the escape."""
+def _tables(frequencies):
+    """Tables of 16-bit frequencies, less one and wrapped to int16, (rows, K + 1) with the escape."""
     steps = 1 + (frequencies.astype(np.int64) & 0xFFFF)
     if (steps.sum(1) != TOTAL).any():
         raise ModelError("a table of the vector-quantised latents does not add up")
     cdf = np.pad(steps.cumsum(1), ((0, 0), (1, 0))).astype(np.int32)
-    rows = Rows(cdf.ravel(), np.full(len(cdf), cdf.shape[1], np.int32), np.zeros(len(cdf), np.int32))
-    check(rows, "entropy.vq.frequencies")
-    return rows
+    return Tables(cdf.ravel(), np.full(len(cdf), cdf.shape[1], np.int32), np.zeros(len(cdf), np.int32))

@@ -22,12 +22,13 @@ from ..errors import CodecError
 from ..evaluation.bd_rate import bd_rate
 from ..evaluation.metrics import psnr_db
 from ..image_io import write_bytes_atomic
-from ..model import CodecModel, ModelConfig, read_folder
-from ..pixels import to_tensor, to_uint8
+from ..config import ModelConfig
+from ..model import Model
+from ..nn.pixels import to_tensor, to_uint8
 from ..quantise import LATENT_QUANTISERS
 from ..training.config import TrainingConfig
 from ..training.data import validation_crops
-from ..training.loop import train
+from ..training.loop import read_weights, train
 from ..training.model import TrainableModel
 from ..training.transforms import Centre
 
@@ -129,7 +130,7 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
             if name == DITHERED:
                 found = measure_with_dither(export, crops, name, seed)
             else:
-                found = measure(CodecModel.from_folder(export), crops, name, seed)
+                found = measure(Model.from_folder(export), crops, name, seed)
             write_bytes_atomic(done, json.dumps([asdict(point) for point in found]).encode())
         points += [Point(**values) for values in json.loads(done.read_text())]
     return points
@@ -143,10 +144,9 @@ def measure(model, crops, name, seed):
         for crop in crops:
             pixels = crop.permute(1, 2, 0).numpy()
             height, width = pixels.shape[:2]
-            z_string, y_string, crc, *_ = model.encode(to_tensor(pixels), 100 * quality, plain=False)
-            x_hat = model.decode(z_string, y_string, crc, height, width, 100 * quality)
-            rates.append(8 * (len(z_string) + len(y_string)) / (height * width))
-            fidelities.append(psnr_db(pixels, to_uint8(x_hat, height, width)))
+            coded = model.encode(pixels, 100 * quality, plain=False)
+            rates.append(coded.bits / (height * width))
+            fidelities.append(psnr_db(pixels, model.decode(coded, height, width, 100 * quality)))
         points.append(Point(name, seed, quality, mean(rates), mean(fidelities)))
     return points
 
@@ -159,7 +159,7 @@ def measure_with_dither(folder, crops, name, seed):
     ideal code length is what the rate term of training says. The synthesis sees it. The contexts go on to read r
     rounded without the dither, as in training.
     """
-    config, tensors = read_folder(folder)
+    config, tensors = read_weights(folder)
     model = TrainableModel(config, name)
     model.import_tensors(tensors)
     model.train()

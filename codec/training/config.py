@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass, field
 
-from ..model import ModelConfig
+from ..config import ModelConfig
 from ..quantise import LATENT_QUANTISERS
-from ..transforms import STRIDE
+from ..model import STRIDE
 
 
 @dataclass

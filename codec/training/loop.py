@@ -19,8 +19,9 @@ from tqdm import tqdm
 from ..errors import ModelError
 from ..health import PARTS, complaints, health, mean_dead, watched
 from ..image_io import write_bytes_atomic
-from ..integer import TrainableLayer
-from ..model import ModelConfig, config_dict, read_folder
+from ..nn.integer import TrainableLayer
+from ..config import ModelConfig
+from ..engine import read_folder
 from .data import Crops, validation_crops
 from .model import TrainableModel, grow
 from .muon import Muon
@@ -489,8 +490,18 @@ def export(model, folder, **facts):
     """Write ``weights.safetensors`` and ``config.json`` of a trainable model, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
-    text = json.dumps(config_dict(model.config, training=facts), indent=2) + "\n"
+    text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"
     write_bytes_atomic(folder / "config.json", text.encode())
+
+
+def read_weights(folder):
+    """``(ModelConfig, tensors)`` of exported weights: name -> tensor.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    config, arrays = read_folder(folder)
+    return config, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _starting_point(config):
@@ -513,9 +524,7 @@ def _starting_point(config):
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
-    own, tensors = read_folder(path)
-    if not isinstance(own, ModelConfig):
-        raise ModelError(f"{path}: a model of the first architecture, which trains no longer")
+    own, tensors = read_weights(path)
     model = trainable_model(own, config.quantiser)
     try:
         model.import_tensors(tensors)

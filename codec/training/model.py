@@ -8,9 +8,9 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..entropy import Dequantiser, EntropyNetworks, place, split
+from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
-from ..integer import TrainableLayer
+from ..nn.integer import TrainableLayer
 from ..latents.networks import LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, walk
 from ..nn.dct import coarse_deviation

@@ -72,7 +72,7 @@ class ScaleMixture(nn.Module):
             limit: no row reaches beyond this magnitude.
 
         Returns:
-            ``(cdf, lengths, offsets)``, int32, as :class:`codec.entropy.Tables` takes them.
+            ``(cdf, lengths, offsets)``, int32, as :class:`codec.latents.rans.Tables` takes them.
         """
         device = self.log_ratio.device
         scales = torch.tensor(scales, device=device)[:, None]

@@ -1,4 +1,4 @@
-"""The transforms in the parametrisation that learns, and how it folds into the plain layers of codec.transforms.
+"""The transforms in the parametrisation that learns, and how it folds into the plain layers of codec.nn.transforms.
 
 Adam moves every weight by about the learning rate, and the channels of a DCT differ 100-fold in deviation. Hence:
 
@@ -27,7 +27,7 @@ from ..nn.dct import (
     haar_matrix,
     quantisation_step,
 )
-from ..transforms import (
+from ..nn.transforms import (
     SLOPE,
     Depthwise,
     QualityTable,

@@ -16,7 +16,7 @@ from torch import distributed, nn
 from ..latents.vector import CONTEXTS, MAGNITUDES, squared_error_per_bit
 from ..nn.dct import coarse_deviation
 from ..quantise import straight_through
-from ..vector_entropy import choose, contexts, from_groups, histories, to_groups
+from ..nn.vector import choose, contexts, from_groups, histories, to_groups
 from .transforms import TrainableTransforms
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper

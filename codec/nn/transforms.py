@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .dct import PATCH
+from ..config import PATCH
 
 STRIDE = 64  # pixels per position of z; pictures are padded to a multiple of it
 SLOPE = 0.125  # of leaky ReLU: in integers, a shift by 3
@@ -196,3 +196,36 @@ class HyperAnalysis(nn.Module):
         t = self.activations[1](self.down1(unshuffle(self.depthwise1(t), 2)))
         t = self.activations[2](self.down2(unshuffle(self.depthwise2(t), 2)))
         return nchw(self.out(t))  # (B, N, h/4, w/4)
+
+
+class Transforms(nn.Module):
+    """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.g_a = Analysis(config)
+        self.g_s = Synthesis(config)
+        if config.latents == "vq":
+            return  # codewords have sizes of their own, and their prior needs no side information
+        self.h_a = HyperAnalysis(config)
+        # One table for both ways: two of them drift apart in channels that a quality hardly uses.
+        self.log_gain = QualityTable(torch.zeros(config.anchors, config.M))
+        self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))
+
+    def analyse(self, x, quality):
+        """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
+        y = self.g_a(x, quality)
+        return y if self.config.latents == "vq" else y * self.log_gain(quality).exp()[:, :, None, None]
+
+    def side_information(self, y, quality):
+        """Gained y -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
+        if self.config.latents == "vq":
+            return None
+        return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
+
+    def synthesise(self, y_hat, quality):
+        """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
+        if self.config.latents == "scalar":
+            y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
+        return self.g_s(y_hat, quality)

@@ -3,12 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .transforms import STRIDE
-
-
-def padded_size(height, width):
-    """The next multiples of STRIDE, in pixels."""
-    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
+from ..model import padded_size
 
 
 def to_tensor(pixels):
