@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from codec.model import CodecModel, PlainTransforms
-from codec.pixels import to_tensor, to_uint8
+from codec.engine import PlainTransforms
+from codec.model import Model
+from codec.quality import hundredths
 from codec.weights import find_model
 
 SIDE = 128
@@ -67,27 +67,26 @@ def pictures(side=SIDE):
     return {name: np.ascontiguousarray(np.round(p).astype(np.uint8)) for name, p in found.items()}
 
 
-def psnr_db(pixels, x_hat):
-    """PSNR after rounding to 8 bits; 99 for equal pictures."""
-    difference = to_uint8(x_hat, *pixels.shape[:2]).astype(np.float64) - pixels
-    error = np.square(difference).mean()
+def psnr_db(pixels, decoded):
+    """PSNR of 8-bit pictures; 99 for equal ones."""
+    error = np.square(decoded.astype(np.float64) - pixels).mean()
     return 10 * np.log10(255**2 / error) if error else 99.0
 
 
-@torch.inference_mode()
 def dct_psnr_db(pixels, config, quality):
     """PSNR of plain DCT coding: M coefficients, each rounded to whole steps of this quality (0 to 100)."""
-    plain, q = PlainTransforms(config), torch.tensor([float(quality)])
-    return psnr_db(pixels, plain.synthesise(plain.analyse(to_tensor(pixels), q).round(), q))
+    plain, decoded = PlainTransforms(config), np.empty_like(pixels)
+    y = plain.analyse(pixels.transpose(2, 0, 1), hundredths(quality))
+    plain.synthesise_into(decoded, np.floor(y + np.float32(0.5)), hundredths(quality))
+    return psnr_db(pixels, decoded)
 
 
-@torch.inference_mode()
 def coded(pixels, model, quality, plain=None):
-    """``(bpp, PSNR, whether the plain transform was used)``; the strings' bits, header excluded."""
-    found = model.encode(to_tensor(pixels), round(100 * quality), plain)
-    bits = 8 * (len(found.z_string) + len(found.y_string))
-    x_hat = model.reconstruct(found.y_hat, round(100 * quality), found.plain)
-    return bits / pixels.shape[0] / pixels.shape[1], psnr_db(pixels, x_hat), found.plain
+    """``(bpp, PSNR, how it was coded)``: learned, plain or flat; bits of the tiles, header excluded."""
+    found = model.encode(pixels, hundredths(quality), plain)
+    decoded = model.decode(found, *pixels.shape[:2], hundredths(quality))
+    kind = "flat" if found.flat else "plain" if found.plain else "learned"
+    return found.bits / pixels.shape[0] / pixels.shape[1], psnr_db(pixels, decoded), kind
 
 
 def main():
@@ -96,7 +95,7 @@ def main():
     parser.add_argument("--qualities", default="0,30,60,100")
     parser.add_argument("--save", metavar="FOLDER", help="write the pictures as PNG")
     arguments = parser.parse_args()
-    model = CodecModel.from_folder(find_model(arguments.model))
+    model = Model.from_folder(find_model(arguments.model))
     qualities = [float(q) for q in arguments.qualities.split(",")]
     heads = " | ".join(f"q {q:g}: codec; learned; DCT" for q in qualities)
     print(f"| picture | {heads} |\n|---|{'---|' * len(qualities)}")
@@ -106,8 +105,8 @@ def main():
             Image.fromarray(pixels).save(Path(arguments.save) / f"{name.replace(' ', '_').replace(',', '')}.png")
         cells = []
         for quality in qualities:
-            bpp, decibels, plain = coded(pixels, model, quality)
-            cell = f"{bpp:.2f} bpp {decibels:.1f} dB{' plain' if plain else ''}"
+            bpp, decibels, kind = coded(pixels, model, quality)
+            cell = f"{bpp:.2f} bpp {decibels:.1f} dB {kind}"
             bpp, decibels, _ = coded(pixels, model, quality, plain=False)
             cells.append(
                 f"{cell}; {bpp:.2f} bpp {decibels:.1f} dB; {dct_psnr_db(pixels, model.config, quality):.1f} dB"

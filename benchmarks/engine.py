@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from codec.engine import Engine
-from codec.model import CodecModel
+from codec.model import Model
 from codec.weights import find_model
 
 QUALITY = 5000
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     folder = find_model(options.model)
-    model = CodecModel.from_folder(folder)
+    model = Model.from_folder(folder)
     threads = [int(n) for n in options.threads.split(",")]
     engines = {n: Engine.from_folder(folder, n) for n in threads}
     print("size        part  engine        threads  least ms  median ms")
@@ -68,7 +68,7 @@ def variants(model, engines, pixels):
     in_torch = {
         "g_a": lambda: transforms.analyse(x, quality),
         "h_a": lambda: transforms.side_information(y_tensor, quality),
-        # In one piece up to 3 megapixels or so, in tiles beyond: CodecModel's own way.
+        # In one piece up to 3 megapixels or so, in tiles beyond: Model's own way.
         "g_s": lambda: model.reconstruct(y_hat_tensor, QUALITY),
     }
     return {

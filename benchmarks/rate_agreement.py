@@ -14,7 +14,7 @@ import torch
 from codec import pixels
 from codec.image_io import read_picture
 from codec.integer import QUALITY_UNIT
-from codec.model import CodecModel, read_folder
+from codec.model import Model, read_folder
 from codec.training.data import find_pictures
 from codec.training.model import TrainableModel
 from codec.weights import find_model
@@ -27,7 +27,7 @@ def main():
     config, tensors = read_folder(Path(folder))
     graph = TrainableModel(config).eval()
     graph.import_tensors(tensors)
-    model = CodecModel.from_folder(Path(folder))
+    model = Model.from_folder(Path(folder))
     totals = {quality: [0.0, 0.0] for quality in QUALITIES}
     paths = find_pictures(sys.argv[1:2])
     for path in paths:

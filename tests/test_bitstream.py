@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codec import container as format2
-from codec.container import Container, Tile, pack, read_header, tile_grid, unpack
+from codec import bitstream as format2
+from codec.bitstream import Container, Tile, pack, read_header, tile_grid, unpack
 from codec.errors import BitstreamError, Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVersion
 from codec.latents import rans
 
-DOCUMENT = Path(format2.__file__).with_name("CONTAINER.md").read_text(encoding="utf-8")
+DOCUMENT = Path(format2.__file__).with_name("BITSTREAM.md").read_text(encoding="utf-8")
 
 PLAIN = Container(
     model_id="0123abcd4567ef89",
@@ -71,7 +71,7 @@ def with_sections(*entries):
 
 
 def documented_dump():
-    """(bytes, what they are) of the lines of the example in CONTAINER.md."""
+    """(bytes, what they are) of the lines of the example in BITSTREAM.md."""
     block = re.search(r"```hexdump\n(.*?)```", DOCUMENT, re.DOTALL)[1]
     lines = [line.split("|") for line in block.splitlines()]
     return [(bytes.fromhex(hexadecimal), text.strip()) for hexadecimal, text in lines]

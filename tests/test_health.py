@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import CONFIG, training_config
 
 from codec.health import check, complaints, health
-from codec.model import CodecModel
+from codec.model import Model
 from codec.training import loop
 from codec.training.model import TrainableModel
 
@@ -91,4 +91,4 @@ def test_a_model_that_compresses_is_examined_by_coding_pictures(pictures, tmp_pa
     export = loop.train(training_config(pictures, tmp_path / "vq", architecture=vq, steps=1), progress=False)
     figures = check(str(export), sorted(pictures.glob("*.png"))[:1])
     assert "z_share" not in figures and "dead_entropy" not in figures and figures["dead_encoder"] < 1
-    assert CodecModel.from_folder(export).config.latents == "vq"
+    assert Model.from_folder(export).config.latents == "vq"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec.pixels import padded_size, to_tensor, to_uint8
+from codec.nn.pixels import padded_size, to_tensor, to_uint8
 
 
 @pytest.mark.parametrize(("size", "padded"), [(1, 64), (63, 64), (64, 64), (65, 128), (512, 512)])

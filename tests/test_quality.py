@@ -4,9 +4,8 @@ import torch
 
 from codec import quality as scale
 from codec.config import ModelConfig
-from codec.integer import anchor_position
-from codec.integer import interpolate_integers as torch_integers
-from codec.transforms import interpolate as torch_floats
+from codec.nn.integer import anchor_position
+from codec.nn.transforms import interpolate as torch_floats
 
 QUALITIES = [0, 1, 1249, 1250, 1251, 4321, 5000, 9999, 10000]
 
@@ -42,15 +41,6 @@ def test_floats_are_mixed_as_by_torch():
         lerp = torch.lerp(t[left], t[left + 1], weight[:, None])[0].numpy()
         np.testing.assert_allclose(mixed, lerp, rtol=0, atol=3e-7)  # a rounding, without fused multiply-adds
         np.testing.assert_allclose(mixed, torch_floats(t, torch.tensor([quality / 100]))[0], rtol=0, atol=1e-5)
-
-
-def test_integers_are_mixed_as_by_torch():
-    rng = np.random.default_rng(0)
-    for anchors in (1, 2, 9):
-        table = rng.integers(-(2**30), 2**30, (anchors, 20)).astype(np.int32)
-        for quality in QUALITIES:
-            expected = torch_integers(torch.from_numpy(table), quality).numpy()
-            assert np.array_equal(scale.interpolate_integers(table, quality), expected)
 
 
 def test_lmbda_and_its_inverse():

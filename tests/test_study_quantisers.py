@@ -7,7 +7,7 @@ from tiny import CONFIG
 
 from cli.main import codec as command
 from codec.errors import CodecError
-from codec.model import CodecModel
+from codec.model import Model
 from codec.study import quantisers
 from codec.study.quantisers import Point, Settings, compare, study, table
 from codec.training.data import validation_crops
@@ -70,7 +70,7 @@ def test_universal_quantisation_is_measured_with_its_dither(pictures, tmp_path):
     assert points == again and [p.bpp for p in points] != [p.bpp for p in other]
     # Where steps are small against the latents, a dither costs next to nothing; where most latents are rounded to zero
     # the dither lets something of them through, for bits.
-    rounded = quantisers.measure(CodecModel.from_folder(export), [crop], "universal", 0)
+    rounded = quantisers.measure(Model.from_folder(export), [crop], "universal", 0)
     dithered = quantisers.measure_with_dither(export, [crop], "universal", 0)
     assert dithered[-1].bpp == pytest.approx(rounded[-1].bpp, rel=0.05)
     assert dithered[-1].psnr_db == pytest.approx(rounded[-1].psnr_db, abs=0.2)

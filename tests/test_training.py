@@ -18,7 +18,7 @@ from tiny import CONFIG, trainable, weights_of
 from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
-from codec.model import CodecModel
+from codec.model import Model
 from codec.quantise import LATENT_QUANTISERS
 from codec.training import loop
 from codec.training.config import TrainingConfig
@@ -76,7 +76,7 @@ def test_training_learns_and_logs(pictures, tmp_path):
         losses += [float(row["value"]) for row in rows if row["name"] == "valid_loss"]
     assert len(losses) == 2 and losses[1] < 0.95 * losses[0]
     assert {"loss", "bpp", "psnr_db", "lr"} <= {row["name"] for row in rows}
-    assert CodecModel.from_folder(export).config == CONFIG
+    assert Model.from_folder(export).config == CONFIG
     assert json.loads((export / "config.json").read_text())["training"]["steps"] == 50
 
 
@@ -96,7 +96,7 @@ def test_saving_and_validating_on_the_way_change_nothing(pictures, tmp_path):
 def test_training_continues_from_exported_weights(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first"), progress=False)
     again = train(config(pictures, tmp_path / "second", resume=str(export), steps=1, lr=0.0, ema=0.0), progress=False)
-    first, second = CodecModel.from_folder(export), CodecModel.from_folder(again)
+    first, second = Model.from_folder(export), Model.from_folder(again)
     for (name, a), (_, b) in zip(first.transforms.named_parameters(), second.transforms.named_parameters()):
         if not name.endswith("bias"):  # these follow the means of other batches
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
@@ -120,7 +120,7 @@ def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
     settings = dataclasses.replace(
         config(pictures, tmp_path / "second", resume=str(export), steps=1), architecture="{}"
     )
-    assert CodecModel.from_folder(train(settings, progress=False)).config == CONFIG
+    assert Model.from_folder(train(settings, progress=False)).config == CONFIG
     for change in ({"N": 12}, {"analysis_depth": 1}, {"context_width": 16}):
         settings = config(
             pictures, tmp_path / "third", resume=str(export), architecture=dataclasses.replace(CONFIG, **change)
@@ -172,13 +172,13 @@ def test_networks_grow_on_the_way_from_exported_weights(pictures, tmp_path):
     larger = dataclasses.replace(CONFIG, analysis_depth=3, context_width=32)
     settings = dict(resume=str(export), architecture=larger, ema=0.0)
     still = train(config(pictures, tmp_path / "still", steps=1, lr=0.0, **settings), progress=False)
-    first, same = CodecModel.from_folder(export), CodecModel.from_folder(still)
+    first, same = Model.from_folder(export), Model.from_folder(still)
     assert same.config == larger
     torch.testing.assert_close(
         same.transforms.g_a.blocks[0].mix_in.weight, first.transforms.g_a.blocks[0].mix_in.weight
     )
     assert not same.transforms.g_a.blocks[2].scale.table.any()
-    learnt = CodecModel.from_folder(train(config(pictures, tmp_path / "learnt", steps=3, **settings), progress=False))
+    learnt = Model.from_folder(train(config(pictures, tmp_path / "learnt", steps=3, **settings), progress=False))
     assert learnt.transforms.g_a.blocks[2].scale.table.abs().max() > 0
 
 
@@ -256,7 +256,7 @@ def test_entropy_networks_of_fewer_bits_are_exported_and_executed(pictures, tmp_
     export = train(
         config(pictures, tmp_path, steps=1, architecture=dataclasses.replace(CONFIG, entropy_bits=bits)), progress=False
     )
-    model = CodecModel.from_folder(export)
+    model = Model.from_folder(export)
     for name, layer in model.entropy.networks.layers():
         values = layer.weight.unique()
         assert len(values) <= levels and values.abs().max() <= max(levels // 2, 1), name

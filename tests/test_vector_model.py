@@ -3,7 +3,7 @@ import torch
 from test_vector_entropy import VQ_CONFIG, trainable
 from tiny import training_config, weights_of
 
-from codec.model import CodecModel
+from codec.model import Model
 from codec.training.loop import train
 from codec.training.vector_model import TrainableVectorModel
 
@@ -75,7 +75,7 @@ def test_training_learns_and_what_it_exports_compresses(pictures, tmp_path):
     assert len(losses) == 2 and losses[1] < 0.8 * losses[0]
     last = {row.split(",")[2]: float(row.split(",")[3]) for row in rows[1:]}
     assert 1 < last["perplexity_1"] <= 16
-    model = CodecModel.from_folder(export)
+    model = Model.from_folder(export)
     assert model.config.latents == "vq"
     x = torch.rand(1, 3, 64, 128)
     z_string, y_string, crc, y_hat, _ = model.encode(x, 5000)
@@ -93,7 +93,7 @@ def test_resumed_training_equals_uninterrupted(pictures, tmp_path):
 def test_training_continues_from_exported_weights(pictures, tmp_path):
     export = train(vq(pictures, tmp_path / "first"), progress=False)
     again = train(vq(pictures, tmp_path / "second", resume=str(export), steps=1, lr=0.0, ema=0.0), progress=False)
-    first, second = CodecModel.from_folder(export), CodecModel.from_folder(again)
+    first, second = Model.from_folder(export), Model.from_folder(again)
     moved = (first.entropy.codebooks - second.entropy.codebooks).abs().max()
     assert moved < 0.2 * first.entropy.codebooks.abs().max()
     for (name, a), (_, b) in zip(first.transforms.named_parameters(), second.transforms.named_parameters()):

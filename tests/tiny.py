@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import torch
 
-from codec.integer import TrainableLayer
-from codec.model import CodecModel, ModelConfig
+from codec.config import ModelConfig
+from codec.model import Model
+from codec.nn.integer import TrainableLayer
 from codec.training.config import TrainingConfig
 from codec.training.loop import export
 from codec.training.model import TrainableModel
@@ -37,9 +38,9 @@ def trainable(seed=0):
 
 
 def coding(folder, seed=0):
-    """CodecModel of :func:`trainable`, through a weights file in ``folder``."""
+    """Model of :func:`trainable`, through a weights file in ``folder``."""
     export(trainable(seed).eval(), folder)
-    return CodecModel.from_folder(folder)
+    return Model.from_folder(folder)
 
 
 def training_config(pictures, output, architecture=CONFIG, **changes):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..latents.networks import COMPAND_LIMIT, LEVELS, architecture, compand_table
-from ..latents.quadtree import GROUPS, MEAN_UNIT, positions
+from ..latents.quadtree import GROUPS, MEAN_UNIT, PASSES, positions
 from .integer import anchor_position
 
 # --- Quadtree ------------------------------------------------------------------------------------------------------
