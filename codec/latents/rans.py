@@ -38,7 +38,7 @@ SCALAR_LANES = 16  # and one where they would be fewer than this
 MAX_ROWS = 1 << 14
 MAX_ENTRIES = 1 << 22  # of all rows together; model 1 has 49 thousand
 MAX_LOOKUPS = 512  # rows that may have a look-up table by slot: 128 KiB each
-LOOKUP_PRICE = 400  # symbols decoded by searching, after which one row's look-up table (30 us) would have paid for itself
+LOOKUP_PRICE = 400  # symbols decoded by searching, after which a row's look-up table (30 us) would have paid for itself
 
 _BLOCK = 1 << 14  # symbols handled at once: bounds memory; larger arrays come from the system anew each time
 
