@@ -489,12 +489,12 @@ def test_a_few_bytes_that_claim_a_huge_picture_are_refused_at_once(size):
     columns, rows = tile_grid(*size)
     for data in ((PLAIN_BYTES[:16] + sizes + bytes(26))[:26], plain_with(16, sizes, 4)):
         tracemalloc.start()
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(Truncated, match=f"needed {16 + len(sizes) + 6 * columns * rows + 5} bytes, found"):
             unpack(data[:30])
         with pytest.raises(Truncated):
             read_header(data[:30])
-        assert time.perf_counter() - started < 0.1
+        assert time.process_time() - started < 0.1
         assert tracemalloc.get_traced_memory()[1] < 100_000
         tracemalloc.stop()
 

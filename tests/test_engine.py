@@ -14,10 +14,11 @@ from tiny import CONFIG
 
 from codec import engine as engine_module
 from codec import graphs, winograd
-from codec import model as torch_side
 from codec.config import ModelConfig
 from codec.engine import Engine, PlainTransforms, float_weights, read_folder
 from codec.errors import ModelError
+from codec.nn.dct import coarse_deviation, coarse_to_pixels, haar_matrix, quantisation_step
+from codec.nn.transforms import Transforms, interpolate
 
 CONFIGS = [
     CONFIG,
@@ -38,7 +39,7 @@ def lively_weights(config, seed=0):
 
 
 def torch_transforms(config, weights):
-    transforms = torch_side.Transforms(config).eval().requires_grad_(False)
+    transforms = Transforms(config).eval().requires_grad_(False)
     transforms.load_state_dict({name: torch.from_numpy(array).float() for name, array in weights.items()})
     return transforms
 
@@ -164,20 +165,21 @@ def test_winograd_is_a_convolution_with_replicated_border():
 
 def test_the_plain_transform_is_that_of_torch(monkeypatch):
     config = replace(CONFIG, M=128, analysis_width=128, synthesis_width16=128)
-    ours, theirs = PlainTransforms(config), torch_side.PlainTransforms(config)
+    ours, matrix = PlainTransforms(config), coarse_to_pixels(haar_matrix(config.M))
     x = picture(128, 192)
     monkeypatch.setattr(engine_module, "PIECE", 5)
+    coefficients = F.conv2d(F.pixel_unshuffle(torch.from_numpy(x)[None] - 0.5, 16), matrix[:, :, None, None])
     for quality in (0, 1234, 10000):
-        q = torch.tensor([quality / 100])
-        y = theirs.analyse(torch.from_numpy(x)[None], q)
+        step = interpolate(quantisation_step(config).log(), torch.tensor([quality / 100])).exp()
+        y = coefficients / step
         assert_near(ours.analyse(x, quality), y[0].numpy(), 1e-5)
-        x_hat = theirs.synthesise(y.round(), q)[0].numpy()
+        x_hat = F.pixel_shuffle(F.conv2d(y.round() * step, matrix.T[:, :, None, None]), 16)[0].numpy() + 0.5
         assert_near(ours.synthesise(y[0].round().numpy(), quality), x_hat, 1e-5)
         out = np.zeros((100, 190, 3), np.uint8)
         ours.synthesise_into(out, y[0].round().numpy(), quality)
         assert np.abs(out.astype(int) - eight_bits(x_hat)[:100, :190]).max() <= 1
-    strangeness = theirs.strangeness(torch.from_numpy(x)[None])
-    assert ours.strangeness(x.transpose(1, 2, 0)) == pytest.approx(strangeness, rel=1e-4)
+    fine = coefficients[:, engine_module.LOW :] / coarse_deviation(config.M)[engine_module.LOW :, None, None]
+    assert ours.strangeness(x.transpose(1, 2, 0)) == pytest.approx(fine.square().mean().item(), rel=1e-4)
 
 
 def test_graphs_are_small_and_use_few_operators(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ SCALAR_LANES = 16  # and one where they would be fewer than this
 MAX_ROWS = 1 << 14
 MAX_ENTRIES = 1 << 22  # of all rows together; model 1 has 49 thousand
 MAX_LOOKUPS = 512  # rows that may have a look-up table by slot: 128 KiB each
-LOOKUP_PRICE = 1000  # symbols decoded by searching, after which one row's look-up table would have paid for itself
+LOOKUP_PRICE = 400  # symbols decoded by searching, after which a row's look-up table (30 us) would have paid for itself
 
 _BLOCK = 1 << 14  # symbols handled at once: bounds memory; larger arrays come from the system anew each time
 
@@ -156,8 +156,9 @@ class Tables:
 
 
 class _RowLists(dict):
-    """Row -> ``(low, high, bin, cdf)``, for loops over Python integers: the likeliest bin and its limits, which most symbols
-    are in, and the whole row as a list. Bins count from 1 here. Made when asked for.
+    """Row -> ``(low, high, bin, cdf)``, for loops over Python integers; made when asked for.
+
+    The likeliest bin and its limits, as most symbols are in it, and the whole row as a list. Bins count from 1 here.
     """
 
     def __init__(self, cdf, lengths):
@@ -243,8 +244,9 @@ class Decoder:
         lanes: what the encoder returned.
 
     Raises:
-        Truncated, Corrupt: here, in :meth:`pull` and in :meth:`finish`; no more is to be pulled then. Whatever the bytes, every pull takes time and
-        memory in proportion to the symbols asked for, and returns symbols that an encoder can have pushed.
+        Truncated, Corrupt: here, in :meth:`pull` and in :meth:`finish`; no more is to be pulled then. Whatever the
+            bytes, every pull takes time and memory in proportion to the symbols asked for, and returns symbols that an
+            encoder can have pushed.
     """
 
     def __init__(self, tables, data, lanes):
@@ -380,8 +382,7 @@ class Decoder:
         # A symbol takes one word at most. None stands for what is not there.
         end = min(self._word + rows.size, self._word_end)
         upcoming = iter([*self._words[self._word : end].tolist(), None])
-        states, lanes, lane, taken = self._x.tolist(), self.lanes, 0, 0
-        bins = []
+        states, lanes, lane, taken, bins = self._x.tolist(), self.lanes, 0, 0, []
         for low, high, bin_, cdf in map(row_list, rows.tolist()):
             x = states[lane]
             slot = x & 0xFFFF
@@ -389,7 +390,7 @@ class Decoder:
                 bin_ = find(cdf, slot)
                 low, high = cdf[bin_ - 1], cdf[bin_]
             x = (high - low) * (x >> 16) + slot - low
-            if x < 0x40000:  # LEAST
+            if x < 0x40000:  # LEAST; a constant is faster than a global name
                 word = next(upcoming)
                 if word is None:
                     raise _truncated()
