@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -298,6 +299,14 @@ def test_symbols_do_not_depend_on_threads_or_kernels(root, tensors, tmp_path):
     outputs = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0] * len(children)
     assert len(set(outputs)) == 1 and outputs[0].count("(") >= 3
+
+
+def test_tiles_may_share_one_model_among_threads(scalar):
+    tiles = [random_latents(16, 16, seed) for seed in range(8)]
+    alone = [scalar.encode(*tile, 5000).crc for tile in tiles]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda tile: scalar.encode(*tile, 5000).crc, tiles))
+    assert together == alone
 
 
 @pytest.mark.parametrize("module", ["", ".quadtree", ".integer", ".networks", ".tables", ".scalar", ".vector"])

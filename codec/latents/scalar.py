@@ -7,6 +7,8 @@
 Latents y are coded as Gaussian scale mixtures whose mean and scale come from the side information z and from the part
 of y that is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in the passes of
 :mod:`codec.latents.quadtree`.
+Symbols of z stand in the order channel, row, column; those of a pass in the order of
+:func:`codec.latents.quadtree.take`: group, channel within it, row, column.
 """
 
 import numpy as np
