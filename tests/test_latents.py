@@ -559,3 +559,20 @@ def test_weights_of_another_architecture_are_refused(tensors):
     for change in ({"M": 16}, {"N": 16}, {"entropy_width": 24}, {"anchors": 4}, {"entropy_bits": 4}, {"latents": "vq"}):
         with pytest.raises(ModelError):
             latents.from_tensors(dataclasses.replace(CONFIG, **change), tensors)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_flipped_bits_in_weights_are_refused_or_harmless(tensors, seed):
+    """Whatever the numbers: a reason, or a model whose decoder follows its encoder."""
+    rng = np.random.default_rng(seed)
+    names = sorted(name for name in tensors if name.startswith("entropy.") and "prior" not in name)
+    name = names[rng.integers(len(names))]
+    damaged = tensors[name].copy()
+    damaged.view(np.uint8).ravel()[rng.integers(damaged.nbytes, size=3)] ^= np.uint8(1 << rng.integers(8))
+    try:
+        codes = latents.from_tensors(CONFIG, {**tensors, name: damaged})
+    except ModelError as error:
+        assert "entropy" in str(error)
+        return
+    encoded = codes.encode(*random_latents(), 5000)
+    assert np.array_equal(through_coder(codes, encoded, 5000), encoded.y_hat)
