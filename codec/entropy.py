@@ -115,16 +115,16 @@ class EntropyNetworks(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.config = config
-        plan = architecture(config)
-        self.plan, self.limit = plan.plan, plan.limit
+        made = architecture(config)
+        self.plan, self.limit = made.plan, made.limit
 
         def chain(steps):
             return Chain(*(step if isinstance(step, int) else layer(step) for step in steps))
 
-        self.h_s = chain(plan.h_s)
+        self.h_s = chain(made.h_s)
         self.contexts = nn.ModuleList(
             nn.ModuleDict({"trunk": chain(c.trunk), "mean": layer(c.mean), "index": layer(c.index)})
-            for c in plan.contexts
+            for c in made.contexts
         )
         if self.plan.companded:
             compand = torch.from_numpy(compand_table(config.activation_bits))

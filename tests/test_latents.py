@@ -184,6 +184,16 @@ def test_products_of_any_size_are_exact(large, cuts, monkeypatch):
     assert np.array_equal(out, truth) and len(np.unique(truth)) > 50
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SPECS)
+def test_layers_without_weights_say_their_bias(name):
+    spec = SPECS[name]
+    layer = random_layer(spec)
+    layer = ExactLayer(spec, {k: t.numpy() * (k != "weight") for k, t in layer.integers().items()})
+    out = run(layer, random_input(spec), 0)
+    assert (out == out[:, :1, :1]).all() and len(np.unique(out)) > 1
+
+
 def test_layers_round_halves_upwards_on_both_sides_of_zero():
     spec = LayerSpec(1, 1, -100, 100, 1023, 1, 1)
     leaky = dataclasses.replace(spec, activation="leaky")

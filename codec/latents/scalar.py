@@ -61,6 +61,8 @@ class ScalarLatents:
         Returns:
             Encoded.
         """
+        channels, rows, columns = z.shape
+        assert channels == self.config.N and y.shape == (self.config.M, 4 * rows, 4 * columns)
         queue = Queue()
         z_hat = np.clip(round_half_up(z), -Z_LIMIT, Z_LIMIT)
         queue.push(self._z_rows(z_hat.shape, quality), z_hat.ravel())
