@@ -357,22 +357,34 @@ def test_unknown_versions_are_named():
 
 
 def test_format_1_is_refused_with_a_line_of_its_own():
-    bitstream = pytest.importorskip("codec.bitstream")
-    old = bitstream.pack(bitstream.Container("0123abcd", 5000, 768, 512, False, b"side", b"latents", 0x01020304))
+    old = bytes.fromhex("9d4c514301000123abcd881380068004040302010407736964656c6174656e7473af026ad0")
     for data in (old, old[:5]):
         with pytest.raises(UnsupportedVersion, match="format 1 is no longer read; it was experimental"):
             unpack(data)
         with pytest.raises(UnsupportedVersion, match="format 1"):
             read_header(data)
-    # and readers of format 1 know what to say
-    with pytest.raises(UnsupportedVersion, match="format 2; this codec reads format 1"):
-        bitstream.unpack(PLAIN_BYTES)
 
 
 def test_unknown_flags_are_refused_as_a_newer_version():
-    for bit in range(2, 8):
+    for bit in range(3, 8):
         with pytest.raises(UnsupportedVersion, match="flags"):
             unpack(plain_with(5, bytes([1 << bit])))
+
+
+def test_flat_tiles_are_three_bytes_and_never_plain():
+    tiles = tuple(Tile(bytes([n, 2, 3]), 1, 7) for n in range(2))
+    flat = dataclasses.replace(PLAIN, width=1025, tiles=tiles, flat=True)
+    assert unpack(pack(flat)) == flat and read_header(pack(flat)).flat
+    assert len(pack(dataclasses.replace(flat, width=1024, tiles=tiles[:1]))) <= 36
+    for wrong in (Tile(b"four", 1, 7), Tile(b"rgb" * 2, 2, 7)):
+        with pytest.raises(Corrupt, match="flat"):
+            pack(dataclasses.replace(flat, tiles=(wrong, tiles[1])))
+    with pytest.raises(Corrupt, match="plain"):
+        pack(dataclasses.replace(flat, plain=True))
+    data = bytearray(pack(flat))
+    data[5] |= 2
+    with pytest.raises(Corrupt, match="plain"):
+        unpack(bytes(data))
 
 
 def test_overlong_varints_are_refused():
@@ -589,7 +601,7 @@ def test_mutated_files_end_in_a_container_or_a_bitstream_error():
 
 def test_container_needs_only_the_standard_library():
     code = (
-        "import codec.container, codec.errors, sys;"
+        "import codec.bitstream, codec.errors, sys;"
         "sys.exit(bool({'torch', 'numpy', 'PIL', 'compressai'} & set(sys.modules)))"
     )
     root = Path(format2.__file__).resolve().parent.parent

@@ -30,7 +30,7 @@ def loaded_by(root, statements):
 
 
 @pytest.mark.parametrize(
-    "module", ["codec", "codec.errors", "codec.bitstream", "codec.weights", "codec.__main__"]
+    "module", ["codec", "codec.errors", "codec.bitstream", "codec.config", "codec.quality", "codec.weights", "codec.__main__"]
 )
 def test_importing_loads_nothing_heavy(root, module):
     assert loaded_by(root, f"import {module}") == "[]"

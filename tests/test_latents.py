@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -160,6 +161,16 @@ def test_products_of_any_size_are_exact(large, cuts, monkeypatch):
     assert np.array_equal(out, truth) and len(np.unique(truth)) > 50
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", SPECS)
+def test_layers_without_weights_say_their_bias(name):
+    spec = SPECS[name]
+    layer = random_layer(spec)
+    layer = ExactLayer(spec, {k: t.numpy() * (k != "weight") for k, t in layer.integers().items()})
+    out = run(layer, random_input(spec), 0)
+    assert (out == out[:, :1, :1]).all() and len(np.unique(out)) > 1
+
+
 def test_layers_round_halves_upwards_on_both_sides_of_zero():
     spec = LayerSpec(1, 1, -100, 100, 1023, 1, 1)
     leaky = dataclasses.replace(spec, activation="leaky")
@@ -265,6 +276,14 @@ def test_symbols_do_not_depend_on_threads_or_kernels(root, tensors, tmp_path):
     outputs = [child.communicate(timeout=120)[0] for child in children]
     assert [child.returncode for child in children] == [0] * len(children)
     assert len(set(outputs)) == 1 and outputs[0].count("(") >= 3
+
+
+def test_tiles_may_share_one_model_among_threads(scalar):
+    tiles = [random_latents(16, 16, seed) for seed in range(8)]
+    alone = [scalar.encode(*tile, 5000).crc for tile in tiles]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda tile: scalar.encode(*tile, 5000).crc, tiles))
+    assert together == alone
 
 
 @pytest.mark.parametrize("module", ["", ".quadtree", ".integer", ".networks", ".rans", ".scalar", ".vector"])
@@ -512,3 +531,20 @@ def test_weights_of_another_architecture_are_refused(tensors):
     for change in ({"M": 16}, {"N": 16}, {"entropy_width": 24}, {"anchors": 4}, {"entropy_bits": 4}, {"latents": "vq"}):
         with pytest.raises(ModelError):
             latents.from_tensors(dataclasses.replace(CONFIG, **change), tensors)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_flipped_bits_in_weights_are_refused_or_harmless(tensors, seed):
+    """Whatever the numbers: a reason, or a model whose decoder follows its encoder."""
+    rng = np.random.default_rng(seed)
+    names = sorted(name for name in tensors if name.startswith("entropy.") and "prior" not in name)
+    name = names[rng.integers(len(names))]
+    damaged = tensors[name].copy()
+    damaged.view(np.uint8).ravel()[rng.integers(damaged.nbytes, size=3)] ^= np.uint8(1 << rng.integers(8))
+    try:
+        codes = latents.from_tensors(CONFIG, {**tensors, name: damaged})
+    except ModelError as error:
+        assert "entropy" in str(error)
+        return
+    encoded = codes.encode(*random_latents(), 5000)
+    assert np.array_equal(through_coder(codes, encoded, 5000), encoded.y_hat)

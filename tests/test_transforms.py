@@ -15,7 +15,7 @@ from codec.nn.dct import (
     quantisation_step,
 )
 from codec.training.transforms import Centre, TrainableTransforms, calibrate
-from codec.nn.transforms import QualityTable, compand
+from codec.nn.transforms import QualityTable, Transforms, compand
 
 
 def lively(config=CONFIG, seed=0):

@@ -99,7 +99,7 @@ class ExactLayer:
         _check(spec, integers, name)
         self.spec, self.dtype = spec, dtype
         weight = integers["weight"].astype(np.float32)
-        self._largest_sum = np.abs(weight).sum(1).max()  # below 2^24: exact
+        self._largest_sum = max(1.0, float(np.abs(weight).sum(1).max()))  # for inputs of magnitude 1; exact, below 2^24
         # (3, 3, C), or (groups, C_in, C_out): what (positions, C_in) is multiplied by.
         shape = (3, 3, 1, -1) if spec.depthwise else (spec.channels_in, spec.groups, spec.channels_out)
         weight = weight.T.reshape(shape)

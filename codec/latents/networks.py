@@ -8,6 +8,7 @@
 in :mod:`codec.nn.latents`.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -48,11 +49,16 @@ class Architecture(NamedTuple):
         """``(name, LayerSpec)`` of every layer, named as in the weights file."""
         chains = {"h_s": self.h_s, **{f"contexts.{k}.trunk": c.trunk for k, c in enumerate(self.contexts)}}
         for name, steps in chains.items():
-            specs = [step for step in steps if isinstance(step, LayerSpec)]
-            yield from ((f"{name}.layers.{i}", spec) for i, spec in enumerate(specs))
+            yield from (step for step in named(name, steps) if not isinstance(step, int))
         for k, context in enumerate(self.contexts):
             yield f"contexts.{k}.mean", context.mean
             yield f"contexts.{k}.index", context.index
+
+
+def named(name, steps):
+    """Steps of the chain ``name``, with ``(name of the layer, spec)`` in place of each LayerSpec."""
+    number = itertools.count()
+    return [step if isinstance(step, int) else (f"{name}.layers.{next(number)}", step) for step in steps]
 
 
 def architecture(config):
@@ -124,18 +130,18 @@ class EntropyNetworks:
     """
 
     def __init__(self, config, layer, compand):
-        parts = architecture(config)
+        made = architecture(config)
         self.config, self.compand = config, compand.astype(np.float32)
-        layers = {spec_name: layer(spec, spec_name) for spec_name, spec in parts.layers()}
 
         def chain(name, steps):
-            """The steps of a chain with layers in place of their specs."""
-            made = iter(layers[f"{name}.layers.{i}"] for i in range(len(steps) - sum(map(_is_shuffle, steps))))
-            return [step if _is_shuffle(step) else next(made) for step in steps]
+            return [step if isinstance(step, int) else layer(step[1], step[0]) for step in named(name, steps)]
 
-        self.h_s = chain("h_s", parts.h_s)
-        self.trunks = [chain(f"contexts.{k}.trunk", context.trunk) for k, context in enumerate(parts.contexts)]
-        self.heads = [(layers[f"contexts.{k}.mean"], layers[f"contexts.{k}.index"]) for k in range(len(parts.contexts))]
+        self.h_s = chain("h_s", made.h_s)
+        self.trunks = [chain(f"contexts.{k}.trunk", c.trunk) for k, c in enumerate(made.contexts)]
+        self.heads = [
+            (layer(c.mean, f"contexts.{k}.mean"), layer(c.index, f"contexts.{k}.index"))
+            for k, c in enumerate(made.contexts)
+        ]
 
     def begin(self, z_hat, quality):
         """Integers z_hat (N, h/4, w/4) -> what context networks read: float32 (h, w, C + M), features first.
@@ -204,13 +210,9 @@ def multiply_adds(config, side=64):
     return total / side**2
 
 
-def _is_shuffle(step):
-    return isinstance(step, int)
-
-
 def _run(steps, a, quality):
     for step in steps:
-        a = shuffle(a, step) if _is_shuffle(step) else step(a, quality)
+        a = shuffle(a, step) if isinstance(step, int) else step(a, quality)
     return a
 
 

@@ -7,6 +7,8 @@
 Latents y are coded as Gaussian scale mixtures whose mean and scale come from the side information z and from the part
 of y that is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in the passes of
 :mod:`codec.latents.quadtree`.
+Symbols of z stand in the order channel, row, column; those of a pass in the order of
+:func:`codec.latents.quadtree.take`: group, channel within it, row, column.
 """
 
 import numpy as np
@@ -58,6 +60,8 @@ class ScalarLatents:
         Returns:
             Encoded.
         """
+        channels, rows, columns = z.shape
+        assert channels == self.config.N and y.shape == (self.config.M, 4 * rows, 4 * columns)
         queue = Queue()
         z_hat = np.clip(round_half_up(z), -Z_LIMIT, Z_LIMIT)
         queue.push(self._z_rows(z_hat.shape, quality), z_hat.ravel())

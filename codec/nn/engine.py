@@ -1,0 +1,102 @@
+"""The transforms of a model in PyTorch, for GPUs: what :class:`codec.engine.Engine` is in ONNX Runtime.
+
+Symbols decode to the same numbers with either, as the entropy networks are NumPy's; an encoder's latents, and pixels,
+may differ by a rounding step.
+"""
+
+import numpy as np
+import torch
+
+from ..engine import STEP, pieces
+from ..errors import CodecError
+from ..quality import QUALITY_UNIT
+from .transforms import Transforms
+
+
+class TorchEngine:
+    """g_a, h_a and g_s of one model on a device of PyTorch; methods and arrays as :class:`codec.engine.Engine`'s.
+
+    Global settings of PyTorch (default dtype, autocast, precision of matrix products) change no symbol that is decoded,
+    and are not changed.
+
+    Args:
+        config: ModelConfig.
+        weights: name -> float array of all float weights.
+        device: "cpu", "cuda", ...
+
+    Raises:
+        CodecError: PyTorch cannot use the device.
+    """
+
+    def __init__(self, config, weights, device="cpu"):
+        self.config = config
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise CodecError(f"device {device}: {str(error).splitlines()[0]}") from None
+        self._transforms = Transforms(config).float().eval().requires_grad_(False)
+        tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
+        self._transforms.load_state_dict(tensors)
+        self._transforms.to(self.device, memory_format=torch.channels_last)
+
+    def analyse(self, x, quality):
+        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16)."""
+        y = np.empty((self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32)
+        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
+            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
+        return y
+
+    def analyse_pieces(self, pixels, quality):
+        """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of pixels (H, W, 3)."""
+        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        for piece in pieces(height, width):
+            outer = piece.grown(self._transforms.g_a.reach, height, width)
+            part = np.asarray(pixels[STEP * outer.top : STEP * outer.bottom, STEP * outer.left : STEP * outer.right])
+            missing = [STEP * n - have for n, have in zip(outer.size, part.shape)]
+            part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            x = torch.from_numpy(part).to(self.device, torch.float32).permute(2, 0, 1)[None]
+            y = self._run(self._transforms.analyse, x / 255 if part.dtype == np.uint8 else x, quality)
+            yield piece, _inside(y, piece, outer, 1)
+
+    def side_information(self, y, quality):
+        """Gained y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4); None where there is none."""
+        if self.config.latents == "vq":
+            return None
+        y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+        return self._run(self._transforms.side_information, y, quality)
+
+    def synthesise(self, y_hat, quality):
+        """y_hat (M, h, w) -> x_hat float32 (3, 16 h, 16 w), not clamped."""
+        x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
+        for piece, part in self._synthesise_pieces(y_hat, quality):
+            x_hat[:, STEP * piece.top : STEP * piece.bottom, STEP * piece.left : STEP * piece.right] = part
+        return x_hat
+
+    def synthesise_into(self, pixels, y_hat, quality):
+        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
+        for piece, part in self._synthesise_pieces(y_hat, quality):
+            target = pixels[STEP * piece.top : STEP * piece.bottom, STEP * piece.left : STEP * piece.right]
+            part = part[:, : target.shape[0], : target.shape[1]].transpose(1, 2, 0)
+            target[:] = np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+
+    def _synthesise_pieces(self, y_hat, quality):
+        _, height, width = y_hat.shape
+        for piece in pieces(height, width):
+            outer = piece.grown(self._transforms.g_s.reach, height, width)
+            y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
+            y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+            yield piece, _inside(self._run(self._transforms.synthesise, y, quality), piece, outer, STEP)
+
+    def _run(self, function, t, quality):
+        """``function(t (1, ...), quality (1,))`` as a NumPy array without the first dimension."""
+        quality = torch.tensor([quality / QUALITY_UNIT], dtype=torch.float32, device=self.device)
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+            return function(t.contiguous(memory_format=torch.channels_last), quality)[0].cpu().numpy()
+
+
+def _inside(array, piece, outer, scale):
+    """What belongs to a piece of a result (C, ...) for the outer piece, at ``scale`` samples per latent position."""
+    top, left = scale * (piece.top - outer.top), scale * (piece.left - outer.left)
+    height, width = (scale * n for n in piece.size)
+    return array[:, top : top + height, left : left + width]
