@@ -50,7 +50,7 @@ def compress(inputs, output, quality, force, recursive, exif, model, device, thr
         from codec import Codec
 
         coder = Codec(model, device=device, threads=threads)
-        if not weights.is_released(coder.model_id):
+        if not quiet and not weights.is_released(coder.model_id):
             click.echo(
                 f"codec: model {coder.model_id} is experimental: later versions may not read what it writes", err=True
             )

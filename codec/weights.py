@@ -116,7 +116,8 @@ def install(source, default=False):
             shutil.copyfile(source / name, target / name)
         if default:
             part = models_folder() / "index.json.part"
-            index = {**_index(), "default": found}
+            released = _index().get("released", []) if (models_folder() / "index.json").exists() else []
+            index = {"default": found, "released": released}
             part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             part.replace(models_folder() / "index.json")
     except OSError as error:

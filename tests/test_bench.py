@@ -140,13 +140,13 @@ def test_no_round_is_begun_after_the_last_minute_but_one_is_measured(model, samp
 
 def test_watching_changes_no_bytes_and_leaves_no_trace(model, picture, tmp_path):
     coder = Codec(model)
-    before = [set(vars(part)) for part in (coder.model.transforms, coder.model.entropy, coder.model.entropy.networks)]
+    before = [set(vars(part)) for part in (coder.model, coder.model.engine, coder.model.latents.networks)]
     expected = coder.compress(picture, 40)
     measuring.clock_stages(coder, picture, 40, tmp_path)
     assert (tmp_path / "stages.bin").read_bytes() == expected
     with Image.open(tmp_path / "stages.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(coder.decompress(expected)))
-    after = [set(vars(part)) for part in (coder.model.transforms, coder.model.entropy, coder.model.entropy.networks)]
+    after = [set(vars(part)) for part in (coder.model, coder.model.engine, coder.model.latents.networks)]
     assert after == before
 
 

@@ -58,14 +58,12 @@ def test_importing_loads_nothing_heavy(root, module):
 def test_commands_that_run_no_network_load_nothing_heavy(root, tmp_path, command):
     path = tmp_path / "picture.bin"
     container = bitstream.Container(
-        model_id="0badcafe",
+        model_id="0badcafe0badcafe",
         quality=5000,
         width=8,
         height=8,
         grey=False,
-        z_string=b"z",
-        y_string=b"y",
-        symbols_crc=0,
+        tiles=(bitstream.Tile(b"tile", 1, 0),),
     )
     path.write_bytes(bitstream.pack(container))
     arguments = [str(path) if word == "FILE" else word for word in command.split()]

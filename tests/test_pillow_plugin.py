@@ -11,20 +11,18 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 import codec
 import codec.pillow_plugin  # noqa: F401  (registers the format)
 from codec import bitstream
-from codec.bitstream import Container, pack
+from codec.bitstream import Container, Tile, pack
 
 
 def container(**changes):
     """A file as far as its header and checksum go; its strings decode to nothing."""
     fields = {
-        "model_id": "0123abcd",
+        "model_id": "0123abcd" * 2,
         "quality": 4250,
         "width": 300,
         "height": 200,
         "grey": False,
-        "z_string": b"side",
-        "y_string": b"latents",
-        "symbols_crc": 0,
+        "tiles": (Tile(b"latents", 1, 0),),
     }
     return Container(**{**fields, **changes})
 
@@ -49,17 +47,17 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("alpha", [None, b"\x89PNG"])
 def test_open_tells_size_mode_and_quality_from_the_header(decoded, grey, alpha):
-    data = pack(container(grey=grey, alpha=alpha, y_string=bytes(5000)))
+    data = pack(container(grey=grey, alpha=alpha, tiles=(Tile(bytes(5000), 1, 0),)))
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "CODEC"
         assert image.size == (300, 200)
         assert image.mode == ("L" if grey else "RGB") + ("A" if alpha else "")
-        assert image.info == {"quality": 42.5, "model_id": "0123abcd"}
+        assert image.info == {"quality": 42.5, "model_id": "0123abcd" * 2}
     assert decoded["calls"] == []
 
 
 def test_open_reads_no_more_than_the_header():
-    file = io.BytesIO(pack(container(y_string=bytes(5000))))
+    file = io.BytesIO(pack(container(tiles=(Tile(bytes(5000), 1, 0),))))
     Image.open(file)
     assert file.tell() <= bitstream.HEADER_MAX
 
@@ -101,7 +99,7 @@ def test_load_gives_what_decompress_gives_once(tmp_path, decoded, mode):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(decoded["image"]))
         assert image.getpixel((7, 5)) == decoded["image"].getpixel((7, 5))
         assert image.resize((30, 20)).size == (30, 20)
-        assert image.info == {"quality": 42.5, "model_id": "0123abcd", "icc_profile": b"profile"}
+        assert image.info == {"quality": 42.5, "model_id": "0123abcd" * 2, "icc_profile": b"profile"}
     assert decoded["calls"] == [data]
 
 
@@ -131,15 +129,15 @@ def test_damaged_headers_are_named_by_open():
     for data, reason in (
         (good[:9], "truncated"),
         (good[:4] + b"\x07" + good[5:], "unsupported version: format 7"),
-        (good[:12] + b"\0" + good[14:], "corrupt"),
-        (good[:12] + b"\xff\xff\x03\xff\xff\x03" + good[16:], "too large"),
+        (good[:18] + b"\1" + good[19:], "corrupt"),
+        (good[:16] + b"\xff\xff\x03\xff\xff\x03" + good[20:], "too large"),
     ):
         with pytest.raises(OSError, match=reason):
             Image.open(io.BytesIO(data))
 
 
 def test_damage_behind_the_header_is_an_oserror_of_load(decoded):
-    good = pack(container(y_string=bytes(100)))
+    good = pack(container(alpha=bytes(100)))
     flipped = bytearray(good)
     flipped[-50] ^= 1
     for data, reason in ((good[:-1], "truncated"), (flipped, "checksum"), (good + b"\0", "more than")):

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import pixels
+from ..nn import pixels
 from ..errors import CodecError, Corrupt, Truncated
 from .anchors import Anchor, check_size
 
