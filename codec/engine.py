@@ -385,6 +385,8 @@ def _open(graph, arrays, threads):
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = min(threads or _cores(), MAX_THREADS)
     options.enable_mem_pattern = False  # pieces differ in size
+    # Threads that wait for work let others have the core: NumPy, and what else a busy machine runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:
