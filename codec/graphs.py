@@ -81,8 +81,8 @@ def analysis_graph(config, eight_bits):
     """g_a.
 
     Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
-    in the order row, column, colour;
-    ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and :func:`tables`.
+    in the order row, column, colour; ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and
+    :func:`tables`.
     Output: ``y`` float (rows, M), not gained.
     """
     g, width = Graph("analysis"), config.analysis_width
@@ -104,8 +104,8 @@ def synthesis_graph(config, rounded):
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
     2 i + j; ``neighbours8.0`` and so on, in PARTS parts; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are
     wanted; those of :func:`kernels` and :func:`tables`.
-    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour: uint8 when
-    ``rounded``, otherwise float, not clamped, nominally in [0, 1].
+    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour:
+    uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
     g, width16, width8 = Graph("synthesis"), config.synthesis_width16, config.synthesis_width8
     y_hat = g.input("y_hat", FLOAT, ["rows16", config.M])

@@ -158,7 +158,7 @@ def test_winograd_is_a_convolution_with_replicated_border():
     ours = (winograd.BACKWARD @ (v @ winograd.kernels(weight)).reshape(36, -1)).reshape(-1, 5)[layout.stream]
     padded = F.pad(torch.from_numpy(t).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")
     theirs = F.conv2d(padded, torch.from_numpy(weight))[0].permute(1, 2, 0).reshape(-1, 5).numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert layout.rows >= 100 and (layout.raster[layout.stream] == np.arange(54)).all()
 
 
@@ -194,7 +194,7 @@ def test_graphs_are_small_and_use_few_operators(tmp_path, monkeypatch):
         onnx.checker.check_model(model)
         assert len(data) < 16384
         assert {node.op_type for node in model.graph.node} <= {
-            "Abs", "Add", "Cast", "Clip", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log", "MatMul",
+            "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log", "MatMul",
             "Mul", "Reshape", "Sign",
         }  # fmt: skip
 
