@@ -125,11 +125,15 @@ def test_eight_bits_in_and_out(tiny):
     assert np.abs(out - exact.clip(0, 255)).max() < 0.502
 
 
-def test_the_same_bytes_for_any_number_of_threads():
-    weights = lively_weights(CONFIGS[1])
+WIDE = replace(CONFIG, analysis_width=512, synthesis_width16=512)  # more channels than a small picture has positions
+
+
+@pytest.mark.parametrize("config", [CONFIGS[1], WIDE])
+def test_the_same_bytes_for_any_number_of_threads(config):
+    weights = lively_weights(config)
     results = []
     for threads in (1, 2, 3, 8):
-        engine = Engine(CONFIGS[1], weights, threads)
+        engine = Engine(config, weights, threads)
         for height, width in ((64, 64), (192, 320)):
             y = engine.analyse(picture(height, width), 2500)
             results.append((y, engine.side_information(y, 2500), engine.synthesise(y.round(), 2500)))
