@@ -359,17 +359,17 @@ def _synthesis_geometry(piece, middle, outer, config):
     """_Geometry: 1/16 on the outer piece, 1/8 on the middle one, pixels of the piece itself."""
     stream16 = layout(*outer.size, config.synthesis_width16)
     stream8 = layout(2 * middle.size[0], 2 * middle.size[1], config.synthesis_width8)
-    core = layout(2 * piece.size[0], 2 * piece.size[1], 16 * graphs.PATCH_PARTS)  # no part is empty
+    core = layout(2 * piece.size[0], 2 * piece.size[1], 16 * graphs.PARTS)  # no part is empty
     r, c = np.divmod(stream8.raster, stream8.width)
     latent = (r // 2 + middle.top - outer.top) * outer.size[1] + c // 2 + middle.left - outer.left
     inputs = {
         "neighbours16": stream16.neighbours,
         "up": (4 * stream16.stream[latent] + 2 * (r % 2) + c % 2).astype(np.int32),
-        "neighbours8": stream8.neighbours,
     }
     wanted = stream8.core_neighbours(2 * (piece.top - middle.top), 2 * (piece.left - middle.left), core)
-    for k, part in enumerate(np.array_split(wanted.reshape(36, -1), graphs.PATCH_PARTS, axis=1)):
-        inputs[f"neighbours_patch.{k}"] = np.ascontiguousarray(part).reshape(-1)
+    for name, neighbours in (("neighbours8", stream8.neighbours), ("neighbours_patch", wanted)):
+        for k, part in enumerate(np.array_split(neighbours.reshape(36, -1), graphs.PARTS, axis=1)):
+            inputs[f"{name}.{k}"] = np.ascontiguousarray(part).reshape(-1)
     return _Geometry(stream16.raster, inputs, core.stream)
 
 
@@ -385,6 +385,8 @@ def _open(graph, arrays, threads):
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = min(threads or cores(), MAX_THREADS)
     options.enable_mem_pattern = False  # pieces differ in size
+    # Threads that wait for work let others have the core: NumPy, and what else a busy machine runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
     try:

@@ -21,7 +21,7 @@ from .dct import PATCH
 from .onnx_bytes import FLOAT, INT32, UINT8, Graph
 
 SLOPE = 0.125  # of leaky ReLU
-PATCH_PARTS = 4
+PARTS = 2  # convolutions at 1/8 take the tiles in that many turns, for less memory
 PIXELS = 3 * 16**2  # samples of a 16 x 16 square
 
 
@@ -81,8 +81,8 @@ def analysis_graph(config, eight_bits):
     """g_a.
 
     Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
-    in the order row, column, colour;
-    ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and :func:`tables`.
+    in the order row, column, colour; ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and
+    :func:`tables`.
     Output: ``y`` float (rows, M), not gained.
     """
     g, width = Graph("analysis"), config.analysis_width
@@ -92,7 +92,7 @@ def analysis_graph(config, eight_bits):
         x = g.add("Div", g.add("Cast", x, to=FLOAT), g.number(255.0))
     t = _matrix(g, x, "g_a.enter", PIXELS, width)
     for i in range(config.analysis_depth):
-        t = _residual(g, t, neighbours, f"g_a.blocks.{i}", width)
+        t = _residual(g, t, [neighbours], f"g_a.blocks.{i}", width)
     y = _matrix(g, t, "g_a.out", width, config.M, g.input("g_a.out.bias", FLOAT, [config.M]))
     g.output(y, "y", FLOAT, ["rows", config.M])
     return g
@@ -102,26 +102,26 @@ def synthesis_graph(config, rounded):
     """g_s.
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
-    2 i + j; ``neighbours8``; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are wanted, in PATCH_PARTS parts;
-    those of :func:`kernels` and :func:`tables`.
-    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour: uint8 when
-    ``rounded``, otherwise float, not clamped, nominally in [0, 1].
+    2 i + j; ``neighbours8.0`` and so on, in PARTS parts; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are
+    wanted; those of :func:`kernels` and :func:`tables`.
+    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour:
+    uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
     g, width16, width8 = Graph("synthesis"), config.synthesis_width16, config.synthesis_width8
     y_hat = g.input("y_hat", FLOAT, ["rows16", config.M])
     neighbours16 = g.input("neighbours16", INT32, ["neighbourhoods16"])
     up = g.input("up", INT32, ["rows8"])
-    neighbours8 = g.input("neighbours8", INT32, ["neighbourhoods8"])
+    neighbours8 = [g.input(f"neighbours8.{k}", INT32, [f"neighbourhoods8.{k}"]) for k in range(PARTS)]
     t = _matrix(g, y_hat, "g_s.enter", config.M, width16)
     for i in range(config.synthesis_depth16):
-        t = _residual(g, t, neighbours16, f"g_s.blocks16.{i}", width16)
+        t = _residual(g, t, [neighbours16], f"g_s.blocks16.{i}", width16)
     t = _matrix(g, t, "g_s.up", width16, 4 * width8, g.input("g_s.up.bias", FLOAT, [4 * width8]))
     t = g.add("Gather", g.add("Reshape", t, g.integers(-1, width8)), up, axis=0)
     for i in range(config.synthesis_depth8):
         t = _residual(g, t, neighbours8, f"g_s.blocks8.{i}", width8)
     samples = 3 * PATCH**2
     bias = g.input("g_s.patch.bias", FLOAT, [samples])
-    for k in range(PATCH_PARTS):  # the widest convolution, a part of the tiles at a time: a quarter of the memory
+    for k in range(PARTS):
         neighbours = g.input(f"neighbours_patch.{k}", INT32, [f"neighbourhoods_patch.{k}"])
         x_hat = _convolution(g, t, neighbours, "g_s.patch", width8, samples, bias)
         if rounded:
@@ -149,12 +149,13 @@ def hyper_graph(config):
 
 
 def _residual(g, t, neighbours, name, channels):
-    """t + s W_2 f(conv3x3 f(W_1 t)), the constant s b_2 left out."""
+    """t + s W_2 f(conv3x3 f(W_1 t)), the constant s b_2 left out; ``neighbours`` is a list of parts."""
     hidden = channels // 2
     bias = g.input(f"{name}.mix_in.bias", FLOAT, [hidden])
     u = _leaky(g, _matrix(g, t, f"{name}.mix_in", channels, hidden, bias))
     bias = g.weight(f"{name}.conv.bias", (hidden,))
-    u = _leaky(g, _convolution(g, u, neighbours, f"{name}.conv", hidden, hidden, bias))
+    parts = [_convolution(g, u, part, f"{name}.conv", hidden, hidden, bias) for part in neighbours]
+    u = _leaky(g, _joined(g, parts, hidden))
     return g.add("Gemm", u, g.input(f"{name}.mix_out.scaled", FLOAT, [hidden, channels]), t)
 
 
@@ -172,6 +173,14 @@ def _convolution(g, t, neighbours, name, channels_in, channels_out, bias):
     v = g.add("MatMul", v, g.input(f"{name}.kernels", FLOAT, [36, channels_in, channels_out]))
     v = g.add("MatMul", g.weight("winograd.backward", (16, 36)), g.add("Reshape", v, g.integers(36, -1)))
     return g.add("Add", g.add("Reshape", v, g.integers(-1, channels_out)), bias)
+
+
+def _joined(g, parts, channels):
+    """Streams (16 * some tiles, C) of some of the tiles -> the stream of all, position before tile."""
+    if len(parts) == 1:
+        return parts[0]
+    parts = [g.add("Reshape", part, g.integers(16, -1, channels)) for part in parts]
+    return g.add("Reshape", g.add("Concat", *parts, axis=1), g.integers(-1, channels))
 
 
 def _plain_convolution(g, t, name, shape, **attributes):

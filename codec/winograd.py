@@ -34,11 +34,8 @@ BACKWARD = np.kron(_A, _A).astype(np.float32)  # (16, 36)
 def kernels(weight):
     """float (D, C, 3, 3), as a convolution has it -> float32 (36, C, D)."""
     channels_out, channels_in = weight.shape[:2]
-    made, matrix = np.empty((36, channels_in, channels_out), np.float32), np.kron(_G, _G)
-    for first in range(0, channels_in, 32):  # in double precision, a little at a time
-        part = weight[:, first : first + 32].astype(np.float64).transpose(2, 3, 1, 0)  # (3, 3, C, D)
-        made[:, first : first + 32] = (matrix @ part.reshape(9, -1)).reshape(36, -1, channels_out)
-    return made
+    flat = weight.reshape(channels_out, channels_in, 9).transpose(2, 1, 0).astype(np.float32, order="C")
+    return (np.kron(_G, _G).astype(np.float32) @ flat.reshape(9, -1)).reshape(36, channels_in, channels_out)
 
 
 class Layout:

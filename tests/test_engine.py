@@ -126,11 +126,15 @@ def test_eight_bits_in_and_out(tiny):
     assert np.abs(out - exact.clip(0, 255)).max() < 0.502
 
 
-def test_the_same_bytes_for_any_number_of_threads():
-    weights = lively_weights(CONFIGS[1])
+WIDE = replace(CONFIG, analysis_width=512, synthesis_width16=512)  # more channels than a small picture has positions
+
+
+@pytest.mark.parametrize("config", [CONFIGS[1], WIDE])
+def test_the_same_bytes_for_any_number_of_threads(config):
+    weights = lively_weights(config)
     results = []
     for threads in (1, 2, 3, 8):
-        engine = Engine(CONFIGS[1], weights, threads)
+        engine = Engine(config, weights, threads)
         for height, width in ((64, 64), (192, 320)):
             y = engine.analyse(picture(height, width), 2500)
             results.append((y, engine.side_information(y, 2500), engine.synthesise(y.round(), 2500)))
@@ -159,7 +163,7 @@ def test_winograd_is_a_convolution_with_replicated_border():
     ours = (winograd.BACKWARD @ (v @ winograd.kernels(weight)).reshape(36, -1)).reshape(-1, 5)[layout.stream]
     padded = F.pad(torch.from_numpy(t).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")
     theirs = F.conv2d(padded, torch.from_numpy(weight))[0].permute(1, 2, 0).reshape(-1, 5).numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert layout.rows >= 100 and (layout.raster[layout.stream] == np.arange(54)).all()
 
 
@@ -196,7 +200,7 @@ def test_graphs_are_small_and_use_few_operators(tmp_path, monkeypatch):
         onnx.checker.check_model(model)
         assert len(data) < 16384
         assert {node.op_type for node in model.graph.node} <= {
-            "Abs", "Add", "Cast", "Clip", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log", "MatMul",
+            "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log", "MatMul",
             "Mul", "Reshape", "Sign",
         }  # fmt: skip
 
