@@ -198,7 +198,7 @@ class Zoo:
 
 
 def _to_tensor(image):
-    """uint8 (H, W, 3) -> float32 (1, 3, H', W') in [0, 1]; the last row and column repeated up to multiples of STRIDE."""
+    """uint8 (H, W, 3) -> float32 (1, 3, H', W') in [0, 1]; last row and column repeated up to multiples of STRIDE."""
     padding = [(0, -side % STRIDE) for side in image.shape[:2]]
     padded = np.pad(image, [*padding, (0, 0)], mode="edge")
     return torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
