@@ -134,7 +134,7 @@ class JpegXl(Anchor):
     def check(self):
         lacking = missing("pillow_jxl")
         if lacking:
-            raise CodecError(lacks(self.title, "eval", lacking))
+            raise CodecError(lacks(f"{self.title}:", "eval", lacking))
 
     def compress(self, image, quality):
         import pillow_jxl.JpegXLImagePlugin  # noqa: F401  registers the format
