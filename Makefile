@@ -1,37 +1,41 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Newer than pyproject.toml when the environment holds what that file asks for.
-STAMP := $(VENV)/.installed
+# Newer than pyproject.toml when the environment holds the codec alone, and when it holds what the tests need.
+LIGHT := $(VENV)/.installed
+FULL := $(VENV)/.installed-test
 
 .PHONY: help demo test wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
-	@echo "make test    run the test suite (PYTEST_ARGS=... for pytest)"
+	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove what was built; the environment in $(VENV) stays"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment"
 
-$(VENV): $(STAMP)
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
 
-# compressai needs numpy 1.x, which exists for Python up to 3.12: say so rather than fail in compiling numpy.
-$(STAMP): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; \
-	    sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else \
-	    "Python 3.10 to 3.12 is needed; choose one with make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e '.[test]'
+$(LIGHT): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e .
 	@touch $@
 
-demo: $(STAMP)
+# compressai needs numpy 1.x, which exists for Python up to 3.12: say so rather than fail in compiling numpy.
+$(FULL): pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else \
+	    "the tests need CompressAI, and so Python 3.10 to 3.12: make test PYTHON=python3.12 VENV=.venv312")'
+	$(BIN)/python -m pip install -e '.[test]'
+	@touch $(LIGHT) $@
+
+demo: $(LIGHT)
 	$(BIN)/codec demo sample_images --output demo_output
 
-test: $(STAMP)
+test: $(FULL)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # build/lib would carry files that have been deleted since into the wheel.
-wheel: $(STAMP)
+wheel: $(LIGHT)
 	rm -rf build
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 

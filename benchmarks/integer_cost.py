@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from lightning.fabric import Fabric
 from variants import train_in_turns
 
-from codec.entropy import MEAN_UNIT, EntropyNetworks
-from codec.integer import LEAK, TrainableLayer, anchor_position, layer_quantiser
+from codec.latents.integer import LEAK
+from codec.latents.quadtree import MEAN_UNIT
+from codec.nn.integer import TrainableLayer, anchor_position, layer_quantiser
+from codec.nn.latents import EntropyNetworks
 from codec.quantise.weights import WEIGHT_QUANTISERS, initial_log_step
 from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops

@@ -1,4 +1,4 @@
-"""Milliseconds of the entropy networks (h_s and four contexts): NumPy against torch, in turns.
+"""Milliseconds of the entropy networks (h_s and four contexts).
 
     python benchmarks/latents.py MODEL_FOLDER [--threads 1,2] [--sizes 768x512,3000x2000] [--rounds 7]
 
@@ -26,56 +26,28 @@ def latents(config, height, width, seed=0):
     return z_hat, np.round(40 * fall * rng.laplace(size=(config.M, 4 * rows, 4 * columns))).astype(np.float32)
 
 
-def walkers(folder, threads, z_hat, y):
-    """``{engine: function}``, each of which runs all networks once for these latents."""
-    import torch
-    from safetensors.numpy import load_file
-
-    from codec.entropy import EntropyCoder, split
-    from codec.latents.networks import exact_networks
-    from codec.latents.quadtree import split as numpy_split
-    from codec.latents.quadtree import walk
-    from codec.model import read_folder
-
-    torch.set_num_threads(threads)
-    config, tensors = read_folder(folder)
-    coder = EntropyCoder(config)
-    coder.load(tensors)
-    networks = exact_networks(config, load_file(folder / "weights.safetensors"))
-    parts, t_parts = numpy_split(y), split(torch.from_numpy(y)[None])
-    t_z = torch.from_numpy(z_hat)[None]
-
-    def in_torch():
-        with torch.inference_mode():
-            return walk(coder.networks, t_z, 5000, lambda k, means, indexes: t_parts[k])
-
-    return {"numpy": lambda: walk(networks, z_hat, 5000, lambda k, means, indexes: parts[k]), "torch": in_torch}
-
-
 def measure(folder, threads, height, width, rounds):
-    """Print a line for each engine."""
-    from codec.latents.networks import multiply_adds
-    from codec.model import read_folder
+    """Print a line."""
+    from codec.engine import read_folder
+    from codec.latents.networks import exact_networks, multiply_adds
+    from codec.latents.quadtree import split, walk
 
-    config = read_folder(folder)[0]
+    config, tensors = read_folder(folder)
+    networks = exact_networks(config, tensors)
     z_hat, y = latents(config, height, width)
-    engines = walkers(folder, threads, z_hat, y)
-    results = {name: run() for name, run in engines.items()}
-    assert all(np.array_equal(a, b[0]) for a, b in zip(*results.values())), "the engines disagree"
-    times = {name: [] for name in engines}
-    for _ in range(rounds):
-        for name, run in engines.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            run()
-            times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    for name, pairs in times.items():
-        wall, processor = (np.array(pairs) * 1e3).T
-        rate = multiply_adds(config) * 256 * y[0].size / wall.min() / 1e6
-        print(
-            f"{width}x{height}  {threads} threads  {name}  wall {wall.min():7.1f} (median {np.median(wall):7.1f}) ms  "
-            f"processor {processor.min():7.1f} ms  {rate:5.1f} GMAC/s",
-            flush=True,
-        )
+    parts, times = split(y), []
+    for number in range(rounds + 1):
+        wall, processor = time.perf_counter(), time.process_time()
+        walk(networks, z_hat, 5000, lambda k, means, indexes: parts[k])
+        if number:  # the first one warms up
+            times.append((time.perf_counter() - wall, time.process_time() - processor))
+    wall, processor = (np.array(times) * 1e3).T
+    rate = multiply_adds(config) * 256 * y[0].size / wall.min() / 1e6
+    print(
+        f"{width}x{height}  {threads} threads  wall {wall.min():7.1f} (median {np.median(wall):7.1f}) ms  "
+        f"processor {processor.min():7.1f} ms  {rate:5.1f} GMAC/s",
+        flush=True,
+    )
 
 
 def main():

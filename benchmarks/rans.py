@@ -48,17 +48,17 @@ def lanes_coder(tables, rows, symbols, lanes):
 
 
 def compressai_coder(tables, rows, symbols):
-    from codec.entropy import _ans
+    from compressai import ans
 
     ends = np.cumsum(tables.lengths)
     cdfs = [tables.cdf[end - length : end].tolist() for end, length in zip(ends, tables.lengths, strict=True)]
     lists = cdfs, tables.lengths.tolist(), tables.offsets.tolist()
 
     def encode():
-        return _ans().RansEncoder().encode_with_indexes(symbols.tolist(), rows.tolist(), *lists)
+        return ans.RansEncoder().encode_with_indexes(symbols.tolist(), rows.tolist(), *lists)
 
     def decode(data):
-        return np.array(_ans().RansDecoder().decode_with_indexes(data, rows.tolist(), *lists))
+        return np.array(ans.RansDecoder().decode_with_indexes(data, rows.tolist(), *lists))
 
     return encode, decode
 

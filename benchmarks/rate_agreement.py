@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from codec import pixels
 from codec.image_io import read_picture
-from codec.integer import QUALITY_UNIT
-from codec.model import Model, read_folder
+from codec.model import Model
+from codec.nn import pixels
+from codec.quality import QUALITY_UNIT
 from codec.training.data import find_pictures
+from codec.training.loop import read_weights
 from codec.training.model import TrainableModel
 from codec.weights import find_model
 
@@ -24,7 +25,7 @@ QUALITIES = (0, 25, 50, 75, 100)
 
 def main():
     folder = find_model(sys.argv[2] if len(sys.argv) > 2 else None)
-    config, tensors = read_folder(Path(folder))
+    config, tensors = read_weights(Path(folder))
     graph = TrainableModel(config).eval()
     graph.import_tensors(tensors)
     model = Model.from_folder(Path(folder))
@@ -37,8 +38,8 @@ def main():
             with torch.inference_mode():
                 figures = graph(x, torch.tensor([float(quality)]))
             total[0] += (figures["y_bpp"] + figures["z_bpp"]).item()
-            coded = model.encode(x, round(QUALITY_UNIT * quality), plain=False)
-            total[1] += 8 * (len(coded.z_string) + len(coded.y_string)) / (x.shape[2] * x.shape[3])
+            coded = model.encode(picture.pixels, QUALITY_UNIT * quality, plain=False)
+            total[1] += coded.bits / (x.shape[2] * x.shape[3])
     print("| quality | estimated bpp | written bpp | difference |\n|---:|---:|---:|---:|")
     for quality, (estimated, written) in totals.items():
         n = len(paths)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from codec import pixels
 from codec.image_io import read_picture
-from codec.model import read_folder
+from codec.nn import pixels
 from codec.training.data import find_pictures
+from codec.training.loop import read_weights
 from codec.training.model import TrainableModel
 from codec.weights import find_model
 
@@ -33,7 +33,7 @@ def single(mixture, factor):
 
 
 def main():
-    config, tensors = read_folder(Path(find_model(sys.argv[2] if len(sys.argv) > 2 else None)))
+    config, tensors = read_weights(Path(find_model(sys.argv[2] if len(sys.argv) > 2 else None)))
     graph = TrainableModel(config).eval()
     graph.import_tensors(tensors)
     priors = {"mixture": graph.y_prior, **{factor: single(graph.y_prior, factor) for factor in FACTORS}}

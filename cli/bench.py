@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
-from .common import Quality
-from .evaluate import OURS, Names, _check_writable, _cores, _count, _pictures, _settings
-from .report import require
+from .common import Quality, require
+from .evaluate import OURS, Names, _check_writable, _count, _pictures, _settings
 from .study import Counts
+
+AGAINST = ("jpeg", "webp")  # unless asked otherwise, and this one where it can be had without asking for an extra:
+RIVAL = "compressai:mbt2018-mean"
+ENGINES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "numpy": "NumPy"}
 
 
 class Sizes(click.ParamType):
@@ -39,9 +42,9 @@ class Sizes(click.ParamType):
 @click.option("--threads", type=Counts(), metavar="N,N,...", help="CPU threads. [1 and all cores]")
 @click.option("-q", "--quality", type=Quality(), default=50, show_default=True, help="Ours.")
 @click.option(
-    "--against", type=Names(), default="jpeg,webp,compressai:mbt2018-mean", show_default=True, metavar="NAME,...",
+    "--against", type=Names(), metavar="NAME,...",
     help="Codecs to compare with, as for 'codec evaluate'; or none. CompressAI's models whose weights are not here "
-    "run with random ones.",
+    f"run with random ones. [{','.join(AGAINST)}; {RIVAL} where CompressAI is installed]",
 )  # fmt: skip
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Rounds to measure."
@@ -66,7 +69,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
 
     Prints Markdown. docs/performance.md explains the tables.
     """
-    require("bench", "pytorch_msssim", "scipy")
+    require("eval", "scipy")
     if json_file is not None:
         _check_writable(json_file)
     pictures = _chosen(inputs)
@@ -77,7 +80,11 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
         bitstream.check_size(width, height)
 
     from codec.evaluation.anchors import find_anchors
+    from codec.extras import missing
+    from codec.threads import cores
 
+    if against is None:
+        against = AGAINST if missing("torch", "compressai") else (*AGAINST, RIVAL)
     anchors = find_anchors(against, device=device, random_weights=True)
 
     from tqdm import tqdm
@@ -88,7 +95,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
 
     if not pictures:
         pictures = [("made up", measuring.made_up_picture(*sizes[-1]))]
-    threads = threads or tuple(sorted({1, _cores()}))
+    threads = threads or tuple(sorted({1, cores()}))
     coder = Codec(model, device=device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
     total = measuring.steps(anchors, sizes, threads, repeats)
@@ -112,9 +119,11 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     if json_file is not None:
         measuring.write_json(json_file, about, summary, measured)
 
-    date, cpu, cores = about["date"], about["cpu"], _count(about["cores"], "core")
+    date, cpu, number = about["date"], about["cpu"], _count(about["cores"], "core")
     busy = "" if load is None else f", load {load:.2f} at the start"
-    click.echo(f"{date}; {cpu}, {cores}{busy}; PyTorch {about['versions']['torch']}")
+    versions = about["versions"]
+    engines = ", ".join(f"{title} {versions[name]}" for name, title in ENGINES.items() if name in versions)
+    click.echo(f"{date}; {cpu}, {number}{busy}; {engines}")
     rounds = f"{measured.rounds} of {_count(repeats, 'round')}"
     used = _count(min(len(pictures), measured.rounds), "picture")
     click.echo(f"codec: model {coder.model_id}, {device}; {rounds}, {used}")
@@ -124,13 +133,13 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
 
 
 def tables(summary, titles) -> str:
-    """All tables, in Markdown, each under a heading.
+    """All tables, in Markdown, each under a heading. Without PyTorch, no multiply-adds are known: two are missing.
 
     Args:
         summary: codec.evaluation.bench.Summary.
         titles: of the codecs that are not called by their names.
     """
-    sections = {"Parts of the model": parts_table(summary.parts)}
+    sections = {"Parts of the model": parts_table(summary.parts)} if summary.parts else {}
     for threads in dict.fromkeys(speed.threads for speed in summary.speeds):
         speeds = [speed for speed in summary.speeds if speed.threads == threads]
         sections[f"Speed, {_count(threads, 'thread')}"] = speeds_table(speeds, titles)
@@ -138,7 +147,8 @@ def tables(summary, titles) -> str:
         rows = [row for row in summary.stages if row.direction == direction]
         sections[f"Stages of {direction}, milliseconds"] = stages_table(rows)
     sections["Matrix products"] = peaks_table(summary.peaks)
-    sections["Share of the matrix products"] = shares_table(summary.shares)
+    if summary.shares:
+        sections["Share of the matrix products"] = shares_table(summary.shares)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
 
 

@@ -48,6 +48,24 @@ def describe(error) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def require(extra, *modules):
+    """Refuse now, in one line, what would fail half-way for want of a package.
+
+    Args:
+        extra: that brings the modules, see :mod:`codec.extras`.
+        modules: top-level names.
+
+    Raises:
+        Failure: some are not installed.
+    """
+    from codec.extras import lacks, missing
+
+    lacking = missing(*modules)
+    if lacking:
+        path = click.get_current_context().command_path
+        raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
+
+
 @dataclass(frozen=True)
 class Source:
     """A file to read and where it stands below the folder that was named, if one was."""

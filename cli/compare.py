@@ -4,8 +4,8 @@ import functools
 
 import click
 
-from .common import coder_options
-from .report import check_output, require
+from .common import coder_options, require
+from .report import check_output
 
 
 @click.command()
@@ -29,7 +29,7 @@ def compare(original, others, output, force, model, device, threads):
     """
     if "-" in (original, *others):
         raise click.UsageError("files are read by name, not from standard input.")
-    require("compare", "pytorch_msssim", "scipy")
+    require("eval", "scipy")
     if output is not None:
         check_output(output, force, original, *others)
 
@@ -39,9 +39,9 @@ def compare(original, others, output, force, model, device, threads):
     from codec.image_io import write_bytes_atomic
 
     if threads is not None:
-        import torch
+        from codec.threads import set_threads
 
-        torch.set_num_threads(threads)  # for MS-SSIM too
+        set_threads(threads)
 
     @functools.cache
     def coder():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from .common import STREAM, Failure, Quality, coder_options, expand
+from .common import STREAM, Failure, Quality, coder_options, expand, require
 from .compress import PICTURE_SUFFIXES
 
 OURS = "codec"  # our name in tables and files
@@ -102,7 +102,7 @@ def evaluate(
 
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
-    _require("pytorch_msssim", "scipy")
+    require("eval", "scipy")
     pictures = _pictures(inputs, recursive)
     for file in (csv_file, json_file, journal_file):
         if file is not None:
@@ -110,16 +110,16 @@ def evaluate(
 
     from codec.evaluation.anchors import find_anchors
     from codec.evaluation.metrics import METRICS
+    from codec.threads import cores, set_threads
 
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise Failure(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
     # The threads that one process may use; the anchors take them too, so that all codecs have the same.
-    total_threads = threads or _cores()
+    total_threads = threads or cores()
     each = max(1, total_threads // workers) if workers > 1 else threads
     anchors = find_anchors(against, each, device)
 
-    import torch
     from tqdm import tqdm
 
     from codec import Codec
@@ -127,7 +127,7 @@ def evaluate(
     from codec.evaluation.journal import Journal
 
     if threads is not None:
-        torch.set_num_threads(threads)  # for MS-SSIM too
+        set_threads(threads)  # for the anchors that have no setting of their own too
     coder = Codec(model, device=device, threads=threads)
     make = functools.partial(Codec, model, device=device, threads=each)
     settings = {"model": coder.model_id, "device": str(device), "qualities": qualities}
@@ -341,11 +341,6 @@ def _add_cold(summary, entrants, picture, paths):
     return replace(summary, cold=found)
 
 
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _count(number, noun) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -383,12 +378,3 @@ def _check_writable(file):
         raise Failure(f"{path}: the folder {path.parent} does not exist")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
         raise Failure(f"{path}: permission denied")
-
-
-def _require(*modules):
-    """Name the extra that is missing, rather than fail half-way."""
-    from importlib.util import find_spec
-
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise Failure(f"evaluate needs {', '.join(missing)}: pip install 'neural-image-codec[eval]'")

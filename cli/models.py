@@ -7,6 +7,8 @@ import click
 
 from codec import weights
 
+from .common import require
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
@@ -26,6 +28,8 @@ def models(as_json, add, pictures, as_default):
     of these pictures, and the share of units in encoder, entropy networks and decoder that are positive less than once
     in 1000. The exit status is 1 where a part is dead.
     """
+    if pictures:
+        require("torch", "torch")
     if add is not None:
         weights.install(Path(add), default=as_default)
     elif as_default:

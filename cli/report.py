@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .common import Failure, coder_options
+from .common import Failure, coder_options, require
 from .evaluate import Names, Qualities, _pictures
 
 
@@ -51,10 +51,7 @@ def report(
         raise click.UsageError("say what to write: --output page.html, --plot plot.png, or both.")
     if inputs and output is None:
         raise click.UsageError("PICTURES are for the page; name it with --output.")
-    require(
-        "report", "scipy", *(["plotly"] if output else []), *(["matplotlib"] if plot else []),
-        *(["pytorch_msssim"] if inputs else []),
-    )  # fmt: skip
+    require("eval", "scipy", *(["plotly"] if output else []), *(["matplotlib"] if plot else []))
     for file in (output, plot):
         if file is not None:
             check_output(file, force, results_file, *inputs)
@@ -135,12 +132,3 @@ def check_output(file, force, *inputs):
         raise Failure(f"{path}: would be written over an input")
     if path.is_file() and not force:
         raise Failure(f"{path}: exists already; --force overwrites")
-
-
-def require(command, *modules):
-    """Name the extra that is missing, rather than fail half-way."""
-    from importlib.util import find_spec
-
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise Failure(f"{command} needs {', '.join(missing)}: pip install 'neural-image-codec[eval]'")

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 
-from .common import Failure
+from .common import Failure, require
+
+QUANTISERS_NEED = ("torch", "compressai", "lightning", "matplotlib", "scipy")
 
 
 class Counts(click.ParamType):
@@ -56,8 +58,8 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
     draws = draws or (512 if quick else 16384)
     if draws < 16 * samples[-1]:
         raise click.UsageError(f"--draws {draws} is too few for --samples {samples[-1]}: 16 estimates are needed.")
+    require("study", "torch", *(["matplotlib"] if output is not None else []))
     if output is not None:
-        _require("matplotlib")
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -109,6 +111,7 @@ class Names(click.ParamType):
     def convert(self, value, param, ctx):
         if isinstance(value, tuple):
             return value
+        require("study", *QUANTISERS_NEED)
         from codec.study.quantisers import NAMES
 
         names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
@@ -137,7 +140,7 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     has others. Rates are bytes of the coded strings on crops of the validation pictures. Writes quantisers.csv,
     quantisers.json, quantisers.png and quantisers.svg.
     """
-    _require("lightning", "matplotlib", "scipy")
+    require("study", *QUANTISERS_NEED)
     import torch
 
     from codec.study import quantisers as measurement
@@ -154,11 +157,3 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     measurement.write_results(folder, settings, points, results, minutes)
     click.echo(measurement.table(results))
     click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all")
-
-
-def _require(*modules):
-    from importlib.util import find_spec
-
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise Failure(f"the study needs {', '.join(missing)}: pip install 'neural-image-codec[study]'")

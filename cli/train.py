@@ -13,7 +13,7 @@ from datetime import datetime
 
 import click
 
-from .common import Failure
+from .common import Failure, require
 
 _NAMES = {
     bool: "true or false",
@@ -64,6 +64,8 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
     going on are used too. A run can be stopped at any time and goes on with --resume. It ends by whichever of
     --max-minutes, --until and --steps comes first, and without any of them when it is interrupted.
     """
+    require("train", "torch", "compressai", "lightning", "tensorboard")
+
     from codec.training.config import TrainingConfig
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -83,14 +85,9 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
     if not config.pictures:
         raise click.UsageError("Missing argument 'PICTURES...'.")
 
-    try:
-        from codec.training.loop import train as run_training
+    from codec.training.loop import train as run_training
 
-        export = run_training(config, progress=not no_progress)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("lightning", "tensorboard"):
-            raise
-        raise Failure(f"{error.name} is missing: pip install 'neural-image-codec[train]'") from error
+    export = run_training(config, progress=not no_progress)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run have nothing to add
         click.echo(f"trained: codec compress --model {export} ...")
 

@@ -7,6 +7,7 @@ from . import bitstream, image_io, weights
 from .errors import CodecError, ModelError
 from .model import Model
 from .quality import hundredths
+from .threads import set_threads
 
 
 class Codec:
@@ -16,7 +17,7 @@ class Codec:
         model: id of an installed model or path of a model folder; None for the shipped default. With None, files
             made by any installed model are decompressed; otherwise only those of this model.
         device: "cpu"; others, such as "cuda", need the torch backend.
-        threads: None: as many as there are cores.
+        threads: for the whole process, as :func:`codec.threads.set_threads` sets it; None leaves the setting alone.
         backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
 
@@ -30,6 +31,8 @@ class Codec:
     """
 
     def __init__(self, model=None, device="cpu", threads=None, backend=None):
+        if threads is not None:
+            set_threads(threads)
         self.device, self.threads = str(device), threads
         self.backend = backend or ("onnx" if self.device == "cpu" else "torch")
         if self.backend not in ("onnx", "torch"):

@@ -24,6 +24,7 @@ from . import graphs
 from .config import ModelConfig
 from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
 from .errors import ModelError
+from .threads import current_threads
 from .winograd import layout
 
 STEP = 16  # pixels per latent position
@@ -66,7 +67,7 @@ class Engine:
     Args:
         config: ModelConfig.
         weights: name -> float array of all float weights, as :func:`read_weights` returns them.
-        threads: of one call; None: as many as there are cores. At most 32 are used.
+        threads: of one call; None: what is set for the process (:mod:`codec.threads`). At most 32 are used.
 
     Calls from several threads are allowed.
     """
@@ -74,7 +75,7 @@ class Engine:
     def __init__(self, config, weights, threads=None):
         self.config, self.threads = config, threads
         self._weights = weights
-        self._sessions, self._tables = {}, {}
+        self._graphs, self._sessions, self._tables = {}, {}, {}
         self._lock = threading.Lock()
         self._analysis_reach = config.analysis_depth
         # 3x3 layers at 1/8 look half as far; the last one makes the pixels.
@@ -192,8 +193,10 @@ class Engine:
 
     def _session(self, kind):
         """ONNX Runtime session of a network: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", "hyper"."""
+        # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
+        threads = 1 if kind == "hyper" else min(self.threads or current_threads(), MAX_THREADS)
         with self._lock:
-            if kind not in self._sessions:
+            if kind not in self._graphs:
                 graph = {
                     "analysis": lambda config: graphs.analysis_graph(config, eight_bits=True),
                     "analysis_float": lambda config: graphs.analysis_graph(config, eight_bits=False),
@@ -201,19 +204,17 @@ class Engine:
                     "synthesis": lambda config: graphs.synthesis_graph(config, rounded=True),
                     "synthesis_float": lambda config: graphs.synthesis_graph(config, rounded=False),
                 }[kind](self.config)
-                # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
-                threads = 1 if kind == "hyper" else self.threads
+                self._graphs[kind] = graph, graphs.kernels(graph, self._weights)
+            found, session = self._sessions.get(kind, (None, None))
+            if found != threads:  # a session keeps the number that it was made with
+                graph, _ = self._graphs[kind]
                 session = _open(graph, graphs.initialisers(graph, self._weights), threads)
-                self._sessions[kind] = (
-                    graph,
-                    session,
-                    graphs.kernels(graph, self._weights),
-                )
-            return self._sessions[kind][1]
+                self._sessions[kind] = threads, session
+            return session
 
     def _quality_tables(self, kind, quality):
         """Inputs of a network that are no picture, at a quality; the latest ones are remembered."""
-        graph, _, kernels = self._sessions[kind]
+        graph, kernels = self._graphs[kind]
         found, tables = self._tables.get(kind, (None, None))
         if found != quality:
             tables = {
@@ -383,7 +384,7 @@ def _open(graph, arrays, threads):
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    options.intra_op_num_threads = min(threads or cores(), MAX_THREADS)
+    options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # pieces differ in size
     # Threads that wait for work let others have the core: NumPy, and what else a busy machine runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -393,13 +394,6 @@ def _open(graph, arrays, threads):
         return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  its errors have no common base but this
         raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
-
-
-def cores():
-    """Cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_folder(folder):

@@ -17,9 +17,10 @@ import numpy as np
 
 from . import latents
 from .bitstream import TILE_SIDE, Tile, tile_grid
-from .engine import Engine, PlainTransforms, cores, float_weights, read_folder
+from .engine import Engine, PlainTransforms, float_weights, read_folder
 from .errors import Corrupt, ModelError
 from .latents import rans
+from .threads import current_threads
 
 STEP = 16  # pixels per latent position
 STRIDE = 64  # pixels per position of z; pictures are padded to a multiple of it
@@ -58,7 +59,7 @@ class Model:
     Args:
         config: ModelConfig.
         tensors: ``{name: array}``, all of its weights file; checked here.
-        threads: None: as many as there are cores.
+        threads: None: what is set for the process (:mod:`codec.threads`).
         engine: runs the transforms; None: ONNX Runtime (:class:`codec.engine.Engine`).
 
     Raises:
@@ -67,7 +68,7 @@ class Model:
 
     def __init__(self, config, tensors, threads=None, engine=None):
         self.config = config
-        self.threads = threads or cores()
+        self.threads = threads
         self.latents = latents.from_tensors(config, tensors)
         self.tables = self.latents.tables
         self.engine = engine or Engine(config, float_weights(config, tensors), threads)
@@ -94,6 +95,9 @@ class Model:
             return cls(config, tensors, threads, engine)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from None
+
+    def _workers(self):
+        return self.threads or current_threads()
 
     # --- Pixels -> tiles --------------------------------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class Model:
         """Tiles in raster order."""
         columns, rows = tile_grid(pixels.shape[1], pixels.shape[0])
         found = [None] * (columns * rows)
-        with _Pool(self.threads if columns * rows > 1 else 1) as pool:
+        with _Pool(self._workers() if columns * rows > 1 else 1) as pool:
             transforms = self.plain if plain else self.engine
             for piece, y in transforms.analyse_pieces(pixels, quality):
                 # Tiles of a piece: its grid is a multiple of theirs.
@@ -174,7 +178,7 @@ class Model:
         if coded.plain and self.plain is None:
             raise Corrupt("corrupt: a plain transform, where this model has none")
         transforms = self.plain if coded.plain else self.engine
-        with _Pool(self.threads if len(coded.tiles) > 1 else 1) as pool:
+        with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
             y_hat = _Latents(self, coded, height, width, quality, pool)
             transforms.synthesise_into(pixels, y_hat, quality)
         return pixels

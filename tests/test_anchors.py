@@ -156,9 +156,12 @@ def test_a_pillow_without_the_library_is_said_at_once(monkeypatch):
 
 def test_what_is_not_installed_is_said_in_one_line(monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(anchors, "find_spec", lambda name: None if name == "pillow_jxl" else find_spec(name))
+    absent = ("pillow_jxl", "compressai")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else find_spec(name, *a))
     with pytest.raises(CodecError, match=r"JPEG XL: needs pillow-jxl-plugin: pip install .*\[eval\]"):
         find_anchors(["jxl"])
+    with pytest.raises(CodecError, match=r"^compressai:mbt2018-mean needs CompressAI: pip install .*\[train\]"):
+        find_anchors(["compressai:mbt2018-mean"])
     monkeypatch.delitem(features.modules, "avif", raising=False)
     with pytest.raises(CodecError, match="AVIF 4:4:4: needs Pillow 11.3 or newer"):
         find_anchors(["avif444"])

@@ -14,6 +14,7 @@ from PIL import Image
 from test_vector_entropy import trainable as trainable_vq
 from tiny import CONFIG, trainable
 
+import cli.bench
 from cli.main import codec as codec_command
 from codec import Codec
 from codec.errors import CodecError
@@ -44,7 +45,7 @@ def picture(tmp_path, photo):
 @pytest.fixture(autouse=True)
 def short_products(monkeypatch):
     """The machine's peak is of no interest here."""
-    monkeypatch.setattr(measuring, "matrix_peak", lambda dtype, device: 100.0 if dtype == torch.float32 else 200.0)
+    monkeypatch.setattr(measuring, "matrix_peak", lambda kind, device: 100.0 if kind == "float32" else 200.0)
 
 
 def run(*arguments):
@@ -66,7 +67,7 @@ def measured(model, samples):
     texts = []
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "matrix_peak", lambda dtype, device: float(torch.get_num_threads()))
+        patch.setattr(measuring, "matrix_peak", lambda kind, device: float(torch.get_num_threads()))
         found = measuring.bench(
             Codec(model), find_anchors(["webp", "jpeg"]), pictures, [SIZE, (80, 64)], (1, 2), 30, 2, step=texts.append
         )
@@ -193,7 +194,23 @@ def test_the_made_up_picture_is_like_a_photograph_and_always_the_same(photo):
 
 def test_matrix_products_are_measured(monkeypatch):
     monkeypatch.undo()
-    assert measuring.matrix_peak(torch.float32, "cpu", seconds=0.01) > 0
+    for kind in ("float32", "bfloat16"):
+        assert measuring.matrix_peak(kind, "cpu", seconds=0.01) > 0
+
+
+def test_without_pytorch_there_is_no_bfloat16_and_nothing_counts_multiply_adds(monkeypatch):
+    monkeypatch.setattr(measuring, "installed", lambda name: False)
+    assert list(measuring._machine_peak("cpu")) == ["float32"]
+    summary = measuring.summarise(made_up(), CONFIG)
+    assert summary.parts == summary.shares == [] and len(summary.speeds) == 3
+    assert "Parts of the model" not in cli.bench.tables(summary, {})
+
+
+def test_a_coder_with_sessions_of_its_own_is_told_the_threads(model, samples):
+    coder, told = Codec(model), []
+    coder.set_threads = told.append
+    measuring.bench(coder, [], [("dog.png", samples / "dog.png")], [SIZE], (1, 2), 30, 1)
+    assert told == [2, 1, 2, 1, 2]  # for the qualities, warming up, measuring
 
 
 # What follows -----------------------------------------------------------------------------------------------

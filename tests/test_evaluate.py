@@ -703,11 +703,10 @@ def test_what_cannot_be_done_ends_in_one_clear_line(
 def test_a_missing_extra_is_named(pictures, fake_codec, monkeypatch):
     import importlib.util
 
-    installed = {"scipy": object()}
-    monkeypatch.setattr(importlib.util, "find_spec", installed.get)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = run("evaluate", pictures)
     assert result.exit_code == 1
-    assert result.stderr == "codec: evaluate needs pytorch_msssim: pip install 'neural-image-codec[eval]'\n"
+    assert result.stderr == 'codec: evaluate needs SciPy: pip install "neural-image-codec[eval]"\n'
 
 
 # End to end -------------------------------------------------------------------------------------------------

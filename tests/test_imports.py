@@ -10,7 +10,10 @@ import pytest
 import codec
 from codec import bitstream
 
-HEAVY = {"torch", "numpy", "compressai", "PIL", "scipy", "pandas", "matplotlib", "lightning", "safetensors"}
+HEAVY = {
+    "torch", "numpy", "compressai", "PIL", "scipy", "pandas", "matplotlib", "lightning", "safetensors", "onnxruntime",
+    "plotly", "threadpoolctl",
+}  # fmt: skip
 # Prints which of them the statements put in front of it have loaded.
 REPORT = f"\nimport sys; print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"
 
@@ -30,7 +33,11 @@ def loaded_by(root, statements):
 
 
 @pytest.mark.parametrize(
-    "module", ["codec", "codec.errors", "codec.bitstream", "codec.config", "codec.quality", "codec.weights", "codec.__main__"]
+    "module",
+    [
+        "codec", "codec.errors", "codec.bitstream", "codec.config", "codec.quality", "codec.weights", "codec.extras",
+        "codec.threads", "codec.__main__",
+    ],
 )
 def test_importing_loads_nothing_heavy(root, module):
     assert loaded_by(root, f"import {module}") == "[]"
@@ -50,6 +57,9 @@ def test_importing_loads_nothing_heavy(root, module):
         "bench --help",
         "report --help",
         "compare --help",
+        "study --help",
+        "study quantisers --help",
+        "demo --help",
         "info FILE",
         "info --json FILE",
         "models",
@@ -73,6 +83,15 @@ def test_commands_that_run_no_network_load_nothing_heavy(root, tmp_path, command
         "except SystemExit as end:\n    assert end.code == 0, end.code"
     )
     assert loaded_by(root, statements) == "[]"
+
+
+EVALUATION = ("anchors", "bd_rate", "bench", "compare", "journal", "metrics", "pages", "plot", "process", "published")
+EVALUATION += ("rate_distortion", "report")
+
+
+def test_evaluation_loads_no_torch(root):
+    imports = f"import codec.evaluation.{', codec.evaluation.'.join(EVALUATION)}"
+    assert loaded_by(root, imports) == "['PIL', 'numpy']"
 
 
 def test_all_is_the_public_names():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from test_integer import SPECS, exact_layer, random_input, random_layer, reference, run
+from test_integer import SPECS, random_input, random_layer, reference, run
 from test_vector_entropy import VQ_CONFIG
 from test_vector_entropy import trainable as trainable_vq
 from tiny import CONFIG, coding

@@ -1,11 +1,16 @@
-"""Metrics against values worked out by hand and against the library's own call."""
+"""Metrics against values worked out by hand and against a library of others."""
 
+import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.ndimage import correlate1d
 
-from codec.evaluation.metrics import CAP_DB, MS_SSIM_MIN_SIDE, ms_ssim, ms_ssim_db, mse, psnr_db, psnr_y_db
+from codec.evaluation.metrics import CAP_DB, ms_ssim, ms_ssim_db, mse, psnr_db, psnr_y_db
+from codec.evaluation.ms_ssim import MIN_SIDE
 
 
 def flat(value, height=4, width=5):
@@ -40,8 +45,6 @@ def test_mse_is_exact(texture):
 
 
 def test_luma_weighs_the_channels_as_jpeg_does(texture):
-    from PIL import Image
-
     for channel, weight in enumerate((0.299, 0.587, 0.114)):
         decoded = flat(100)
         decoded[..., channel] += 10
@@ -90,15 +93,83 @@ def test_any_memory_order_gives_the_same_figures(texture):
     assert ms_ssim(texture[::-1], decoded[::-1]) == pytest.approx(ms_ssim(texture, decoded), abs=1e-5)
 
 
-def test_ms_ssim_is_that_of_the_library_on_all_channels_at_once(texture):
+def library(original, decoded):
+    """MS-SSIM by pytorch_msssim in float64, on all channels at once."""
     import pytorch_msssim
     import torch
 
+    x, x_hat = (torch.tensor(pixels).permute(2, 0, 1)[None].double() for pixels in (original, decoded))
+    return pytorch_msssim.ms_ssim(x, x_hat, data_range=255).item()
+
+
+def test_ms_ssim_is_that_of_the_library(texture, samples):
+    with Image.open(samples / "dog.png") as picture:
+        photograph = np.asarray(picture.convert("RGB"))
+    photograph = photograph[100:612, 100:500]
+    parts = photograph[:400, :300], photograph[40:240, 60:301]
+    # Sides that are even and odd at every scale, the smallest, and pictures of one strip and of several.
+    pictures = [*parts, texture, texture[:161, :161], texture[3:166], texture[:, :177]]
+    for original in pictures:
+        for deviation in (1, 20):
+            decoded = noisy(original, deviation)
+            assert ms_ssim(original, decoded) == pytest.approx(library(original, decoded), abs=3e-6)
+    decoded = io.BytesIO()
+    Image.fromarray(photograph).save(decoded, "JPEG", quality=20)
+    decoded = np.asarray(Image.open(decoded))
+    assert 0.8 < ms_ssim(photograph, decoded) < 0.99
+    assert ms_ssim(photograph, decoded) == pytest.approx(library(photograph, decoded), abs=3e-6)
+
+
+def in_float64(original, decoded):
+    """MS-SSIM by its formulas, in float64; sides must be multiples of 16."""
+    window = np.exp(-(np.arange(-5, 6.0) ** 2) / (2 * 1.5**2))
+
+    def blur(plane):
+        return correlate1d(correlate1d(plane, window / window.sum(), 0), window / window.sum(), 1)[5:-5, 5:-5]
+
+    values = []
+    for x, y in zip(*(pixels.transpose(2, 0, 1).astype(np.float64) for pixels in (original, decoded))):
+        value = 1
+        for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+            if scale:
+                x, y = (plane.reshape(len(plane) // 2, 2, -1, 2).mean((1, 3)) for plane in (x, y))
+            m1, m2 = blur(x), blur(y)
+            v1, v2, covariance = blur(x * x) - m1 * m1, blur(y * y) - m2 * m2, blur(x * y) - m1 * m2
+            similarity = (2 * covariance + 58.5225) / (v1 + v2 + 58.5225)
+            if scale == 4:
+                similarity *= (2 * m1 * m2 + 6.5025) / (m1 * m1 + m2 * m2 + 6.5025)
+            value *= similarity.mean() ** weight
+        values.append(value)
+    return np.mean(values)
+
+
+def test_ms_ssim_loses_nothing_in_float32(samples):
+    with Image.open(samples / "dog.png") as picture:
+        photograph = np.asarray(picture.convert("RGB"))[96:288, 80:320]
+    for deviation in (1, 20):
+        decoded = noisy(photograph, deviation)
+        assert ms_ssim(photograph, decoded) == pytest.approx(in_float64(photograph, decoded), abs=1e-6)
+
+
+def test_ms_ssim_of_opposites_is_zero(texture):
+    assert ms_ssim(texture, 255 - texture) == library(texture, 255 - texture) == 0
+
+
+def test_ms_ssim_of_flat_pictures_is_that_of_luminance():
+    # No contrast and no structure to differ in; float32 sees some where the squares are large, and so does the library.
+    bright, dark = flat(250, 176, 192), flat(10, 176, 192)  # halved without a border of zeros
+    expected = ((2 * 250 * 10 + 6.5025) / (250**2 + 10**2 + 6.5025)) ** 0.1333
+    assert ms_ssim(bright, dark) == pytest.approx(expected, abs=1e-4)
+    assert ms_ssim(bright, dark) == pytest.approx(library(bright, dark), abs=1e-4)
+
+
+def test_ms_ssim_is_the_same_to_the_bit_in_strips_of_any_memory_and_with_any_threads(texture, monkeypatch):
     decoded = noisy(texture, 12)
-    x, x_hat = (torch.tensor(pixels).permute(2, 0, 1)[None].double() for pixels in (texture, decoded))
-    expected = pytorch_msssim.ms_ssim(x, x_hat, data_range=255).item()
-    assert ms_ssim(texture, decoded) == pytest.approx(expected, abs=2e-6)
-    assert 0.5 < expected < 0.999
+    whole = ms_ssim(texture, decoded)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(ms_ssim, [texture] * 8, [decoded] * 8)) == {whole}
+    monkeypatch.setattr("codec.evaluation.ms_ssim.STRIP", 1 << 30)
+    assert ms_ssim(texture, decoded) == pytest.approx(whole, abs=1e-12)
 
 
 def test_ms_ssim_falls_with_noise_and_is_one_without(texture):
@@ -108,7 +179,7 @@ def test_ms_ssim_falls_with_noise_and_is_one_without(texture):
 
 
 def test_ms_ssim_needs_five_scales():
-    side = MS_SSIM_MIN_SIDE
+    side = MIN_SIDE
     assert ms_ssim(flat(9, side, side), flat(9, side, side)) == pytest.approx(1)
     assert ms_ssim(flat(9, side - 1, 2 * side), flat(9, side - 1, 2 * side)) is None
     assert ms_ssim(flat(9, 2 * side, side - 1), flat(9, 2 * side, side - 1)) is None

@@ -1,6 +1,7 @@
 """What is installed: the wheel and the editable installation, built here and used from a fresh process."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,3 +113,14 @@ def test_an_editable_installation_finds_the_sources(source, tmp_path, mode):
     lines = use(installed, prelude, "--version", cwd=tmp_path)
     assert lines[0].startswith(str(source)) and lines[1].startswith(str(source))
     assert lines[2] == f"codec {codec.__version__}"
+
+
+def test_the_runtime_needs_no_framework(root):
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
+    assert names == {"click", "numpy", "onnxruntime", "pillow", "safetensors", "threadpoolctl", "tqdm"}
+    assert "<" not in project["requires-python"] + "".join(project["dependencies"])  # what is not out yet may do
+    extras = project["optional-dependencies"]
+    assert set(extras) == {"torch", "train", "eval", "study", "test"}
+    assert not re.search("torch|compressai|train", " ".join(extras["eval"]))

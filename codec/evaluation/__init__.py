@@ -1,7 +1,7 @@
 """Rate, distortion and time of the codec beside others, measured on real files (extra "eval").
 
     metrics             PSNR, PSNR-Y, MS-SSIM, SSIMULACRA2 of one decoded picture
-    ssimulacra2         the last of them
+    ms_ssim, ssimulacra2  the last two of them
     anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, with the two methods of codec.Codec
     zoo                 CompressAI's models, the same way
     rate_distortion     pictures x codecs x qualities -> rows, means, monotonicity, CSV and JSON

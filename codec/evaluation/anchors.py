@@ -15,12 +15,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, features
 
 from ..errors import CodecError, ImageError
+from ..extras import how_to_install, lacks, missing
 
 # Dense where one step of the setting changes the rate most, so that a curve through the points is smooth
 # over the whole range, which is 0.05 to 3 bpp on photographs as far as the format goes there.
@@ -30,8 +30,6 @@ AVIF_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 JPEG2000_BPP = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.85, 1.2, 1.6, 2.1, 2.7, 3.4)
 JXL_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 X265_QUALITIES = (5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 36, 40)
-
-EXTRA = "'neural-image-codec[eval]'"
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Avif(Anchor):
 
     def check(self):
         if self.feature not in features.modules:
-            raise CodecError(f"{self.title}: needs Pillow 11.3 or newer: pip install {EXTRA}")
+            raise CodecError(f"{self.title}: needs Pillow 11.3 or newer: {how_to_install('eval')}")
         super().check()
 
     def decompress(self, data):
@@ -134,8 +132,9 @@ class JpegXl(Anchor):
     writer = f"Pillow with {package}"
 
     def check(self):
-        if find_spec("pillow_jxl") is None:
-            raise CodecError(f"{self.title}: needs {self.package}: pip install {EXTRA}")
+        lacking = missing("pillow_jxl")
+        if lacking:
+            raise CodecError(lacks(f"{self.title}:", "eval", lacking))
 
     def compress(self, image, quality):
         import pillow_jxl.JpegXLImagePlugin  # noqa: F401  registers the format
@@ -295,6 +294,9 @@ def find_anchors(names, threads=None, device="cpu", random_weights=False):
     found = []
     for name in names:
         if name.startswith(ZOO):
+            lacking = missing("torch", "compressai")
+            if lacking:
+                raise CodecError(lacks(name, "train", lacking))
             from .zoo import Zoo
 
             anchor = Zoo.find(name.removeprefix(ZOO), device, random_weights)

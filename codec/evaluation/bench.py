@@ -15,10 +15,12 @@ How everything is measured:
 * **Stages** go from file to file. Each is timed without those inside it, and what belongs to none is "other", so
   that they sum to the whole.
 * **Share of peak.** Twice the multiply-adds of a part over its time, against the fastest product of two square
-  matrices in the same round with the same number of threads. Multiply-adds are those of the padded picture; the
-  work that tiles of a large one repeat at their borders is not counted.
+  matrices in the same round with the same number of threads: NumPy's in float32, and PyTorch's in bfloat16 where
+  PyTorch is installed; on a GPU all of them are PyTorch's. Multiply-adds are those of the padded picture; the work
+  that pieces of a large one repeat at their borders is not counted, nor what Winograd's algorithm saves.
 """
 
+import functools
 import inspect
 import json
 import random
@@ -30,12 +32,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
+from ..extras import installed
 from ..image_io import read_picture, save_picture, write_bytes_atomic
 from ..macs import multiply_adds, parameters
 from ..model import padded_size
+from ..threads import restored, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
 
@@ -182,7 +185,7 @@ def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minute
     """Time our codec and the anchors in turns.
 
     Args:
-        coder: ``codec.Codec``.
+        coder: ``codec.Codec``. One with a method ``set_threads`` is told the number of threads, beside the process.
         anchors: list of ``anchors.Anchor`` or the like. Those with a field ``threads`` are told the number.
         pictures: pairs (name, what ``read_picture`` takes); each round codes the next of them.
         sizes: pairs (width, height) by rising area.
@@ -196,19 +199,16 @@ def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minute
         CodecError: a picture cannot be read, or a codec does not take a size or fails on its own bytes.
     """
     started, longest = time.monotonic(), 0.0
-    threads_before = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            run = _Run(coder, anchors, pictures[:repeats], sizes, threads, quality, folder, step)
-            run.round(0)
-            for number in range(1, repeats + 1):
-                begun = time.monotonic()
-                if max_minutes is not None and number > 1 and begun - started + longest > 60 * max_minutes:
-                    break
-                run.round(number)
-                longest = max(longest, time.monotonic() - begun)
-        finally:
-            torch.set_num_threads(threads_before)
+    _load_torch()
+    with restored(), tempfile.TemporaryDirectory() as folder:
+        run = _Run(coder, anchors, pictures[:repeats], sizes, threads, quality, folder, step)
+        run.round(0)
+        for number in range(1, repeats + 1):
+            begun = time.monotonic()
+            if max_minutes is not None and number > 1 and begun - started + longest > 60 * max_minutes:
+                break
+            run.round(number)
+            longest = max(longest, time.monotonic() - begun)
     kept = ([row for row in rows if row.round > 0] for rows in (run.codings, run.stages, run.peaks))
     return Measured(run.peaks[-1].round, run.qualities, *kept)
 
@@ -242,19 +242,20 @@ def made_up_picture(width, height):
     return (128 + 45 * np.stack([red, luma, blue], axis=2)).clip(0, 255).astype(np.uint8)
 
 
-def matrix_peak(dtype, device, seconds=0.2):
+def matrix_peak(kind="float32", device="cpu", seconds=0.2):
     """GFLOP/s of the fastest product of two square matrices: larger and larger ones, then one after the other.
 
     Args:
+        kind: "float32", on a CPU NumPy's; "tf32" or "bfloat16", PyTorch's.
         seconds: how long to go on, about.
     """
+    product = _numpy_product if kind == "float32" and not _is_gpu(device) else _torch_product(kind, device)
     rows, best, started = 256, 0.0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        a, b = (torch.rand(rows, rows, device=device).to(dtype) for _ in range(2))
-        out = torch.empty_like(a)
+        multiply = product(rows)
         synchronise(device)
         begun = time.perf_counter()
-        torch.mm(a, b, out=out)
+        multiply()
         synchronise(device)
         took = time.perf_counter() - begun
         best = max(best, 2 * rows**3 / took / 1e9)
@@ -263,10 +264,56 @@ def matrix_peak(dtype, device, seconds=0.2):
     return best
 
 
+def _numpy_product(rows):
+    """() -> None that multiplies two matrices of so many rows, made now."""
+    a, b = np.random.default_rng(SEED).random((2, rows, rows), np.float32)
+    return functools.partial(np.matmul, a, b, out=np.empty_like(a))
+
+
+def _torch_product(kind, device):
+    """rows -> the same in PyTorch."""
+    import torch
+
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    # What PyTorch's convolutions use on a GPU unless told otherwise is "high".
+    precision = "high" if kind == "tf32" else "highest"
+
+    def product(rows):
+        a, b = (torch.rand(rows, rows, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+
+        def multiply():
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(precision)
+            try:
+                torch.mm(a, b, out=out)
+            finally:
+                torch.set_float32_matmul_precision(before)
+
+        return multiply
+
+    return product
+
+
 def synchronise(device):
     """Wait for a GPU; other devices have done what they were asked to."""
-    if torch.device(device).type == "cuda":
+    if _is_gpu(device):
+        import torch
+
         torch.cuda.synchronize(device)
+
+
+def _is_gpu(device):
+    return str(device).partition(":")[0] == "cuda"
+
+
+def _load_torch():
+    """PyTorch, or None where it is not installed. Loaded before any number of threads is set, it has the same."""
+    if not installed("torch"):
+        return None
+    import torch
+
+    return torch
 
 
 class Clock:
@@ -378,14 +425,14 @@ class _Run:
         self.draw = random.Random(SEED)
         self.codings, self.stages, self.peaks = [], [], []
         self.files = [(name, self._files(index, source)) for index, (name, source) in enumerate(pictures)]
-        torch.set_num_threads(threads[-1])
+        self._use(threads[-1])
         self.qualities = self._qualities()
 
     def round(self, number):
         """Measure everything once; round 0 warms up, and knows nothing of batches and stages."""
         name, files = self.files[max(number - 1, 0) % len(self.files)]
         for threads in self.threads:
-            torch.set_num_threads(threads)
+            self._use(threads)
             self.step("matrix products")
             self.peaks.append(Peak(number, threads, _machine_peak(self.coder.device)))
             coders = {OURS: self.coder}
@@ -394,6 +441,12 @@ class _Run:
                 coders[anchor.name] = replace(anchor, threads=threads) if told else anchor
             for size in self.sizes:
                 self._cell((number, threads, *size), coders, name, files[size])
+
+    def _use(self, threads):
+        """Work with so many threads from now on."""
+        set_threads(threads)
+        if hasattr(self.coder, "set_threads"):
+            self.coder.set_threads(threads)
 
     def _cell(self, place, coders, name, path):
         """Every codec's turn; ``place`` is round, threads, width and height."""
@@ -446,18 +499,12 @@ def _batch(coder, path, quality):
 
 def _machine_peak(device):
     """GFLOP/s by precision."""
-    found = {}
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("highest")
-        found["float32"] = matrix_peak(torch.float32, device)
-        if torch.device(device).type == "cuda":
-            torch.set_float32_matmul_precision("high")  # what PyTorch's convolutions use there unless told otherwise
-            found["tf32"] = matrix_peak(torch.float32, device)
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    found["bfloat16"] = matrix_peak(torch.bfloat16, device)
-    return found
+    kinds = ["float32"]
+    if _is_gpu(device):
+        kinds.append("tf32")
+    if _load_torch() is not None:
+        kinds.append("bfloat16")
+    return {kind: matrix_peak(kind, device) for kind in kinds}
 
 
 # --- What follows ---------------------------------------------------------------------------------------------------

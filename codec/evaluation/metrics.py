@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .ms_ssim import ms_ssim as multi_scale_similarity
+
 PEAK = 255
 LUMA = (299, 587, 114)  # thousandths of red, green and blue in luma, ITU-R BT.601 as in JPEG files
 CAP_DB = 99.99  # stands for "identical"; larger values are cut to it as well, so that it stays the largest
-MS_SSIM_MIN_SIDE = 161  # an 11-pixel window must fit after four halvings: (11 - 1) * 2**4 + 1
 
 
 def mse(original, decoded):
@@ -49,29 +50,12 @@ def psnr_y_db(original, decoded):
 
 
 def ms_ssim(original, decoded):
-    """Multi-scale structural similarity, mean over the RGB channels, at most 1; None for a small picture.
+    """Multi-scale structural similarity, mean over the RGB channels, at most 1. See the module of that name.
 
-    Five scales with their usual weights (Wang, Simoncelli, Bovik 2003), by the library pytorch_msssim. A
-    picture whose shorter side is under :data:`MS_SSIM_MIN_SIDE` pixels has no fifth scale and therefore no
-    value.
+    None for a picture whose shorter side is under ``ms_ssim.MIN_SIDE`` pixels: it has no fifth scale.
     """
     _check(original, decoded)
-    if min(original.shape[:2]) < MS_SSIM_MIN_SIDE:
-        return None
-    import torch
-    from pytorch_msssim import ms_ssim as similarity
-
-    def plane(pixels, channel):
-        values = np.ascontiguousarray(pixels[:, :, channel], dtype=np.float32)
-        return torch.from_numpy(values)[None, None]  # (1, 1, H, W)
-
-    with torch.inference_mode():
-        # Channel by channel the mean is the same, and the dozen temporary planes take a third of the memory.
-        values = [
-            similarity(plane(original, channel), plane(decoded, channel), data_range=PEAK).item()
-            for channel in range(3)
-        ]
-    return min(sum(values) / 3, 1.0)  # float32 may end a rounding step above 1
+    return multi_scale_similarity(original, decoded)
 
 
 def ms_ssim_db(value):

@@ -25,17 +25,20 @@ import multiprocessing
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
 
 import numpy as np
 
 from .. import __version__
 from ..errors import CodecError, ImageError
 from ..image_io import read_picture, write_bytes_atomic
+from ..threads import current_threads, set_threads
 from .bd_rate import BdPsnr, BdRate, interval, psnr_curve, psnr_difference, rate_curve, rate_difference
 from .journal import digest
 from .metrics import CAP_DB, METRICS, ms_ssim_db
@@ -160,7 +163,7 @@ def evaluate(
             is raised.
         metrics: keys of ``metrics.METRICS``; PSNR is always there.
         workers: processes that share the codings. Rows do not depend on their number, save for the times.
-        threads: of PyTorch in each worker, if there are several; None leaves the setting alone.
+        threads: of each worker, if there are several; None leaves the setting alone.
         journal: :class:`codec.evaluation.journal.Journal` that keeps the rows, and may have some already.
 
     Returns:
@@ -243,7 +246,7 @@ def _run_here(tasks, entrants, metrics, bad):
 
 def _run_in_workers(tasks, entrants, metrics, bad, workers, threads):
     """The same from several processes, as they come."""
-    # Spawned, not forked: a forked process inherits locks of PyTorch's threads, which it does not have.
+    # Spawned, not forked: a forked process inherits locks of threads (PyTorch's, BLAS's) which it does not have.
     context = multiprocessing.get_context("spawn")
     sent = [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
     pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, metrics, threads))
@@ -286,9 +289,7 @@ def _start_worker(entrants, metrics, threads):
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows, where it is not inherited
     if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+        set_threads(threads)
     _bench = _Bench(entrants, metrics)
 
 
@@ -480,31 +481,32 @@ def _compare(anchor, test):
 
 
 def conditions():
-    """What else the figures depend on: versions, processor, threads, date. Needs torch."""
-    from importlib.metadata import version
+    """What else the figures depend on: versions, processor, threads, date.
 
+    Call it when the codecs are made: of the engines, those count that have been loaded.
+    """
     import PIL
-    import torch
     from PIL import features
+
+    engines = {name: sys.modules[name].__version__ for name in ("onnxruntime", "torch") if name in sys.modules}
 
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "codec": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            **engines,
             "numpy": np.__version__,
             "pillow": PIL.__version__,
             "libjpeg-turbo": features.version_feature("libjpeg_turbo"),
             "libwebp": features.version("webp"),
             "openjpeg": features.version("jpg_2000"),
-            "pytorch-msssim": version("pytorch-msssim"),
             "scipy": version("scipy"),
         },
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": current_threads(),
     }
 
 

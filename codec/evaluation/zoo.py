@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..nn import pixels
 from ..errors import CodecError, Corrupt, Truncated
 from .anchors import Anchor, check_size
 
+STRIDE = 64  # pixels: the largest of the zoo's models
 HEADER = struct.Struct(">BHHHHB")
 
 
@@ -138,7 +138,7 @@ class Zoo:
             image = np.array(image.convert("RGB"))
         height, width, _ = image.shape
         check_size(self, width, height)
-        x = pixels.to_tensor(image).to(self.device)  # padded to multiples of 64, the largest stride in the zoo
+        x = _to_tensor(image).to(self.device)
         with torch.inference_mode():
             out = self._model(int(quality)).compress(x)
         strings = [string for (string,) in out["strings"]]  # each a batch of one
@@ -167,7 +167,7 @@ class Zoo:
             start += length
         with torch.inference_mode():
             x_hat = self._model(level).decompress(strings, tuple(shape))["x_hat"]
-        return Image.fromarray(pixels.to_uint8(x_hat, height, width))
+        return Image.fromarray(_to_uint8(x_hat, height, width))
 
     def _model(self, level):
         if level not in self._models:
@@ -195,6 +195,19 @@ class Zoo:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return architectures[self.model](*cfgs[self.model][level])
+
+
+def _to_tensor(image):
+    """uint8 (H, W, 3) -> float32 (1, 3, H', W') in [0, 1]; last row and column repeated up to multiples of STRIDE."""
+    padding = [(0, -side % STRIDE) for side in image.shape[:2]]
+    padded = np.pad(image, [*padding, (0, 0)], mode="edge")
+    return torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
+
+
+def _to_uint8(x_hat, height, width):
+    """(1, 3, H', W') -> uint8 (height, width, 3): crop the padding, clamp to [0, 1], round to 8 bits."""
+    x_hat = x_hat[0, :, :height, :width].permute(1, 2, 0)
+    return (x_hat * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
 
 
 def _zoo():

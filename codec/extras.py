@@ -1,0 +1,50 @@
+"""What an installation may lack: packages that only some commands need, and the extras that bring them.
+
+    torch   the codec's networks in PyTorch, for GPUs
+    train   training, and CompressAI's models as rivals
+    eval    evaluate, bench, report, compare
+    study   measurements of the theory
+    test    the test suite
+
+``pip install "neural-image-codec[eval]"`` installs one of them.
+"""
+
+import importlib.util
+import sys
+
+# Module -> what its makers call it; others are called by the name of the module.
+TITLES = {
+    "compressai": "CompressAI",
+    "lightning": "Lightning",
+    "matplotlib": "Matplotlib",
+    "pillow_jxl": "pillow-jxl-plugin",
+    "plotly": "Plotly",
+    "scipy": "SciPy",
+    "tensorboard": "TensorBoard",
+    "torch": "PyTorch",
+}
+
+
+def installed(module):
+    """Whether a top-level module is there, without loading it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # of a finder that refuses it, or of one put into sys.modules without a spec
+        return sys.modules.get(module) is not None
+
+
+def missing(*modules):
+    """List of those top-level modules that are not installed, in this order."""
+    return [module for module in modules if not installed(module)]
+
+
+def how_to_install(extra):
+    """The command that brings an extra; in quotes that every shell understands."""
+    return f'pip install "neural-image-codec[{extra}]"'
+
+
+def lacks(who, extra, modules):
+    """The line for the user: who lacks which modules, and what brings them."""
+    names = [TITLES.get(module, module) for module in modules]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"{who} needs {listed}: {how_to_install(extra)}"

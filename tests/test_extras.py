@@ -1,0 +1,70 @@
+"""What an installation may lack: names, the line about it, and the number of threads of what is there."""
+
+import sys
+
+import pytest
+import torch
+
+from codec import threads
+from codec.extras import installed, lacks, missing
+
+
+def test_what_is_installed_is_known_without_loading_it(monkeypatch):
+    assert installed("json") and not installed("no_such_package")
+    assert missing("no_such_package", "json", "another_one") == ["no_such_package", "another_one"]
+    monkeypatch.setitem(sys.modules, "antigravity", None)  # as tests hide a module
+    assert not installed("antigravity")
+
+
+def test_a_finder_that_refuses_a_module_hides_it(monkeypatch):
+    class Refusing:
+        def find_spec(self, name, path=None, target=None):
+            if name == "json_of_the_future":
+                raise ModuleNotFoundError(f"no {name}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    assert not installed("json_of_the_future")
+
+
+def test_the_line_names_what_is_missing_and_what_brings_it():
+    wanted = 'train needs PyTorch, CompressAI and Lightning: pip install "neural-image-codec[train]"'
+    assert lacks("train", "train", ["torch", "compressai", "lightning"]) == wanted
+    assert lacks("report", "eval", ["other"]) == 'report needs other: pip install "neural-image-codec[eval]"'
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", None)
+
+
+def test_threads_are_those_of_torch_where_it_is_loaded_and_come_back(unset):
+    before = torch.get_num_threads()
+    with threads.restored():
+        for count in (1, 2):
+            threads.set_threads(count)
+            assert threads.current_threads() == torch.get_num_threads() == count
+    assert threads.current_threads() == torch.get_num_threads() == before
+
+
+def test_threads_without_torch(unset, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    assert threads.current_threads() == threads.cores() >= 1
+    with threads.restored():
+        threads.set_threads(3)
+        assert threads.current_threads() == 3
+    assert threads.current_threads() == threads.cores()
+
+
+def test_matrix_products_have_as_many_threads(unset):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def found():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    before = found()
+    if max(before, default=1) == 1:
+        pytest.skip("these libraries know one thread alone")
+    with threads.restored():
+        threads.set_threads(1)
+        assert set(found()) == {1}
+    assert found() == before
