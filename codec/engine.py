@@ -285,7 +285,7 @@ class PlainTransforms:
         for _, coefficients in self._coefficients(pixels):
             total += np.square(coefficients[:, LOW:] / self._deviation[LOW:]).sum(dtype=np.float64)
             count += coefficients[:, LOW:].size
-        return total / count
+        return total / count if count else 1.0  # so few channels tell nothing
 
     def _coefficients(self, pixels):
         """Yield (Piece, float32 (positions, M)), orthonormal."""

@@ -18,7 +18,8 @@ import numpy as np
 from . import latents
 from .bitstream import TILE_SIDE, Tile, tile_grid
 from .engine import Engine, PlainTransforms, float_weights, read_folder
-from .errors import Corrupt, ModelError
+from .errors import CodecError, Corrupt, ModelError
+from .extras import installed, lacks
 from .latents import rans
 from .threads import current_threads
 
@@ -89,6 +90,8 @@ class Model:
         engine = None
         try:
             if backend == "torch":
+                if not installed("torch"):
+                    raise CodecError(lacks("the torch backend", "torch", ["torch"]))
                 from .nn.engine import TorchEngine
 
                 engine = TorchEngine(config, float_weights(config, tensors), device)

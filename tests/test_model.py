@@ -11,7 +11,7 @@ from codec.bitstream import Tile
 from codec.errors import Corrupt, ModelError, Truncated
 from codec.macs import multiply_adds, parameters
 from codec.config import ModelConfig
-from codec.engine import read_folder
+
 from codec.model import Model
 from codec.nn.pixels import to_tensor
 from codec.training.loop import read_weights

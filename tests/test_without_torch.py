@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import made_up
+import codec
 from codec import bitstream
 from codec.evaluation.metrics import METRICS
 
@@ -36,9 +37,8 @@ def place(tmp_path, monkeypatch, photo):
     (tmp_path / "hide" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     Image.fromarray(photo).save("photo.png")
     Image.fromarray(photo).save("photo.jpg", quality=40)
-    container = bitstream.Container(
-        model_id="0badcafe", quality=5000, width=8, height=8, grey=False, z_string=b"z", y_string=b"y", symbols_crc=0
-    )
+    tiles = (bitstream.Tile(b"tile", 1, 0),)
+    container = bitstream.Container(model_id="0badcafe" * 2, quality=5000, width=8, height=8, tiles=tiles)
     (tmp_path / "picture.bin").write_bytes(bitstream.pack(container))
     return tmp_path
 
@@ -84,6 +84,30 @@ def test_commands_that_need_no_network(root, place):
         assert "Usage: codec" in command(root, place, name, "--help")
     assert "0badcafe" in command(root, place, "info", "picture.bin")
     assert "MB" in command(root, place, "models")
+
+
+def test_the_codec_works(root, place):
+    """Compress, decompress, batches, plugin and demo, whose results are those of a process that has PyTorch."""
+    code = (
+        "import sys, codec, codec.pillow_plugin; from PIL import Image\n"
+        "data = codec.compress('photo.png', 30); open('api.bin', 'wb').write(data)\n"
+        "assert codec.compress_batch(['photo.png'], 30) == [data]\n"
+        "image = codec.decompress(data); assert list(image.getdata()) == list(Image.open('api.bin').getdata())\n"
+        "assert codec.decompress_batch([data])[0].size == image.size and 'torch' not in sys.modules\n"
+    )
+    result = fresh(root, place, "-c", code)
+    assert result.returncode == 0, result.stderr
+    assert (place / "api.bin").read_bytes() == codec.compress(place / "photo.png", 30)
+    for arguments in (
+        ["compress", "photo.png", "-q", "30", "-o", "cli.bin"],
+        ["decompress", "cli.bin", "-o", "back.png"],
+        ["demo", ".", "--output", "demo", "-q", "20"],
+    ):
+        result = fresh(root, place, "-m", "codec", *arguments)
+        assert result.returncode == 0, result.stderr
+    assert (place / "cli.bin").read_bytes() == (place / "api.bin").read_bytes()
+    result = fresh(root, place, "-c", "import codec; codec.Codec(device='cuda')")
+    assert "PyTorch" in result.stderr.splitlines()[-1] and 'neural-image-codec[torch]' in result.stderr
 
 
 def test_compare_measures_pictures(root, place):
