@@ -36,7 +36,7 @@ class ModelConfig:
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
         latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
-            vector_entropy.py; N and the widths of the entropy networks do not matter then).
+            latents/vector.py; N and the widths of the entropy networks do not matter then).
         code_dim, codes, stages: of vector-quantised latents: channels of a codeword, codewords of a codebook,
             stages of refinement at most.
     """
