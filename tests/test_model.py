@@ -48,6 +48,26 @@ def test_the_same_pixels_whichever_engine_decodes(model, folder, quality, plain)
     assert np.array_equal(model.decode(other.encode(pixels, quality, plain), 100, 190, quality).shape, decoded.shape)
 
 
+def test_global_settings_of_pytorch_change_no_symbol_and_stay(model, folder):
+    pixels = image(100, 190)
+    coded = model.encode(pixels, 5000, False)
+    decoded = model.decode(coded, 100, 190, 5000)
+    torch.set_float32_matmul_precision("medium")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.encode(pixels, 5000, False) == coded
+            other = Model.from_folder(folder, backend="torch")
+            seen = other.decode(coded, 100, 190, 5000)  # its symbols are checked by their CRC
+            assert np.abs(seen.astype(int) - decoded).max() <= 1
+            again = other.encode(pixels, 5000, False)
+        assert torch.get_float32_matmul_precision() == "medium" and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_default_dtype(torch.float32)
+    assert np.abs(model.decode(again, 100, 190, 5000).astype(int) - decoded).mean() < 0.5
+
+
 def test_estimated_rate_is_the_rate_of_the_tiles(photo):
     """The shipped model in the training graph, against the integer networks and the coder."""
     config, tensors = read_weights(find_model())

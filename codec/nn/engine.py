@@ -4,6 +4,9 @@ Symbols decode to the same numbers with either, as the entropy networks are NumP
 may differ by a rounding step.
 """
 
+import threading
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -16,8 +19,8 @@ from .transforms import Transforms
 class TorchEngine:
     """g_a, h_a and g_s of one model on a device of PyTorch; methods and arrays as :class:`codec.engine.Engine`'s.
 
-    Global settings of PyTorch (default dtype, autocast, precision of matrix products) change no symbol that is decoded,
-    and are not changed.
+    Global settings of PyTorch (default dtype, autocast, precision of products) do not matter, and are as before after
+    each call.
 
     Args:
         config: ModelConfig.
@@ -91,7 +94,7 @@ class TorchEngine:
     def _run(self, function, t, quality):
         """``function(t (1, ...), quality (1,))`` as a NumPy array without the first dimension."""
         quality = torch.tensor([quality / QUALITY_UNIT], dtype=torch.float32, device=self.device)
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False), _full_precision():
             return function(t.contiguous(memory_format=torch.channels_last), quality)[0].cpu().numpy()
 
 
@@ -100,3 +103,20 @@ def _inside(array, piece, outer, scale):
     top, left = scale * (piece.top - outer.top), scale * (piece.left - outer.left)
     height, width = (scale * n for n in piece.size)
     return array[:, top : top + height, left : left + width]
+
+
+_precision = threading.Lock()  # the settings are the process's
+
+
+@contextmanager
+def _full_precision():
+    """Products of float32 in float32: neither bfloat16 nor TF32, whatever the caller has chosen."""
+    with _precision:
+        products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(products)
+            torch.backends.cudnn.allow_tf32 = convolutions
