@@ -9,7 +9,8 @@ from PIL import Image
 
 from codec import Codec, bitstream, weights
 from codec.latents import rans
-from codec.model import STEP, TILE, padded_size
+from codec.config import STEP, padded_size
+from codec.model import TILE
 
 FILES = sorted(FOLDER.glob("*/*.bin"))
 NAMES = [f"{path.parent.name[:4]}-{path.stem}" for path in FILES]

@@ -130,7 +130,8 @@ def test_the_document_names_every_key_with_its_type_and_shape(model):
     if model == "default":
         config, tensors = read_folder(weights.find_model())
     else:
-        config, made = (VQ_CONFIG, TrainableVectorModel(VQ_CONFIG)) if model == "vq" else (tiny.CONFIG, tiny.trainable())
+        made = TrainableVectorModel(VQ_CONFIG) if model == "vq" else tiny.trainable()
+        config = made.config
         tensors = {name: tensor.numpy() for name, tensor in made.export_tensors().items()}
     documented = documented_keys(config, tensors)
     documented = {key: what for key, what in documented.items() if not of_other_latents(key, config.latents)}

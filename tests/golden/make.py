@@ -14,7 +14,11 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 # Three letters in their rows of pixels: the same with every version of every library, unlike fonts.
-LETTERS = ("01110100011000010000100000100010111", "11110100011000110001100011000111110", "11111100001111010000100001000011111")
+LETTERS = (
+    "01110100011000010000100000100010111",
+    "11110100011000110001100011000111110",
+    "11111100001111010000100001000011111",
+)
 
 
 def crop(name, left, top, width, height):
