@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from .common import Quality, require
-from .evaluate import OURS, Names, _check_writable, _count, _pictures, _settings
+from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 from .study import Counts
 
 AGAINST = ("jpeg", "webp")  # unless asked otherwise, and this one where it can be had without asking for an extra:
@@ -71,7 +71,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     """
     require("eval", "scipy")
     if json_file is not None:
-        _check_writable(json_file)
+        check_writable(json_file)
     pictures = _chosen(inputs)
 
     from codec import bitstream
@@ -119,16 +119,16 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     if json_file is not None:
         measuring.write_json(json_file, about, summary, measured)
 
-    date, cpu, number = about["date"], about["cpu"], _count(about["cores"], "core")
+    date, cpu, number = about["date"], about["cpu"], count(about["cores"], "core")
     busy = "" if load is None else f", load {load:.2f} at the start"
     versions = about["versions"]
     engines = ", ".join(f"{title} {versions[name]}" for name, title in ENGINES.items() if name in versions)
     click.echo(f"{date}; {cpu}, {number}{busy}; {engines}")
-    rounds = f"{measured.rounds} of {_count(repeats, 'round')}"
-    used = _count(min(len(pictures), measured.rounds), "picture")
+    rounds = f"{measured.rounds} of {count(repeats, 'round')}"
+    used = count(min(len(pictures), measured.rounds), "picture")
     click.echo(f"codec: model {coder.model_id}, {device}; {rounds}, {used}")
     for anchor in anchors:
-        click.echo(_settings(anchor))
+        click.echo(settings_line(anchor))
     click.echo("\n" + tables(summary, {anchor.name: anchor.title for anchor in anchors}))
 
 
@@ -142,7 +142,7 @@ def tables(summary, titles) -> str:
     sections = {"Parts of the model": parts_table(summary.parts)} if summary.parts else {}
     for threads in dict.fromkeys(speed.threads for speed in summary.speeds):
         speeds = [speed for speed in summary.speeds if speed.threads == threads]
-        sections[f"Speed, {_count(threads, 'thread')}"] = speeds_table(speeds, titles)
+        sections[f"Speed, {count(threads, 'thread')}"] = speeds_table(speeds, titles)
     for direction in dict.fromkeys(row.direction for row in summary.stages):
         rows = [row for row in summary.stages if row.direction == direction]
         sections[f"Stages of {direction}, milliseconds"] = stages_table(rows)
@@ -207,11 +207,11 @@ def shares_table(shares) -> str:
 def _chosen(inputs):
     """Pairs (name, path): those named, else sample_images where this is a checkout; else none."""
     if inputs:
-        return _pictures(inputs, recursive=False)
+        return find_pictures(inputs, recursive=False)
     import codec
 
     samples = Path(codec.__file__).resolve().parents[1] / "sample_images"
-    return _pictures([str(samples)], recursive=False) if samples.is_dir() else []
+    return find_pictures([str(samples)], recursive=False) if samples.is_dir() else []
 
 
 def _markdown(heads, rows, left) -> str:

@@ -1,47 +1,18 @@
 """``codec evaluate``: rate, distortion and time on pictures of the user's choice, beside other codecs."""
 
 import functools
-import os
 import sys
-import textwrap
 from collections import Counter
 from contextlib import nullcontext
-from pathlib import Path
 
 import click
 
-from .common import STREAM, Failure, Quality, coder_options, expand, require
-from .compress import PICTURE_SUFFIXES
+from .common import Failure, coder_options, require
+from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
-OURS = "codec"  # our name in tables and files
 SHOWN_VIOLATIONS = 20  # the JSON file has all
 DEFAULT_METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
-WIDTH = 110  # of what is printed
 MIB = 2**20
-
-
-class Qualities(click.ParamType):
-    """Numbers from 0 to 100 between commas, as a rising tuple without repetitions."""
-
-    name = "qualities"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        numbers = {Quality().convert(part.strip(), param, ctx) for part in value.split(",")}
-        return tuple(int(number) if number == int(number) else number for number in sorted(numbers))
-
-
-class Names(click.ParamType):
-    """Names between commas as a tuple, each once; ``none`` is the empty tuple."""
-
-    name = "names"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
-        return () if names == ("none",) else names
 
 
 @click.command()
@@ -103,10 +74,10 @@ def evaluate(
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
     require("eval", "scipy")
-    pictures = _pictures(inputs, recursive)
+    pictures = find_pictures(inputs, recursive)
     for file in (csv_file, json_file, journal_file):
         if file is not None:
-            _check_writable(file)
+            check_writable(file)
 
     from codec.evaluation.anchors import find_anchors
     from codec.evaluation.metrics import METRICS
@@ -179,12 +150,12 @@ def evaluate(
         rd.write_json(json_file, conditions, summary, rows)
 
     measured = len(pictures) - len(failures)
-    line = f"{_count(measured, 'picture')}; {conditions['cpu']}, {_count(conditions['threads'], 'thread')}"
+    line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
     click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
     if journal is not None and journal.found:
         click.echo(f"{journal.found} of {len(rows)} rows from {journal_file}")
     titles = {OURS: f"codec, model {coder.model_id}, {device}"}
-    titles.update((anchor.name, _settings(anchor)) for anchor in anchors)
+    titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
         click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
     click.echo(f"\n{monotony(summary.violations, measured)}")
@@ -228,9 +199,9 @@ def _cell(mean, field, form) -> str:
 def monotony(violations, pictures) -> str:
     """Whether more quality always brought more bits and a higher PSNR, and where it did not."""
     if not violations:
-        return f"codec: rate and PSNR are monotone on all {_count(pictures, 'picture')}"
+        return f"codec: rate and PSNR are monotone on all {count(pictures, 'picture')}"
     names = {violation.picture for violation in violations}
-    lines = [f"codec: rate and PSNR are NOT monotone on {len(names)} of {_count(pictures, 'picture')}"]
+    lines = [f"codec: rate and PSNR are NOT monotone on {len(names)} of {count(pictures, 'picture')}"]
     lines += [f"  {violation}" for violation in violations[:SHOWN_VIOLATIONS]]
     if len(violations) > SHOWN_VIOLATIONS:
         lines.append(f"  and {len(violations) - SHOWN_VIOLATIONS} more")
@@ -339,42 +310,3 @@ def _add_cold(summary, entrants, picture, paths):
         quality = entrant.qualities[len(entrant.qualities) // 2]
         found[entrant.name] = cold(entrant, picture, pixels, quality)
     return replace(summary, cold=found)
-
-
-def _count(number, noun) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _settings(anchor) -> str:
-    def flat(options):
-        for name, value in options.items():
-            yield from flat(value) if isinstance(value, dict) else [f"{name}={value}"]
-
-    text = f"{anchor.name}: {anchor.title} ({', '.join([anchor.writer, *flat(anchor.options)])})"
-    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))
-
-
-def _pictures(inputs, recursive):
-    """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal."""
-    if STREAM in inputs:
-        raise click.UsageError("pictures are read from files, not from standard input.")
-    sources = expand(inputs, PICTURE_SUFFIXES, recursive)
-    for source in sources:
-        if not source.path.exists():
-            raise Failure(f"{source.path}: no such file or folder")
-    uses = Counter(source.relative for source in sources)
-    return [
-        ((source.relative if uses[source.relative] == 1 else source.path).as_posix(), source.path)
-        for source in sources
-    ]
-
-
-def _check_writable(file):
-    """Refuse now what would otherwise be refused when the measuring is done."""
-    path = Path(file)
-    if path.is_dir():
-        raise Failure(f"{path}: is a folder")
-    if not path.absolute().parent.is_dir():
-        raise Failure(f"{path}: the folder {path.parent} does not exist")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise Failure(f"{path}: permission denied")

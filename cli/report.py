@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .common import Failure, coder_options, require
-from .evaluate import Names, Qualities, _pictures
+from .measuring import Names, Qualities, find_pictures
 
 
 @click.command()
@@ -68,7 +68,7 @@ def report(
 
     shown = []
     if inputs:
-        found = _pictures(inputs, recursive=False)
+        found = find_pictures(inputs, recursive=False)
         if len(found) > limit:
             note = f"the first {limit} of {len(found)} pictures are shown; --limit N for more"
             click.echo(f"codec: {note}", err=True)

@@ -13,6 +13,8 @@ from .errors import ModelError
 PATCH = 8  # pixels per position of the fine level
 FINE = 3 * PATCH**2  # channels of the DCT, at 1/8 of the resolution
 COARSE = 4 * FINE  # channels of the whole 16x16 transform, at 1/16
+STEP = 2 * PATCH  # pixels per latent position
+STRIDE = 4 * STEP  # pixels per position of z; pictures are padded to a multiple of it
 
 
 # The largest numbers of a config.json that we agree to build: beyond them a damaged or hostile file asks for memory.
@@ -112,6 +114,11 @@ class ModelConfig:
         """
         qualities = (100 * anchor / (self.anchors - 1) for anchor in range(self.anchors))
         return [math.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255 for quality in qualities]
+
+
+def padded_size(height, width):
+    """The next multiples of STRIDE, in pixels."""
+    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 def _check_fields(config):

@@ -21,16 +21,15 @@ from typing import NamedTuple
 import numpy as np
 
 from . import graphs
-from .config import ModelConfig
+from . import quality as scale
+from .config import STEP, ModelConfig, padded_size
 from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
 from .errors import ModelError
 from .threads import current_threads
 from .winograd import layout
 
-STEP = 16  # pixels per latent position
 PIECE = 128  # side of a piece, in latent positions
 MAX_THREADS = 32  # beyond, single products of a batch would be cut as well
-QUALITY_UNIT = 100  # hundredths
 LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
 
 
@@ -61,7 +60,28 @@ def pieces(height, width):
             yield Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
 
 
-class Engine:
+class Transforms:
+    """What all engines make of their ``analyse_pieces`` and ``synthesise_pieces``, which :class:`Engine` describes."""
+
+    def analyse(self, x, quality):
+        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16).
+
+        In symbols, where latents are scalar. H and W are multiples of 64.
+        """
+        _, height, width = x.shape
+        y = np.empty((self.config.M, height // STEP, width // STEP), np.float32)
+        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
+            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
+        return y
+
+    def synthesise_into(self, pixels, y_hat, quality):
+        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
+        for piece, part in self.synthesise_pieces(y_hat, quality):
+            target = pixels[in_pixels(piece)]
+            target[:] = part[: target.shape[0], : target.shape[1]]
+
+
+class Engine(Transforms):
     """The float networks of one model.
 
     Args:
@@ -94,17 +114,6 @@ class Engine:
 
     # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
 
-    def analyse(self, x, quality):
-        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16).
-
-        In symbols, where latents are scalar. H and W are multiples of 64.
-        """
-        _, height, width = x.shape
-        y = np.empty((self.config.M, height // STEP, width // STEP), np.float32)
-        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
-            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
-        return y
-
     def side_information(self, y, quality):
         """Gained y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
 
@@ -119,7 +128,7 @@ class Engine:
         """y_hat (M, h, w), as :meth:`analyse` scales it -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self._synthesise_pieces(y_hat, quality, "synthesis_float"):
-            rows, columns = _in_pixels(piece)
+            rows, columns = in_pixels(piece)
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
@@ -138,7 +147,7 @@ class Engine:
         session = self._session(kind)
         inputs = self._quality_tables(kind, quality)
         gain = self._gain("log_gain.table", quality)
-        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        height, width = (n // STEP for n in padded_size(*pixels.shape[:2]))
         for piece in pieces(height, width):
             outer = piece.grown(self._analysis_reach, height, width)
             order = layout(*outer.size, self.config.analysis_width)
@@ -162,12 +171,6 @@ class Engine:
                 one piece and what is around it at a time.
         """
         return self._synthesise_pieces(y_hat, quality, "synthesis")
-
-    def synthesise_into(self, pixels, y_hat, quality):
-        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
-        for piece, part in self.synthesise_pieces(y_hat, quality):
-            target = pixels[_in_pixels(piece)]
-            target[:] = part[: target.shape[0], : target.shape[1]]
 
     def _synthesise_pieces(self, y_hat, quality, kind):
         session = self._session(kind)
@@ -231,10 +234,10 @@ class Engine:
         return np.exp(graphs.interpolated(self._weights[name], self._position(quality)))
 
     def _position(self, quality):
-        return anchor_position(self.config, quality)
+        return scale.position(quality, self.config.anchors)
 
 
-class PlainTransforms:
+class PlainTransforms(Transforms):
     """The transform codec that training starts from: M coefficients of a 16 x 16 transform, one step for all.
 
     What photographs do not hold (text, line art, dither, checkerboards) the learned transforms reproduce badly, at
@@ -247,13 +250,6 @@ class PlainTransforms:
         self._matrix = np.ascontiguousarray(matrix.reshape(config.M, -1))  # (M, row, column, colour)
         self._deviation = coarse_deviation(config.M)
         self._log_step = np.log(np.array(config.quantisation_step(), np.float32))
-
-    def analyse(self, x, quality):
-        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16), in symbols."""
-        y = np.empty((self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32)
-        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
-            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
-        return y
 
     def analyse_pieces(self, pixels, quality):
         """As :meth:`Engine.analyse_pieces`."""
@@ -268,7 +264,7 @@ class PlainTransforms:
         """y_hat (M, h, w) in symbols -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self._pixels(y_hat, quality):
-            rows, columns = _in_pixels(piece)
+            rows, columns = in_pixels(piece)
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
@@ -276,8 +272,6 @@ class PlainTransforms:
         """As :meth:`Engine.synthesise_pieces`."""
         for piece, part in self._pixels(y_hat, quality):
             yield piece, np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
-
-    synthesise_into = Engine.synthesise_into
 
     def strangeness(self, pixels):
         """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""
@@ -289,7 +283,7 @@ class PlainTransforms:
 
     def _coefficients(self, pixels):
         """Yield (Piece, float32 (positions, M)), orthonormal."""
-        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        height, width = (n // STEP for n in padded_size(*pixels.shape[:2]))
         for piece in pieces(height, width):
             x = _squares(pixels, piece)
             x = np.divide(x, 255, dtype=np.float32) if x.dtype == np.uint8 else x.astype(np.float32)
@@ -306,25 +300,20 @@ class PlainTransforms:
             yield piece, x.reshape(16 * height, 16 * width, 3)
 
     def _step(self, quality):
-        return np.exp(graphs.interpolated(self._log_step, anchor_position(self.config, quality)))
-
-
-def anchor_position(config, quality):
-    """Quality in hundredths -> float position between the anchors."""
-    return min(max(quality / (100 * QUALITY_UNIT), 0.0), 1.0) * (config.anchors - 1)
+        return np.exp(graphs.interpolated(self._log_step, scale.position(quality, self.config.anchors)))
 
 
 # --- Pixels <-> rows of squares --------------------------------------------------------------------------------------
 
 
-def _in_pixels(piece):
+def in_pixels(piece):
     """Slices of a picture's rows and columns."""
     return slice(STEP * piece.top, STEP * piece.bottom), slice(STEP * piece.left, STEP * piece.right)
 
 
 def _squares(pixels, piece):
     """The 16 x 16 squares of a piece of a picture (H, W, 3), its border repeated: (positions, 768), same type."""
-    rows, columns = _in_pixels(piece)
+    rows, columns = in_pixels(piece)
     part = np.asarray(pixels[rows, columns])
     missing = (
         rows.stop - rows.start - part.shape[0],

@@ -17,22 +17,16 @@ import numpy as np
 
 from . import latents
 from .bitstream import TILE_SIDE, Tile, tile_grid
+from .config import STEP, padded_size
 from .engine import Engine, PlainTransforms, float_weights, read_folder
 from .errors import CodecError, Corrupt, ModelError
 from .extras import installed, lacks
 from .latents import rans
 from .threads import current_threads
 
-STEP = 16  # pixels per latent position
-STRIDE = 64  # pixels per position of z; pictures are padded to a multiple of it
 TILE = TILE_SIDE // STEP  # side of a tile in latent positions
 FLAT, STRANGE = 0.02, 4.0  # a picture whose strangeness is not between these is hardly a photograph
 TRIAL = 2048  # side of the middle of a picture, in pixels, on which the transform is chosen
-
-
-def padded_size(height, width):
-    """The next multiples of STRIDE, in pixels."""
-    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 class Coded(NamedTuple):

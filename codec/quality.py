@@ -36,6 +36,11 @@ def between(quality, anchors):
     return left, quality * last - left * QUALITY_MAX
 
 
+def position(quality, anchors):
+    """Where a quality in hundredths lies between the anchors, as a float from 0 to anchors - 1."""
+    return min(max(quality / QUALITY_MAX, 0.0), 1.0) * (anchors - 1)
+
+
 def nearest(quality, anchors):
     """The anchor that is nearest to a quality in hundredths, the upper one of two."""
     return (quality * (anchors - 1) + QUALITY_MAX // 2) // QUALITY_MAX

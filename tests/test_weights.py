@@ -1,10 +1,19 @@
 import json
+import re
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+import tiny
+from test_vector_entropy import VQ_CONFIG
 
 from codec import weights
+from codec.engine import read_folder
 from codec.errors import ModelError
+from codec.training.vector_model import TrainableVectorModel
+
+DOCUMENT = Path(weights.__file__).with_name("WEIGHTS.md").read_text(encoding="utf-8")
 
 
 def test_default_model_is_installed_whole_and_named_after_its_weights():
@@ -86,3 +95,44 @@ def test_models_are_experimental_until_the_index_says_otherwise(tmp_path, monkey
     monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"default": "0" * 16, "released": ["1" * 16]}))
     assert weights.is_released("1" * 16) and not weights.is_released("0" * 16)
+
+
+def documented_keys(config, tensors):
+    """``{key: (type, shape)}`` that WEIGHTS.md gives a model; of other latents too."""
+    rows = re.findall(r"^\| (?!key|BLOCK|LAYER|---)(.*?) \|$", DOCUMENT, re.MULTILINE)
+    rows = [[cell.strip().strip("`") for cell in row.split("|")] for row in rows if row.startswith("`")]
+    stand_ins = {"BLOCK": [], "LAYER": []}
+    for name, numbers, *values in (row for row in rows if len(row) != 4):
+        kind, variables = ("BLOCK", ["W"]) if len(values) == 1 else ("LAYER", ["rows", "columns", "tables"])
+        symbols = {name: eval(value, asdict(config)) for name, value in zip(variables, values, strict=True)}
+        letter, _, ends = numbers.partition(" = ")
+        first, last = (eval(end, asdict(config)) for end in ends.split(" to ")) if ends else (0, 0)
+        names = [name.replace(f"{{{letter}}}", str(number)) for number in range(first, last + 1)]
+        stand_ins[kind] += [(each, symbols) for each in names]
+    found = {}
+    for key, dtype, shape, _ in (row for row in rows if len(row) == 4):
+        word = key.partition(".")[0]
+        for name, symbols in stand_ins.get(word, [(word, {})]):
+            whole = key.replace(word, name, 1)
+            if "total" in shape:
+                symbols = {"total": int(tensors[whole.replace("cdf", "lengths")].sum()) if whole in tensors else 0}
+            found[whole] = dtype, eval(shape, {**asdict(config), **symbols})
+    return found
+
+
+def of_other_latents(key, latents):
+    only_scalar = key.startswith(("h_a.", "log_gain.", "z_log_gain.", "entropy.")) and ".vq." not in key
+    return only_scalar if latents == "vq" else ".vq." in key
+
+
+@pytest.mark.parametrize("model", ["default", "small", "vq"])
+def test_the_document_names_every_key_with_its_type_and_shape(model):
+    if model == "default":
+        config, tensors = read_folder(weights.find_model())
+    else:
+        made = TrainableVectorModel(VQ_CONFIG) if model == "vq" else tiny.trainable()
+        config = made.config
+        tensors = {name: tensor.numpy() for name, tensor in made.export_tensors().items()}
+    documented = documented_keys(config, tensors)
+    documented = {key: what for key, what in documented.items() if not of_other_latents(key, config.latents)}
+    assert documented == {key: (str(array.dtype), array.shape) for key, array in tensors.items()}

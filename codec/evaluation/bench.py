@@ -37,7 +37,7 @@ from PIL import Image
 from ..extras import installed
 from ..image_io import read_picture, save_picture, write_bytes_atomic
 from ..macs import multiply_adds, parameters
-from ..model import padded_size
+from ..config import padded_size
 from ..threads import restored, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search

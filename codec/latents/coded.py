@@ -24,6 +24,10 @@ class Encoded(NamedTuple):
     symbols: list
     crc: int
 
+    def bits(self, tables):
+        """What the symbols cost by the tables, without the coder's few bytes for its states: float."""
+        return float(sum(tables.bits(*pair).sum() for pair in zip(self.rows, self.symbols)))
+
     def write(self, coder):
         """Hand everything to a coder that has ``push(rows, symbols)``."""
         for rows, symbols in zip(self.rows, self.symbols):

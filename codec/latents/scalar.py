@@ -109,8 +109,7 @@ class ScalarLatents:
 
     def estimate(self, z, y, quality, lattice=False):
         """Bits of :meth:`encode`'s symbols by the tables, without the coder's few bytes for its states: float."""
-        encoded = self.encode(z, y, quality, lattice)
-        return float(sum(self.tables.bits(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
+        return self.encode(z, y, quality, lattice).bits(self.tables)
 
     def _z_rows(self, shape, quality):
         """Row of each symbol of z: that of its channel, of the nearest anchor quality; int32 (n,)."""

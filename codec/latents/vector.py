@@ -109,8 +109,7 @@ class VectorLatents:
 
     def estimate(self, z, y, quality, lattice=False):
         """Bits of :meth:`encode`'s indices by the tables, without the coder's few bytes for its states: float."""
-        encoded = self.encode(z, y, quality, lattice)
-        return float(sum(self.tables.bits(*pair).sum() for pair in zip(encoded.rows, encoded.symbols)))
+        return self.encode(z, y, quality, lattice).bits(self.tables)
 
     def _choose(self, residual, quality):
         """``{(stage, group): int64 (n,)}``, the best codewords for vectors (G, n, code_dim), which change in place."""

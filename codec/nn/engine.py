@@ -10,13 +10,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..engine import STEP, pieces
+from .. import engine
+from ..config import STEP, padded_size
+from ..engine import in_pixels, pieces
 from ..errors import CodecError
 from ..quality import QUALITY_UNIT
 from .transforms import Transforms
 
 
-class TorchEngine:
+class TorchEngine(engine.Transforms):
     """g_a, h_a and g_s of one model on a device of PyTorch; methods and arrays as :class:`codec.engine.Engine`'s.
 
     Global settings of PyTorch (default dtype, autocast, precision of products) do not matter, and are as before after
@@ -43,19 +45,12 @@ class TorchEngine:
         self._transforms.load_state_dict(tensors)
         self._transforms.to(self.device, memory_format=torch.channels_last)
 
-    def analyse(self, x, quality):
-        """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16)."""
-        y = np.empty((self.config.M, x.shape[1] // STEP, x.shape[2] // STEP), np.float32)
-        for piece, part in self.analyse_pieces(x.transpose(1, 2, 0), quality):
-            y[:, piece.top : piece.bottom, piece.left : piece.right] = part
-        return y
-
     def analyse_pieces(self, pixels, quality):
         """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of pixels (H, W, 3)."""
-        height, width = (4 * -(-n // 64) for n in pixels.shape[:2])
+        height, width = (n // STEP for n in padded_size(*pixels.shape[:2]))
         for piece in pieces(height, width):
             outer = piece.grown(self._transforms.g_a.reach, height, width)
-            part = np.asarray(pixels[STEP * outer.top : STEP * outer.bottom, STEP * outer.left : STEP * outer.right])
+            part = np.asarray(pixels[in_pixels(outer)])
             missing = [STEP * n - have for n, have in zip(outer.size, part.shape)]
             part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
             x = torch.from_numpy(part).to(self.device, torch.float32).permute(2, 0, 1)[None]
@@ -73,15 +68,14 @@ class TorchEngine:
         """y_hat (M, h, w) -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self._synthesise_pieces(y_hat, quality):
-            x_hat[:, STEP * piece.top : STEP * piece.bottom, STEP * piece.left : STEP * piece.right] = part
+            rows, columns = in_pixels(piece)
+            x_hat[:, rows, columns] = part
         return x_hat
 
-    def synthesise_into(self, pixels, y_hat, quality):
-        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
+    def synthesise_pieces(self, y_hat, quality):
+        """As :meth:`codec.engine.Engine.synthesise_pieces`."""
         for piece, part in self._synthesise_pieces(y_hat, quality):
-            target = pixels[STEP * piece.top : STEP * piece.bottom, STEP * piece.left : STEP * piece.right]
-            part = part[:, : target.shape[0], : target.shape[1]].transpose(1, 2, 0)
-            target[:] = np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+            yield piece, np.clip(part.transpose(1, 2, 0) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
     def _synthesise_pieces(self, y_hat, quality):
         _, height, width = y_hat.shape

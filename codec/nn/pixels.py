@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..model import padded_size
+from ..config import padded_size
 
 
 def to_tensor(pixels):

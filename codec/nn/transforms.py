@@ -25,9 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import PATCH
-
-STRIDE = 64  # pixels per position of z; pictures are padded to a multiple of it
-SLOPE = 0.125  # of leaky ReLU: in integers, a shift by 3
+from ..graphs import SLOPE
 
 
 def nhwc(t):
@@ -198,20 +196,8 @@ class HyperAnalysis(nn.Module):
         return nchw(self.out(t))  # (B, N, h/4, w/4)
 
 
-class Transforms(nn.Module):
-    """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.g_a = Analysis(config)
-        self.g_s = Synthesis(config)
-        if config.latents == "vq":
-            return  # codewords have sizes of their own, and their prior needs no side information
-        self.h_a = HyperAnalysis(config)
-        # One table for both ways: two of them drift apart in channels that a quality hardly uses.
-        self.log_gain = QualityTable(torch.zeros(config.anchors, config.M))
-        self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))
+class Gained(nn.Module):
+    """What transforms make of their parts ``g_a``, ``g_s``, ``h_a`` and of their gains, however those are stored."""
 
     def analyse(self, x, quality):
         """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
@@ -229,3 +215,19 @@ class Transforms(nn.Module):
         if self.config.latents == "scalar":
             y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
         return self.g_s(y_hat, quality)
+
+
+class Transforms(Gained):
+    """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.g_a = Analysis(config)
+        self.g_s = Synthesis(config)
+        if config.latents == "vq":
+            return  # codewords have sizes of their own, and their prior needs no side information
+        self.h_a = HyperAnalysis(config)
+        # One table for both ways: two of them drift apart in channels that a quality hardly uses.
+        self.log_gain = QualityTable(torch.zeros(config.anchors, config.M))
+        self.z_log_gain = QualityTable(torch.zeros(config.anchors, config.N))

@@ -136,19 +136,29 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
     return points
 
 
-def measure(model, crops, name, seed):
-    """:class:`Point` of a model at each of QUALITIES over uint8 crops (n, 3, side, side): coded, decoded, compared."""
+def _points(crops, name, seed, code):
+    """:class:`Point` at each of QUALITIES, means over crops; ``code(pixels, quality) -> (bpp, decoded pixels)``."""
     points = []
     for quality in QUALITIES:
         rates, fidelities = [], []
         for crop in crops:
             pixels = crop.permute(1, 2, 0).numpy()
-            height, width = pixels.shape[:2]
-            coded = model.encode(pixels, 100 * quality, plain=False)
-            rates.append(coded.bits / (height * width))
-            fidelities.append(psnr_db(pixels, model.decode(coded, height, width, 100 * quality)))
+            bpp, decoded = code(pixels, quality)
+            rates.append(bpp)
+            fidelities.append(psnr_db(pixels, decoded))
         points.append(Point(name, seed, quality, mean(rates), mean(fidelities)))
     return points
+
+
+def measure(model, crops, name, seed):
+    """:class:`Point` of a model at each of QUALITIES over uint8 crops (n, 3, side, side): coded, decoded, compared."""
+
+    def code(pixels, quality):
+        height, width = pixels.shape[:2]
+        coded = model.encode(pixels, 100 * quality, plain=False)
+        return coded.bits / (height * width), model.decode(coded, height, width, 100 * quality)
+
+    return _points(crops, name, seed, code)
 
 
 @torch.no_grad()
@@ -174,17 +184,13 @@ def measure_with_dither(folder, crops, name, seed):
         return pictures[-1]
 
     model.transforms.synthesise = kept
-    points = []
-    for quality in QUALITIES:
-        rates, fidelities = [], []
-        for crop in crops:
-            pixels = crop.permute(1, 2, 0).numpy()
-            height, width = pixels.shape[:2]
-            figures = model(to_tensor(pixels), torch.tensor([float(quality)]), generator)
-            rates.append((figures["y_bpp"] + figures["z_bpp"]).item())
-            fidelities.append(psnr_db(pixels, to_uint8(pictures.pop(), height, width)))
-        points.append(Point(name, seed, quality, mean(rates), mean(fidelities)))
-    return points
+
+    def code(pixels, quality):
+        figures = model(to_tensor(pixels), torch.tensor([float(quality)]), generator)
+        bpp = (figures["y_bpp"] + figures["z_bpp"]).item()
+        return bpp, to_uint8(pictures.pop(), *pixels.shape[:2])
+
+    return _points(crops, name, seed, code)
 
 
 def compare(points):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..config import ModelConfig
 from ..quantise import LATENT_QUANTISERS
-from ..model import STRIDE
+from ..config import STRIDE
 
 
 @dataclass

@@ -30,6 +30,7 @@ from ..nn.dct import (
 from ..nn.transforms import (
     SLOPE,
     Depthwise,
+    Gained,
     QualityTable,
     compand,
     conv3_replicated,
@@ -314,7 +315,7 @@ class Gain(nn.Module):
         self.change.copy_(GAIN_REACH * torch.atanh(moved.clamp(-0.999, 0.999)))
 
 
-class TrainableTransforms(nn.Module):
+class TrainableTransforms(Gained):
     """g_a, g_s, h_a and the gains, with the interface of model.Transforms."""
 
     def __init__(self, config):
@@ -326,23 +327,6 @@ class TrainableTransforms(nn.Module):
         self.h_a = HyperAnalysis(config)
         self.log_gain = Gain(-quantisation_step(config).log()[:, None].expand(-1, config.M))
         self.z_log_gain = QualityTable(torch.full((config.anchors, config.N), Z_GAIN_START))
-
-    def analyse(self, x, quality):
-        """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
-        y = self.g_a(x, quality)
-        return y if self.config.latents == "vq" else y * self.log_gain(quality).exp()[:, :, None, None]
-
-    def side_information(self, y, quality):
-        """Gained y -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
-        if self.config.latents == "vq":
-            return None
-        return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
-
-    def synthesise(self, y_hat, quality):
-        """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
-        if self.config.latents == "scalar":
-            y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
-        return self.g_s(y_hat, quality)
 
     def skeleton(self, x):
         """x (B, 3, H, W) through the linear parts of g_a and g_s alone."""

@@ -1,0 +1,53 @@
+"""A decoder written from BITSTREAM.md and RANS.md alone finds the latents that ours finds."""
+
+import zlib
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from rans_referee import RefereeDecoder
+from test_vector_entropy import VQ_CONFIG
+from test_vector_entropy import trainable as trainable_vq
+from tile_referee import TileReferee, rows_of
+from tiny import CONFIG, trainable
+
+from codec import latents
+from codec.latents import rans
+
+
+def setting(config, model):
+    tensors = {name: tensor.numpy() for name, tensor in model.eval().export_tensors().items()}
+    return config, tensors, latents.from_tensors(config, tensors)
+
+
+def check(config, tensors, codes, z, y, quality, plain=False):
+    """The tile of some latents, decoded twice."""
+    encoded = codes.encode(z, y, quality, plain)
+    coder = rans.Encoder(codes.tables)
+    encoded.write(coder)
+    lanes, data = coder.flush()
+    decoder = RefereeDecoder(rows_of(tensors), data, lanes)
+    referee = TileReferee(asdict(config), tensors, quality, plain)
+    decode = referee.vector if config.latents == "vq" else referee.scalar
+    y_hat = decode(decoder.pull, *y.shape[1:])
+    decoder.finish()
+    assert zlib.crc32(np.array(referee.symbols, "<i2").tobytes()) == encoded.crc
+    np.testing.assert_allclose(y_hat, encoded.y_hat, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("quality", [0, 4321, 10000])
+@pytest.mark.parametrize("plain", [False, True])
+def test_scalar_latents(quality, plain):
+    config, tensors, codes = setting(CONFIG, trainable())
+    random = np.random.default_rng(quality)
+    z = random.normal(0, 3, (config.N, 2, 3)).astype(np.float32)
+    y = random.normal(0, 6, (config.M, 8, 12)).astype(np.float32)
+    y[0, 0, 0], z[0, 0, 0] = 2000, -250  # escapes
+    check(config, tensors, codes, z, y, quality, plain)
+
+
+@pytest.mark.parametrize("quality", [0, 4321, 10000])
+def test_vector_quantised_latents(quality):
+    config, tensors, codes = setting(VQ_CONFIG, trainable_vq())
+    y = np.random.default_rng(quality).normal(0, 0.5, (config.M, 8, 12)).astype(np.float32)
+    check(config, tensors, codes, None, y, quality)
