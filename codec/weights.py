@@ -1,4 +1,4 @@
-"""Find models: folders with ``weights.safetensors``, ``config.json`` and ``CARD.md``.
+"""Find models: folders with ``weights.safetensors`` (WEIGHTS.md names its keys), ``config.json`` and ``CARD.md``.
 
 A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that decides
 the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded: a file
