@@ -12,7 +12,7 @@ import click
 
 from codec.errors import CodecError
 
-COMPRESSED_SUFFIX = ".bin"
+COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
 
 

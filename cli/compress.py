@@ -7,7 +7,7 @@ import click
 from codec import bitstream, weights
 from codec.errors import ImageError
 
-from .common import COMPRESSED_SUFFIX, Quality, coder_options, plan, run
+from .common import COMPRESSED_SUFFIXES, Quality, coder_options, plan, run
 
 # What is taken from a folder; a file named by itself may be anything that Pillow reads.
 PICTURE_SUFFIXES = (
@@ -21,6 +21,10 @@ PICTURE_SUFFIXES = (
 @click.option(
     "-q", "--quality", type=Quality(), default=50, show_default=True, help="0 (small) to 100 (faithful)."
 )
+@click.option(
+    "--suffix", type=click.Choice(COMPRESSED_SUFFIXES), default=COMPRESSED_SUFFIXES[0], show_default=True,
+    help="Of files that are named after their pictures.",
+)  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
 @click.option(
     "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
@@ -31,17 +35,17 @@ PICTURE_SUFFIXES = (
 )
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def compress(inputs, output, quality, force, recursive, exif, model, device, threads, quiet):
+def compress(inputs, output, quality, suffix, force, recursive, exif, model, device, threads, quiet):
     """Compress pictures.
 
     PICTURES are files or folders, or - for standard input. Each picture becomes a file of the same name
-    ending in .bin beside it, or what -o says; -o - writes to standard output.
+    ending in .bin (see --suffix) beside it, or what -o says; -o - writes to standard output.
 
     Nothing is written when an output exists (without --force) or two inputs would become one file. When one
     of several pictures fails, the others are still compressed and the exit status is 1.
     """
     jobs = plan(
-        inputs, output, suffix=COMPRESSED_SUFFIX, suffixes=PICTURE_SUFFIXES, recursive=recursive, force=force
+        inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, recursive=recursive, force=force
     )
     coder = None
 

@@ -8,7 +8,7 @@ import click
 
 from codec import bitstream
 
-from .common import COMPRESSED_SUFFIX, STREAM, Failure, coder_options, plan, run
+from .common import COMPRESSED_SUFFIXES, STREAM, Failure, coder_options, plan, run
 
 
 @click.command()
@@ -31,7 +31,7 @@ from .common import COMPRESSED_SUFFIX, STREAM, Failure, coder_options, plan, run
 def decompress(inputs, output, extension, force, recursive, model, device, threads, quiet):
     """Decompress files to pictures.
 
-    FILES are compressed files or folders of them (*.bin), or - for standard input. Each becomes a picture of
+    FILES are compressed files or folders of them (*.bin, *.lqc), or - for standard input. Each becomes a picture of
     the same name ending in .png (see --format) beside it, or what -o says; -o - writes to standard output.
 
     Nothing is written when an output exists (without --force) or two inputs would become one file. When one
@@ -43,7 +43,7 @@ def decompress(inputs, output, extension, force, recursive, model, device, threa
     if suffix not in FORMATS:
         raise Failure(f"--format {extension}: not a known format; known: {_names(FORMATS)}")
     jobs = plan(
-        inputs, output, suffix=suffix, suffixes=(COMPRESSED_SUFFIX,), recursive=recursive, force=force
+        inputs, output, suffix=suffix, suffixes=COMPRESSED_SUFFIXES, recursive=recursive, force=force
     )
     for job in jobs:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:

@@ -7,7 +7,7 @@ import click
 from codec import bitstream, weights
 from codec.errors import ModelError
 
-from .common import COMPRESSED_SUFFIX, expand, run
+from .common import COMPRESSED_SUFFIXES, expand, run
 
 # Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
 LABELS = {"header": "header", "alpha": "alpha plane", "icc": "ICC profile", "exif": "EXIF"}
@@ -28,7 +28,7 @@ def info(inputs, as_json, recursive):
     def describe_file(source):
         return show(examine(source.read_bytes(), str(source)))
 
-    run(expand(inputs, (COMPRESSED_SUFFIX,), recursive), describe_file, verb="reading")
+    run(expand(inputs, COMPRESSED_SUFFIXES, recursive), describe_file, verb="reading")
 
 
 def examine(data: bytes, name: str) -> dict:

@@ -16,7 +16,7 @@ from . import bitstream
 from .errors import BitstreamError, CodecError
 
 FORMAT = "CODEC"
-EXTENSION = ".bin"
+EXTENSIONS = [".bin", ".lqc"]
 
 
 class CodecImageFile(ImageFile.ImageFile):
@@ -95,4 +95,5 @@ def _save(image, file, filename):
 
 Image.register_open(FORMAT, CodecImageFile, _accept)
 Image.register_save(FORMAT, _save)
-Image.register_extension(FORMAT, EXTENSION)
+Image.register_extensions(FORMAT, EXTENSIONS)
+Image.register_mime(FORMAT, bitstream.MIME_TYPE)

@@ -236,6 +236,15 @@ def test_folders_there_and_back_keep_their_tree(tmp_path, photo):
     assert found == ["a.ppm", os.path.join("x", "b.ppm")]
 
 
+def test_files_may_have_a_suffix_of_their_own(tmp_path, picture):
+    succeed("compress", picture, "--suffix", ".lqc", "--quiet")
+    assert (tmp_path / "picture.lqc").read_bytes() == codec.compress(picture)
+    picture.unlink()
+    assert "192 x 128" in succeed("info", tmp_path)
+    succeed("decompress", tmp_path, "--quiet")
+    assert picture.exists()
+
+
 @pytest.mark.parametrize(
     "extension, form", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF")]
 )

@@ -81,7 +81,8 @@ def test_other_formats_still_open():
 
 
 def test_extension_belongs_to_the_format():
-    assert Image.registered_extensions()[".bin"] == "CODEC"
+    assert Image.registered_extensions()[".bin"] == Image.registered_extensions()[".lqc"] == "CODEC"
+    assert Image.MIME["CODEC"] == "image/x-lqc"
 
 
 # --- Pixels later -------------------------------------------------------------------------------------------
