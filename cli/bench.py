@@ -133,7 +133,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
 
 
 def tables(summary, titles) -> str:
-    """All tables, in Markdown, each under a heading. Without PyTorch, no multiply-adds are known: two are missing.
+    """All tables, in Markdown, each under a heading.
 
     Args:
         summary: codec.evaluation.bench.Summary.

@@ -29,7 +29,7 @@ def models(as_json, add, pictures, as_default):
     in 1000. The exit status is 1 where a part is dead.
     """
     if pictures:
-        require("torch", "torch")
+        require("train", "torch", "compressai", "lightning")
     if add is not None:
         weights.install(Path(add), default=as_default)
     elif as_default:

@@ -43,7 +43,7 @@ class CodecImageFile(ImageFile.ImageFile):
 
     def load(self):
         if self._waiting:
-            import codec  # here, as decoding loads torch and looking at a header must not
+            import codec  # here, as decoding loads networks and looking at a header must not
 
             try:
                 self.fp.seek(0)

@@ -153,7 +153,7 @@ def test_evaluation_of_any_coder_in_worker_processes(root, place):
             "study quantisers photo.png --valid . -o out",
             'study quantisers needs PyTorch, CompressAI and Lightning: pip install "{}[study]"',
         ),
-        ("models --check photo.png", 'models needs PyTorch: pip install "{}[torch]"'),
+        ("models --check photo.png", 'models needs PyTorch, CompressAI and Lightning: pip install "{}[train]"'),
         (
             "bench photo.png --against compressai:mbt2018-mean",
             'compressai:mbt2018-mean needs PyTorch and CompressAI: pip install "{}[train]"',
