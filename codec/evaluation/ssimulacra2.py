@@ -49,6 +49,11 @@ WEIGHTS = np.array([
     0, 0, 0, 0.0005130064588990679, 0, 0.00010854057858411537,
 ]).reshape(3, SCALES, 2, 3)  # fmt: skip
 
+# From the weighted sum to the scale of people's opinions.
+FACTOR = 0.9562382616834844
+POLYNOMIAL = 6.248496625763138e-05, -0.020884521182843837, 2.326765642916932  # of distance^3, distance^2, distance
+POWER = 0.6276336467831387
+
 
 def ssimulacra2(original, decoded):
     """Score of one picture, at most 100; None where a side has fewer than :data:`MIN_SIDE` pixels.
@@ -66,9 +71,10 @@ def ssimulacra2(original, decoded):
     norms = np.stack(norms, axis=1)
     # libjxl hands out its weights in this order, without gaps: with fewer scales they go to other norms.
     weights = WEIGHTS.ravel()[: norms.size].reshape(norms.shape)
-    distance = 0.9562382616834844 * float(np.sum(weights * norms))
-    distance = ((6.248496625763138e-05 * distance - 0.020884521182843837) * distance + 2.326765642916932) * distance
-    return 100 - 10 * distance**0.6276336467831387 if distance > 0 else 100.0
+    distance = FACTOR * float(np.sum(weights * norms))
+    a, b, c = POLYNOMIAL
+    distance = ((a * distance + b) * distance + c) * distance
+    return 100 - 10 * distance**POWER if distance > 0 else 100.0
 
 
 def _linear(pixels):
@@ -114,12 +120,12 @@ def _blur(plane):
     """(H, W) under the window; beyond the border all is zero, as in libjxl."""
     from scipy.ndimage import correlate1d
 
-    rows = correlate1d(plane, _window(), axis=0, mode="constant")
-    return correlate1d(rows, _window(), axis=1, mode="constant")
+    rows = correlate1d(plane, window(), axis=0, mode="constant")
+    return correlate1d(rows, window(), axis=1, mode="constant")
 
 
 @functools.cache
-def _window():
+def window():
     """libjxl's approximation of a Gaussian: three cosines over 2 N - 1 pixels, here in closed form.
 
     Charalampidis 2016, "Recursive implementation of the Gaussian filter using truncated cosine functions",

@@ -42,6 +42,8 @@ class TrainingConfig:
             for all that only the encoder reads.
         clip: largest gradient norm.
         ema: decay of the exponential moving average of the weights, which is what is validated and exported.
+        eyes: share of the distortion that is SSIMULACRA2 instead of squared error (eyes.py), 0 to 1, for weights that
+            have been trained without.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
         precision: "bf16" (autocast; quantisation, rates and skeletons stay in float32), "float32", or "auto":
             whichever multiplies faster on this machine.
@@ -79,6 +81,7 @@ class TrainingConfig:
     freeze: str = ""
     clip: float = 1.0
     ema: float = 0.999
+    eyes: float = 0.0
     balance: float = 0.5
     precision: str = "auto"
     device: str = "auto"
@@ -99,9 +102,11 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
-        for name in ("decay", "drawn", "downscale"):
+        for name in ("decay", "drawn", "downscale", "eyes"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.eyes and self.latents != "scalar":
+            raise ValueError(f"eyes is for scalar latents, not for {self.latents}")
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; there are auto, bf16 and float32")
 

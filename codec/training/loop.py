@@ -23,6 +23,7 @@ from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
 from .data import Crops, validation_crops
+from .eyes import Eyes
 from .model import TrainableModel, grow
 from .muon import Muon
 from .transforms import Centre, TrainableTransforms, calibrate
@@ -31,6 +32,7 @@ from .vector_model import TrainableVectorModel
 VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
+EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
 
 
 def train(config, progress=True):
@@ -74,10 +76,11 @@ def train(config, progress=True):
 def picture_losses(figures, lmbda, balance):
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
-    ``figures`` is what the trainable model returns; where it has a commitment loss, that counts as distortion.
+    ``figures`` is what the trainable model returns; a commitment loss and ``extra_mse`` count as distortion.
     ``lmbda`` (B,).
     """
-    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * (figures["mse"] + figures.get("commitment", 0.0))
+    distortion = figures["mse"] + figures.get("commitment", 0.0) + figures.get("extra_mse", 0.0)
+    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * distortion
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
@@ -130,6 +133,10 @@ class _Run:
         if precision == "auto":
             precision = "bf16" if fabric.broadcast(fabric.device.type != "cpu" or bf16_pays()) else "float32"
         self.half = precision == "bf16"
+        self.crops = Crops(config, fabric.global_rank)
+        self.generator = torch.Generator(fabric.device)
+        if config.eyes:
+            self.bare.eyes = self._eyes((checkpoint or {}).get("price"))
         # The average of the weights is what is validated and exported.
         self.ema = copy.deepcopy(self.bare).eval().requires_grad_(False)
         self.model, *self.optimisers = fabric.setup(self.bare, *optimisers(self.bare, config, self.half))
@@ -138,9 +145,15 @@ class _Run:
             for optimiser, state in zip(self.optimisers, checkpoint["optimisers"]):
                 optimiser.load_state_dict(state)
             self.step, self.seconds, self.megapixels = (checkpoint[key] for key in ("step", "seconds", "megapixels"))
-        self.crops = Crops(config, fabric.global_rank)
-        self.generator = torch.Generator(fabric.device)
         self.stopping = False
+
+    def _eyes(self, price):
+        """Eyes of these prices, or of those that the model has now."""
+        if price is None:
+            batches = [self.crops.batch(10**9 + n) for n in range(-(-EYES_CROPS // self.config.batch))]  # of no step
+            x = torch.cat([pixels[~drawn] for pixels, drawn in batches]).to(self.fabric.device).float().div_(255)
+            price = self.fabric.broadcast(Eyes.measured(self.config.eyes, self.bare, x).price.tolist())
+        return Eyes(self.config.eyes, price)
 
     def done(self):
         """Fraction of the run that is over."""
@@ -368,6 +381,8 @@ class _Run:
             row[f"valid_bpp_{lmbda}"] = (figures["y_bpp"] + figures["z_bpp"]).mean().item()
             row[f"valid_psnr_db_{lmbda}"] = (10 * torch.log10(255**2 / figures["mse"])).mean().item()
             row[f"valid_loss_{lmbda}"] = losses[-1]
+            if "ssimulacra2" in figures:
+                row[f"valid_ssimulacra2_{lmbda}"] = figures["ssimulacra2"].mean().item()
         row["valid_loss"] = sum(losses) / len(losses)
         row.update(health(model, crops[:8].to(device).float().div(255)))
         if self.bare.config.latents == "vq":
@@ -388,6 +403,7 @@ class _Run:
             "seconds": self.seconds,
             "megapixels": self.megapixels,
             "before": self.before,
+            "price": self.bare.eyes.price.tolist() if self.bare.eyes else None,
             "config": asdict(self.config),
             "architecture": asdict(self.bare.config),
         }

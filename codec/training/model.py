@@ -48,6 +48,7 @@ class TrainableModel(nn.Module):
         self.y_prior = ScaleMixture(len(PASSES))
         self.dequantiser = Dequantiser(config.anchors).requires_grad_(self.quantiser.rounds)
         self._start_scales()
+        self.eyes = None  # or an Eyes: part of the distortion
 
     @torch.no_grad()
     def _start_scales(self):
@@ -72,8 +73,16 @@ class TrainableModel(nn.Module):
             generator: source of the quantisation noise.
 
         Returns:
-            dict of float tensors (B,): ``y_bpp`` and ``z_bpp`` in bits per pixel, ``mse`` on the scale of 0 to 255.
+            dict of float tensors (B,): ``y_bpp`` and ``z_bpp`` in bits per pixel, ``mse`` on the scale of 0 to 255, and
+            with ``eyes`` what they add.
         """
+        x_hat, figures = self.reconstruct(x, quality, generator)
+        if self.eyes is not None:
+            figures.update(self.eyes(x, x_hat, figures["mse"], quality))
+        return figures
+
+    def reconstruct(self, x, quality, generator=None):
+        """``(x_hat, figures)`` of :meth:`forward`'s arguments, without eyes; x_hat is not clamped."""
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality)
         z = self.transforms.side_information(y, quality)
@@ -81,7 +90,7 @@ class TrainableModel(nn.Module):
             z_likelihood = self._z_likelihood(self._for_rate(z, generator), quality)
         y_bits, y_hat = self._walk(y, round_ste(z).clamp(-Z_LIMIT, Z_LIMIT), quality, generator)
         x_hat = self.transforms.synthesise(y_hat, quality)
-        return {
+        return x_hat, {
             "y_bpp": y_bits / pixels,
             "z_bpp": -z_likelihood.log2().flatten(1).sum(1) / pixels,
             "mse": 255**2 * (x_hat - x).square().flatten(1).mean(1),
