@@ -96,7 +96,7 @@ class Job:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
-        from codec.image_io import write_bytes_atomic
+        from codec.files import write_bytes_atomic
 
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(self.target, data)

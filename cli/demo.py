@@ -36,7 +36,8 @@ def demo(folder, output, qualities, device, threads):
 
     from codec import Codec
     from codec.evaluation.metrics import psnr_db as psnr_db_of
-    from codec.image_io import read_picture, save_picture, write_bytes_atomic
+    from codec.files import write_bytes_atomic
+    from codec.image_io import read_picture, save_picture
 
     coder = Codec(device=device, threads=threads)
     output = Path(output)

@@ -235,14 +235,19 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     return -(-width // TILE_SIDE), -(-height // TILE_SIDE)
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuse a size that the format does not allow: ``Corrupt`` for nothing, ``TooLarge`` for too much."""
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a size that the format does not allow: ``Corrupt`` for nothing, ``TooLarge`` for too much.
+
+    Args:
+        max_pixels: a lower limit than the format's own.
+    """
     if width < 1 or height < 1:
         raise Corrupt(f"corrupt: a picture of {width} x {height} pixels")
     if width > MAX_SIDE or height > MAX_SIDE:
         raise TooLarge(f"too large: {width} x {height} pixels; at most {MAX_SIDE} on a side")
-    if width * height > MAX_PIXELS:
-        raise TooLarge(f"too large: {width} x {height} pixels; at most {MAX_PIXELS} in all")
+    limit = min(max_pixels, MAX_PIXELS)
+    if width * height > limit:
+        raise TooLarge(f"too large: {width} x {height} pixels; at most {limit} in all")
 
 
 class _Reader:

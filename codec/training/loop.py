@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import ModelError
 from ..health import PARTS, complaints, health, mean_dead, watched
-from ..image_io import write_bytes_atomic
+from ..files import write_bytes_atomic
 from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
