@@ -14,6 +14,8 @@ Every message is one line in the user's terms, fit to follow ``codec: picture.bi
 escapes from the package (``TypeError``, ``AssertionError``, ...) is a mistake in a program, not in a file.
 """
 
+import errno
+
 
 class CodecError(Exception):
     """Whatever went wrong with a file, a picture or a model; the message is one clear line."""
@@ -53,14 +55,17 @@ class ImageError(CodecError):
 
 # What libraries say that have no MemoryError: ONNX Runtime, C++, Pillow's decoders and encoders, Python's threads.
 _MEMORY_WORDS = (
-    "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread",
-    "Cannot allocate memory",
+    "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread"
 )  # fmt: skip
 
 
 def is_memory(error) -> bool:
-    """Whether an exception, of whatever kind, means that memory has run out."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
+    """Whether an exception that is not one of ours means that memory has run out."""
+    if isinstance(error, (MemoryError, CodecError)):
+        return isinstance(error, MemoryError)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return any(words in str(error) for words in _MEMORY_WORDS)
 
 
 def not_enough_memory(width, height, name="") -> CodecError:
