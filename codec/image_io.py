@@ -150,8 +150,8 @@ def _read(image, max_pixels):
 def to_image(pixels, alpha=None, grey=False, icc=None, exif=None) -> Image.Image:
     """The parts of a ``Picture`` as a Pillow image of mode L, LA, RGB or RGBA.
 
-    ``info["icc_profile"]`` and ``info["exif"]`` are set where given, the latter in Pillow's form. Grey
-    pictures take the rounded mean of the three channels: decoded channels may differ by a level or so.
+    ``info["icc_profile"]`` and ``info["exif"]`` are set where given, the latter in Pillow's form and only where Pillow can
+    read it: ``getexif`` would raise. Grey pictures take the rounded mean of the three channels: decoded channels may differ by a level or so.
     """
     height, width = pixels.shape[:2]
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
@@ -166,7 +166,7 @@ def to_image(pixels, alpha=None, grey=False, icc=None, exif=None) -> Image.Image
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     if icc:
         image.info["icc_profile"] = icc
-    if exif:
+    if exif and _is_readable(exif):
         image.info["exif"] = _EXIF_PREFIX + exif
     return image
 
@@ -362,6 +362,18 @@ def _upright_exif(image) -> bytes | None:
         if len(exif):
             return exif.tobytes().removeprefix(_EXIF_PREFIX)
     return None
+
+
+def _is_readable(exif) -> bool:
+    """Whether Pillow can read all of EXIF in its TIFF form, values included."""
+    with contextlib.suppress(Exception):  # a warning too, where the program has made them errors: then getexif raises it
+        found = Image.Exif()
+        found.load(exif)
+        found.tobytes()
+        for directory in (found, *map(found.get_ifd, ExifTags.IFD)):
+            dict(directory)
+        return True
+    return False
 
 
 @contextlib.contextmanager
