@@ -198,16 +198,21 @@ def _targets(places, suffix):
     """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same."""
     whole = [False] * len(places)
     while True:
-        targets = [
-            place.with_name(place.name + suffix) if keep else place.with_suffix(suffix)
-            for place, keep in zip(places, whole, strict=True)
-        ]
+        targets = [_renamed(place, suffix, keep) for place, keep in zip(places, whole, strict=True)]
         count = Counter(map(_identity, targets))
         clashing = [count[_identity(target)] > 1 for target in targets]
         longer = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]
         if longer == whole:
             return targets
         whole = longer
+
+
+def _renamed(place, suffix, keep):
+    """``a.jpg`` -> ``a.bin``, or ``a.jpg.bin`` to keep its own suffix; and back: ``a.png.bin`` -> ``a.png``."""
+    if keep:
+        return place.with_name(place.name + suffix)
+    bare = place.with_suffix("")
+    return bare if bare.suffix.lower() == suffix else place.with_suffix(suffix)
 
 
 def _checked(jobs, sources, force, skip_existing):

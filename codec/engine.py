@@ -382,7 +382,7 @@ def _open(graph, arrays, threads):
     """Session of a graph on the CPU; its initialisers are ``arrays``."""
     ort = _onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are exceptions; lines on stderr would be noise
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # pieces differ in size
