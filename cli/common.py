@@ -1,19 +1,15 @@
-"""What several commands share: which file becomes which, the run over all of them, how errors are said."""
+"""What several commands share: the run over all files, how errors are said, options."""
 
 import math
-import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from codec.bitstream import MAX_PIXELS
 from codec.errors import CodecError
-
-COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
-STREAM = "-"
 
 
 class Failure(click.ClickException):
@@ -66,149 +62,71 @@ def require(extra, *modules):
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file to read and where it stands below the folder that was named, if one was."""
-
-    path: Path | None  # None: standard input
-    relative: Path
-
-    def __str__(self):
-        return "standard input" if self.path is None else str(self.path)
-
-    def read_bytes(self) -> bytes:
-        return sys.stdin.buffer.read() if self.path is None else self.path.read_bytes()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to read and the one to write."""
-
-    source: Source
-    target: Path | None  # None: standard output
-
-    def __str__(self):
-        return str(self.source)
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write the output whole or not at all, making the folders above it."""
-        if self.target is None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-            return
-        from codec.image_io import write_bytes_atomic
-
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(self.target, data)
-
-
-def expand(inputs, suffixes, recursive=False) -> list[Source]:
-    """The files that the arguments of a command name, in order, each once.
-
-    Args:
-        inputs: paths of files and folders, or ``-`` alone for standard input.
-        suffixes: lower-case suffixes of the files to take from a folder. A file named by itself is taken
-            whatever its name, and also where it does not exist: reading it says so, beside the others'
-            results.
-        recursive: look into the folders below a folder too.
-
-    Raises:
-        Failure: a folder holds nothing of the kind.
-        click.UsageError: ``-`` beside other inputs.
-    """
-    if STREAM in inputs:
-        if len(inputs) > 1:
-            raise click.UsageError("'-' (standard input) must be the only input.")
-        return [Source(None, Path("stdin"))]
-
-    sources = {}
-    for name in inputs:
-        path = Path(name)
-        if not path.is_dir():
-            sources.setdefault(_identity(path), Source(path, Path(path.name)))
-            continue
-        found = _files_below(path, suffixes, recursive)
-        if not found:
-            hint = "" if recursive else "; --recursive looks into the folders below it"
-            raise Failure(f"{path}: no {', '.join(suffixes)} files in this folder{hint}")
-        for file in found:
-            sources.setdefault(_identity(file), Source(file, file.relative_to(path)))
-    return list(sources.values())
-
-
-def plan(inputs, output, *, suffix, suffixes, recursive=False, force=False) -> list[Job]:
-    """Which file becomes which, refused as a whole where something would be lost.
-
-    Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
-    file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
-    and files found below a folder keep their place relative to it.
-
-    Raises:
-        Failure: two inputs would become one file, an output is also an input, or (without ``force``) exists.
-        click.UsageError: the arguments do not go together.
-    """
-    sources = expand(inputs, suffixes, recursive)
-    to_folder = output is not None and output != STREAM and _is_folder(inputs, output)
-    if to_folder and Path(output).exists() and not Path(output).is_dir():
-        raise Failure(f"{output}: is a file; several outputs need a folder")
-    if output == STREAM and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
-        raise click.UsageError("'-o -' (standard output) goes with a single input.")
-
-    jobs = []
-    for source in sources:
-        if output == STREAM or (output is None and source.path is None):
-            target = None
-        elif output is None:
-            target = source.path.with_suffix(suffix)
-        elif to_folder:
-            target = Path(output) / source.relative.with_suffix(suffix)
-        else:
-            target = Path(output)
-        jobs.append(Job(source, target))
-
-    if jobs[0].target is None and sys.stdout.isatty():
-        raise Failure("standard output is a terminal; send it to a file or a pipe, or name a file with -o")
-    _refuse_losses(jobs, force)
-    return jobs
-
-
-def run(jobs, work, *, verb, quiet=False, prepare=None) -> None:
+def run(plan, work, *, verb, quiet=False, prepare=None) -> None:
     """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
 
     Args:
-        jobs: things that print as the file they are about.
-        work: returns a line for the user, or None.
+        plan: files.Plan, or files.Sources to read.
+        work: returns ``(line for the user or None, bytes read, bytes written)``.
         verb: what is being done, for the progress display.
         quiet: neither lines nor progress, only errors.
         prepare: called once before the first job; an error here ends the command.
 
-    Exits with status 1 when something failed.
+    Ends with a summary on stderr where there was more than one file, and with status 1 when something failed.
     """
-    jobs = list(jobs)
+    jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", 0)
+    sources = plan if jobs is None else plan.sources
+    jobs = sources.files if jobs is None else jobs
     # Standard output may be carrying a picture; a remark in the middle of it would ruin it.
-    to_stderr = any(isinstance(job, Job) and job.target is None for job in jobs)
-    failed = 0
+    to_stderr = any(getattr(job, "target", job) is None for job in jobs)
+    failed, sizes = len(sources.unreadable), []
+    for error in sources.unreadable:
+        click.echo(f"codec: {describe(error)}", err=True)
     with Progress(len(jobs), verb, hidden=quiet) as progress:
-        if prepare is not None:
+        if prepare is not None and jobs:
             progress.start(str(jobs[0]))
             prepare()
         for job in jobs:
             progress.start(str(job))
             try:
-                line = work(job)
+                line, *size = work(job)  # bytes
             except BrokenPipeError:
                 raise
             except (CodecError, OSError, MemoryError) as error:
                 failed += 1
                 progress.echo(f"codec: {_about(job, error)}", err=True)
             else:
+                sizes.append(size)
                 if line is not None and not quiet:
                     progress.echo(line, err=to_stderr)
             progress.advance()
+    rest = skipped, len(sources.unreadable), len(sources.passed_over)
+    told = any(rest) or (len(jobs) > 1 and any(map(any, sizes)))
+    if (failed and (len(jobs) > 1 or any(rest))) or (told and not quiet):
+        click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over)}", err=True)
     if failed:
-        if len(jobs) > 1:
-            click.echo(f"codec: {failed} of {len(jobs)} files failed", err=True)
         click.get_current_context().exit(1)
+
+
+def _summary(sizes, failed, skipped, passed_over) -> str:
+    """``812 files, 3.1 GB to 240 MB, 2 failed, 14 skipped``: what was done, and then what was not."""
+    read, written = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
+    parts = ["1 file" if len(sizes) == 1 else f"{len(sizes)} files"]
+    if written:
+        parts.append(f"{size_in_words(read)} to {size_in_words(written)}")
+    parts += [f"{count} {word}" for count, word in ((failed, "failed"), (skipped, "skipped")) if count]
+    parts += [f"{count} passed over ({kind})" for kind, count in passed_over.items()]
+    return ", ".join(parts)
+
+
+def size_in_words(count) -> str:
+    """Bytes with two or three digits that matter: 940 bytes, 240 MB, 3.1 GB."""
+    if count < 1000:
+        return f"{count} bytes"
+    for unit in ("kB", "MB", "GB", "TB"):
+        count /= 1000
+        if count < 999.5 or unit == "TB":
+            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
 
 
 class Progress:
@@ -277,6 +195,14 @@ class Progress:
         return f"{self.verb} {Path(self.current).name}"
 
 
+def limit_option(command):
+    """``--max-pixels``, for the commands that take files of strangers."""
+    return click.option(
+        "--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, metavar="N",
+        help="Refuse larger pictures before memory is asked for.  [268435456]",
+    )(command)  # fmt: skip
+
+
 def coder_options(command):
     """``--device`` and ``--threads``, for the commands that run the network."""
     for option in (
@@ -295,52 +221,3 @@ def _about(job, error) -> str:
     """``picture.bin: truncated: ...``, without saying the name twice where the error says it already."""
     name, text = str(job), describe(error)
     return text if text.startswith(f"{name}:") else f"{name}: {text}"
-
-
-def _files_below(folder: Path, suffixes, recursive) -> list[Path]:
-    """Files with one of the suffixes, sorted by name; hidden ones are left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                found.append(Path(parent, name))
-    return found
-
-
-def _is_folder(inputs, output) -> bool:
-    """Whether ``-o`` means a folder to write into."""
-    separators = tuple(filter(None, (os.sep, os.altsep)))
-    return (
-        len(inputs) > 1
-        or (inputs[0] != STREAM and Path(inputs[0]).is_dir())
-        or output.endswith(separators)
-        or Path(output).is_dir()
-    )
-
-
-def _refuse_losses(jobs, force) -> None:
-    read = {_identity(job.source.path): job for job in jobs if job.source.path is not None}
-    written = {}
-    existing = []
-    for job in jobs:
-        if job.target is None:
-            continue
-        identity = _identity(job.target)
-        if identity in written:
-            raise Failure(f"{written[identity]} and {job} would both be written to {job.target}")
-        written[identity] = job
-        if identity in read:
-            raise Failure(f"{job.target}: would be written over an input")
-        if job.target.is_dir():
-            raise Failure(f"{job.target}: is a folder")
-        if job.target.is_file():  # a device such as /dev/null loses nothing
-            existing.append(job.target)
-    if existing and not force:
-        others = f" (and {len(existing) - 1} more of the outputs)" if len(existing) > 1 else ""
-        raise Failure(f"{existing[0]}: exists already{others}; --force overwrites")
-
-
-def _identity(path: Path) -> str:
-    """One spelling for one file: links followed, and case folded where the system ignores it (Windows)."""
-    return os.path.normcase(os.path.realpath(path))

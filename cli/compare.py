@@ -36,7 +36,7 @@ def compare(original, others, output, force, model, device, threads):
     from tqdm import tqdm
 
     from codec.evaluation import compare as comparing
-    from codec.image_io import write_bytes_atomic
+    from codec.files import write_bytes_atomic
 
     if threads is not None:
         from codec.threads import set_threads

@@ -1,15 +1,13 @@
 """``codec compress``: pictures to compressed files."""
 
-import io
-
 import click
 
 from codec import bitstream, weights
-from codec.errors import ImageError
 
-from .common import COMPRESSED_SUFFIXES, Quality, coder_options, plan, run
+from .common import Quality, coder_options, limit_option, run
+from .files import COMPRESSED_SUFFIXES, plan
 
-# What is taken from a folder; a file named by itself may be anything that Pillow reads.
+# What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".avif", ".jp2"
 )  # fmt: skip
@@ -26,6 +24,7 @@ PICTURE_SUFFIXES = (
     help="Of files that are named after their pictures.",
 )  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--skip-existing", is_flag=True, help="Leave out pictures whose file exists: go on where a run ended.")
 @click.option(
     "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
 )
@@ -33,51 +32,45 @@ PICTURE_SUFFIXES = (
 @click.option(
     "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
 )
+@limit_option
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def compress(inputs, output, quality, suffix, force, recursive, exif, model, device, threads, quiet):
+def compress(
+    inputs, output, quality, suffix, force, skip_existing, recursive, exif, model, max_pixels, device, threads, quiet
+):  # fmt: skip
     """Compress pictures.
 
     PICTURES are files or folders, or - for standard input. Each picture becomes a file of the same name
-    ending in .bin (see --suffix) beside it, or what -o says; -o - writes to standard output.
+    ending in .bin (see --suffix) beside it, or what -o says; -o - writes to standard output. Pictures whose
+    names differ by their extension alone keep it: a.png.bin and a.jpg.bin.
 
-    Nothing is written when an output exists (without --force) or two inputs would become one file. When one
-    of several pictures fails, the others are still compressed and the exit status is 1.
+    Nothing is written when an output exists (without --force or --skip-existing). When one of several pictures
+    fails, the others are still compressed and the exit status is 1.
     """
     jobs = plan(
-        inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, recursive=recursive, force=force
-    )
+        inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES, recursive=recursive,
+        force=force, skip_existing=skip_existing,
+    )  # fmt: skip
     coder = None
 
     def load():
         nonlocal coder
         from codec import Codec
 
-        coder = Codec(model, device=device, threads=threads)
+        coder = Codec(model, device=device, threads=threads, max_pixels=max_pixels)
         if not quiet and not weights.is_released(coder.model_id):
             click.echo(
                 f"codec: model {coder.model_id} is experimental: later versions may not read what it writes", err=True
             )
 
     def work(job):
-        image = _picture_in(job.source.read_bytes()) if job.source.path is None else job.source.path
-        data = coder.compress(image, quality, exif=exif)
+        job.check()
+        size = job.source.bytes
+        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif)
         job.write_bytes(data)
         header = bitstream.read_header(data)
         target = "standard output" if job.target is None else job.target
         bpp = 8 * len(data) / (header.width * header.height)
-        return f"{job} -> {target}: {len(data):,} bytes, {bpp:.3f} bpp"
+        return f"{job} -> {target}: {len(data):,} bytes, {bpp:.3f} bpp", size, len(data)
 
     run(jobs, work, verb="compressing", quiet=quiet, prepare=load)
-
-
-def _picture_in(data: bytes):
-    """A Pillow image of the bytes of a picture file."""
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(data))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers raise errors of many kinds
-        raise ImageError("not a picture of a known kind, or damaged at its beginning") from error

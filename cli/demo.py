@@ -1,11 +1,13 @@
 """``codec demo``, for ``make demo``: the pictures of a folder there and back at a few qualities."""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
 
-from .common import Failure, Quality, coder_options, expand
+from .common import Failure, Quality, coder_options
+from .files import expand
 from .compress import PICTURE_SUFFIXES
 
 
@@ -30,13 +32,15 @@ def demo(folder, output, qualities, device, threads):
     Bits per pixel count the whole file. PSNR is over the three channels, after rounding to 8 bits. Times are
     those of this machine, reading and writing of pictures included.
     """
-    sources = expand([folder], PICTURE_SUFFIXES)
+    sources = expand([folder], PICTURE_SUFFIXES).files
+    uses = Counter(source.path.stem for source in sources)
 
     import numpy as np
 
     from codec import Codec
     from codec.evaluation.metrics import psnr_db as psnr_db_of
-    from codec.image_io import read_picture, save_picture, write_bytes_atomic
+    from codec.files import write_bytes_atomic
+    from codec.image_io import read_picture, save_picture
 
     coder = Codec(device=device, threads=threads)
     output = Path(output)
@@ -54,7 +58,8 @@ def demo(folder, output, qualities, device, threads):
         x = read_picture(source.path).pixels
         height, width, _ = x.shape
         for quality in qualities:
-            stem = output / f"{source.path.stem}-q{quality:g}"
+            name = source.path.stem if uses[source.path.stem] == 1 else source.path.name
+            stem = output / f"{name}-q{quality:g}"
             started = time.perf_counter()
             data = coder.compress(source.path, quality)
             write_bytes_atomic(stem.with_name(stem.name + ".bin"), data)

@@ -7,7 +7,8 @@ import click
 from codec import bitstream, weights
 from codec.errors import ModelError
 
-from .common import COMPRESSED_SUFFIXES, expand, run
+from .common import run
+from .files import COMPRESSED_SUFFIXES, expand
 
 # Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
 LABELS = {"header": "header", "alpha": "alpha plane", "icc": "ICC profile", "exif": "EXIF"}
@@ -21,48 +22,52 @@ def info(inputs, as_json, recursive):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. Checksums of header and metadata are verified; the picture is not decoded.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded. Files in folders that are
+    none of this codec are passed over.
     """
     show = _as_json if as_json else _as_text
 
     def describe_file(source):
-        return show(examine(source.read_bytes(), str(source)))
+        with source.open() as file:
+            return show(examine(file, str(source))), 0, 0
 
-    run(expand(inputs, COMPRESSED_SUFFIXES, recursive), describe_file, verb="reading")
+    run(expand(inputs, COMPRESSED_SUFFIXES, recursive, bitstream.MAGIC), describe_file, verb="reading")
 
 
-def examine(data: bytes, name: str) -> dict:
-    """Everything that ``codec info`` shows of one file, as plain values.
+def examine(file, name: str) -> dict:
+    """Everything that ``codec info`` shows of one binary file, as plain values.
 
     Raises:
-        BitstreamError: the bytes are not a whole and undamaged file.
+        BitstreamError: it is not whole and undamaged, as far as that shows without decoding.
     """
-    container, header = bitstream.unpack(data), bitstream.read_header(data)
-    pixels = container.width * container.height
+    header = bitstream.verify_file(file)
+    size, pixels = header.file_size, header.width * header.height
+    parts = header.layout()
+    names = {part for part, _, _ in parts}
     return {
         "file": name,
-        "bytes": len(data),
-        "bpp": _bpp(len(data), pixels),
-        "width": container.width,
-        "height": container.height,
-        "colour": "grey" if container.grey else "rgb",
-        "alpha": container.alpha is not None,
-        "icc": container.icc is not None,
-        "exif": container.exif is not None,
-        "quality": container.quality / 100,
-        "transform": "plain" if container.plain else "none" if container.flat else "learned",
-        "tiles": len(container.tiles),
-        "model": container.model_id,
-        **_model_state(container.model_id),
+        "bytes": size,
+        "bpp": _bpp(size, pixels),
+        "width": header.width,
+        "height": header.height,
+        "colour": "grey" if header.grey else "rgb",
+        "alpha": "alpha" in names,
+        "icc": "icc" in names,
+        "exif": "exif" in names,
+        "quality": header.quality / 100,
+        "transform": "plain" if header.plain else "none" if header.flat else "learned",
+        "tiles": len(header.tiles),
+        "model": header.model_id,
+        **_model_state(header.model_id),
         "parts": [
             {
                 "name": part,
                 "offset": offset,
                 "bytes": length,
-                "percent": round(100 * length / len(data), 2),
+                "percent": round(100 * length / size, 2),
                 "bpp": _bpp(length, pixels),
             }
-            for part, offset, length in header.layout()
+            for part, offset, length in parts
         ],
     }
 

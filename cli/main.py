@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends quietly: the reader of our output has gone, as with ``| head``
-        except (CodecError, OSError) as error:
+        except (CodecError, OSError, MemoryError) as error:
             raise Failure(describe(error)) from error
         except KeyboardInterrupt:
             raise Interrupted() from None

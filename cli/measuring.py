@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from .common import STREAM, Failure, Quality, expand
+from .common import Failure, Quality, describe
+from .files import STREAM, expand
 from .compress import PICTURE_SUFFIXES
 
 OURS = "codec"  # our name in tables and files
@@ -58,7 +59,10 @@ def find_pictures(inputs, recursive):
     """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal."""
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
-    sources = expand(inputs, PICTURE_SUFFIXES, recursive)
+    found = expand(inputs, PICTURE_SUFFIXES, recursive)
+    if found.unreadable:  # figures over the rest would be those of something else
+        raise Failure(describe(found.unreadable[0]))
+    sources = found.files
     for source in sources:
         if not source.path.exists():
             raise Failure(f"{source.path}: no such file or folder")

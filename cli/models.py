@@ -13,6 +13,7 @@ from .common import require
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
 @click.option("--add", metavar="FOLDER", help="Install an exported model (weights, config.json, CARD.md) first.")
+@click.option("--remove", metavar="ID", help="Remove a model that was added.")
 @click.option(
     "--check",
     "pictures",
@@ -21,10 +22,10 @@ from .common import require
     help="Code pictures and look whether the networks are alive.",
 )
 @click.option("--default", "as_default", is_flag=True, help="With --add: use it when no model is named.")
-def models(as_json, add, pictures, as_default):
+def models(as_json, add, remove, pictures, as_default):
     """List the installed models.
 
-    A star marks the one used by default. With --check, once or more often: the share of side information in the bits
+    A star marks the one used by default. Models that are added lie in the user's data folder and outlive upgrades. With --check, once or more often: the share of side information in the bits
     of these pictures, and the share of units in encoder, entropy networks and decoder that are positive less than once
     in 1000. The exit status is 1 where a part is dead.
     """
@@ -34,6 +35,8 @@ def models(as_json, add, pictures, as_default):
         weights.install(Path(add), default=as_default)
     elif as_default:
         raise click.UsageError("--default goes with --add.")
+    if remove is not None:
+        weights.remove(remove)
     default = weights.default_model_id()
     found = [_describe(model_id, default) for model_id in weights.list_models()]
     dead = False

@@ -57,7 +57,7 @@ def report(
             check_output(file, force, results_file, *inputs)
 
     from codec.evaluation import report as making
-    from codec.image_io import write_bytes_atomic
+    from codec.files import write_bytes_atomic
 
     if plot is not None:
         from codec.evaluation import plot as plotting

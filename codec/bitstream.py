@@ -15,7 +15,10 @@ is not in the file.
 There is exactly one way to write a container: ``pack(unpack(data)) == data`` for everything ``unpack`` accepts.
 """
 
+import io
 import itertools
+import math
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -27,6 +30,7 @@ MAGIC = b"\x9dLQC"
 VERSION = 2
 MIME_TYPE = "image/x-lqc"
 
+_PADDING = 64  # pixels: pictures are padded to multiples of it
 TILE_SIDE = 1024  # pixels; tiles of the last column and row may be smaller
 MAX_SIDE = 65535
 MAX_PIXELS = 2**28  # 16384 x 16384: 768 MiB of RGB, about what an ordinary machine can hold twice
@@ -37,6 +41,10 @@ LANE_BYTES = 3  # that each lane takes at least, in the stream of its tile
 MAX_SECTIONS = 32
 MAX_ICC = 2**22  # profiles of monitors and cameras take 0.5 KiB to 1 MiB
 MAX_EXIF = 2**20  # a JPEG holds at most 64 KiB; PNG, WebP and TIFF may hold more
+MAX_SKIPPED = 2**28  # a section that this reader does not know
+# Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols a
+# pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
+MAX_TILE_RATE = 64
 
 ALPHA, EXIF, ICC = 1, 2, 3  # types of sections
 REQUIRED = 1  # bit of a type: a reader that does not know the section must not go on without it
@@ -47,6 +55,7 @@ _KNOWN_FLAGS = _GREY | _PLAIN | _FLAT
 _COLOUR_BYTES = 3  # of a tile of a flat picture
 _CRC_BYTES = 4
 _MAX_VARINT_BYTES = 5
+_BLOCK = 2**20  # bytes read at once
 _TILE_ENTRY = (1 + 1 + _CRC_BYTES, _MAX_VARINT_BYTES + 2 + _CRC_BYTES)  # bytes in the header: at least, at most
 _SECTION_ENTRY_MAX = 1 + _MAX_VARINT_BYTES + _CRC_BYTES
 HEADER_MAX = 16 + 3 + 3 + MAX_TILES * _TILE_ENTRY[1] + 1 + MAX_SECTIONS * _SECTION_ENTRY_MAX + _CRC_BYTES
@@ -149,7 +158,7 @@ def pack(container: Container) -> bytes:
         raise Corrupt(f"corrupt: {len(container.tiles)} tiles; needed {columns} x {rows}")
     _check_kind(container.plain, container.flat)
     for index, tile in enumerate(container.tiles):
-        _check_tile(index, len(tile.data), tile.lanes, container.flat)
+        _check_tile(index, len(tile.data), tile.lanes, container.flat, container.width, container.height)
         if not 0 <= tile.symbols_crc < 2**32:
             raise Corrupt(f"corrupt: a symbols CRC of {tile.symbols_crc} does not fit in 32 bits")
     sections = _sections_of(container)
@@ -191,17 +200,11 @@ def unpack(data: bytes) -> Container:
     """
     reader = _Reader(data)
     header = _read_header(reader)
-    found = len(reader.data)
-    if found < header.file_size:
-        raise _truncated(header.file_size, found)
-    if found > header.file_size:
-        raise Corrupt(f"corrupt: {found - header.file_size} bytes more than the header announces")
+    _check_length(header, len(reader.data))
     sections = {}
     for entry in header.sections:
         sections[entry.type] = reader.take(entry.length)
-        if zlib.crc32(sections[entry.type]) != entry.crc:
-            name = _NAMES.get(entry.type, f"section {entry.type}")
-            raise Corrupt(f"corrupt: the checksum of {name} does not match its contents")
+        _check_crc(entry, zlib.crc32(sections[entry.type]))
     return Container(
         model_id=header.model_id,
         quality=header.quality,
@@ -218,6 +221,44 @@ def unpack(data: bytes) -> Container:
     )
 
 
+def read_file(file) -> bytes:
+    """The bytes of a compressed file, for :func:`unpack`: no more than its header announces, and one, which reveals more.
+
+    Memory grows with what is there, not with what is announced.
+
+    Args:
+        file: a binary file, read from its position on.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header.
+    """
+    start = _read_up_to(file, HEADER_MAX)
+    return start + _read_up_to(file, read_header(start).file_size + 1 - len(start))
+
+
+def verify_file(file) -> Header:
+    """The header of a file of which all that :func:`unpack` checks has been checked, tiles unread.
+
+    Args:
+        file: a binary file, read from its position on.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge
+    """
+    if not file.seekable():
+        file = io.BytesIO(read_file(file))
+    start = file.tell()
+    header = read_header(file)
+    _check_length(header, file.seek(0, os.SEEK_END) - start)
+    file.seek(start + header.size)
+    for entry in header.sections:
+        crc, missing = 0, entry.length
+        while missing and (block := file.read(min(missing, _BLOCK))):
+            crc, missing = zlib.crc32(block, crc), missing - len(block)
+        _check_crc(entry, crc)
+    return header
+
+
 def read_header(source) -> Header:
     """The header at the beginning of a file: what is in it and where, without reading all of it.
 
@@ -227,7 +268,7 @@ def read_header(source) -> Header:
     Raises:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge
     """
-    return _read_header(_Reader(source.read(HEADER_MAX) if hasattr(source, "read") else source))
+    return _read_header(_Reader(_read_up_to(source, HEADER_MAX) if hasattr(source, "read") else source))
 
 
 def tile_grid(width: int, height: int) -> tuple[int, int]:
@@ -235,14 +276,28 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     return -(-width // TILE_SIDE), -(-height // TILE_SIDE)
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuse a size that the format does not allow: ``Corrupt`` for nothing, ``TooLarge`` for too much."""
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a size that the format does not allow: ``Corrupt`` for nothing, ``TooLarge`` for too much.
+
+    Args:
+        max_pixels: a lower limit than the format's own.
+    """
     if width < 1 or height < 1:
         raise Corrupt(f"corrupt: a picture of {width} x {height} pixels")
     if width > MAX_SIDE or height > MAX_SIDE:
         raise TooLarge(f"too large: {width} x {height} pixels; at most {MAX_SIDE} on a side")
-    if width * height > MAX_PIXELS:
-        raise TooLarge(f"too large: {width} x {height} pixels; at most {MAX_PIXELS} in all")
+    limit = min(max_pixels, MAX_PIXELS)
+    if width * height > limit:
+        raise TooLarge(f"too large: {width} x {height} pixels; at most {limit} in all")
+
+
+def _read_up_to(file, count):
+    """So many bytes of a file, or as many as there are."""
+    blocks = []
+    while count > 0 and (block := file.read(min(count, _BLOCK))):
+        blocks.append(block)
+        count -= len(block)
+    return b"".join(blocks)
 
 
 class _Reader:
@@ -311,7 +366,7 @@ def _read_header(reader: _Reader) -> Header:
     tiles = []
     for index in range(columns * rows):
         length, lanes = reader.varint(), reader.varint()
-        _check_tile(index, length, lanes, flat)
+        _check_tile(index, length, lanes, flat, width, height)
         tiles.append(TileEntry(length, lanes, reader.number(_CRC_BYTES)))
 
     sections = []
@@ -368,15 +423,30 @@ def _check_kind(plain: bool, flat: bool) -> None:
         raise Corrupt("corrupt: a picture of flat tiles has no latents, plain or not")
 
 
-def _check_tile(index: int, length: int, lanes: int, flat: bool) -> None:
+def _check_length(header: Header, found: int) -> None:
+    if found < header.file_size:
+        raise _truncated(header.file_size, found)
+    if found > header.file_size:
+        raise Corrupt("corrupt: the file is longer than its header announces")
+
+
+def _check_crc(entry: SectionEntry, crc: int) -> None:
+    if crc != entry.crc:
+        name = _NAMES.get(entry.type, f"section {entry.type}")
+        raise Corrupt(f"corrupt: the checksum of {name} does not match its contents")
+
+
+def _check_tile(index: int, length: int, lanes: int, flat: bool, width: int, height: int) -> None:
     if flat and (length, lanes) != (_COLOUR_BYTES, 1):
         raise Corrupt(f"corrupt: tile {index} of a flat picture has {length} bytes and {lanes} lanes")
     if not 1 <= lanes <= MAX_LANES:
         raise Corrupt(f"corrupt: tile {index} has {lanes} lanes; allowed 1 to {MAX_LANES}")
     if length < LANE_BYTES * lanes:
         raise Corrupt(f"corrupt: tile {index} has {length} bytes; {lanes} lanes need {LANE_BYTES * lanes}")
-    if length >= 2**32:
-        raise TooLarge(f"too large: tile {index} has {length} bytes")
+    padded = (min(TILE_SIDE, -(-side // _PADDING) * _PADDING) for side in (width, height))
+    limit = MAX_TILE_RATE * math.prod(padded) + LANE_BYTES * lanes
+    if length > limit:
+        raise TooLarge(f"too large: tile {index} has {length} bytes; at most {limit}")
 
 
 def _check_section_types(types: list[int]) -> None:
@@ -393,7 +463,7 @@ def _check_section(type_: int, length: int, width: int, height: int) -> None:
         # An uncompressed grey PNG takes a byte a pixel, one a row, and some framing.
         ALPHA: 3 * width * height + 1024,
     }
-    limit = limits.get(type_, 2**32 - 1)
+    limit = limits.get(type_, MAX_SKIPPED)
     if length > limit:
         raise TooLarge(f"too large: {length} bytes of {_NAMES.get(type_, f'section {type_}')}; at most {limit}")
     if length == 0 and type_ in _NAMES:

@@ -13,8 +13,10 @@ rows when it has at least as many rows as columns, which leaves the order of eve
 that many rows (:class:`codec.winograd.Layout`).
 """
 
+import ctypes
 import json
-import threading
+import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +26,8 @@ from . import graphs
 from . import quality as scale
 from .config import STEP, ModelConfig, padded_size
 from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
-from .errors import ModelError
-from .threads import current_threads
+from .errors import ModelError, is_memory
+from .threads import Lock, after_fork, current_threads
 from .winograd import layout
 
 PIECE = 128  # side of a piece, in latent positions
@@ -89,14 +91,15 @@ class Engine(Transforms):
         weights: name -> float array of all float weights, as :func:`read_weights` returns them.
         threads: of one call; None: what is set for the process (:mod:`codec.threads`). At most 32 are used.
 
-    Calls from several threads are allowed.
+    Calls from several threads are allowed. A forked child, a copy and a pickle open sessions of their own.
     """
 
     def __init__(self, config, weights, threads=None):
         self.config, self.threads = config, threads
         self._weights = weights
         self._graphs, self._sessions, self._tables = {}, {}, {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
+        after_fork(self)
         self._analysis_reach = config.analysis_depth
         # 3x3 layers at 1/8 look half as far; the last one makes the pixels.
         self._reach8 = -(-(config.synthesis_depth8 + 1) // 2)
@@ -111,6 +114,15 @@ class Engine(Transforms):
         """
         config, tensors = read_folder(folder)
         return cls(config, float_weights(config, tensors), threads)
+
+    def __reduce__(self):
+        return Engine, (self.config, self._weights, self.threads)
+
+    def after_fork(self):
+        """Sessions of the parent have threads that this process lacks: to run one, and to close one, is to wait for ever."""
+        for _, session in self._sessions.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # never closed
+        self._sessions = {}
 
     # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
 
@@ -370,10 +382,9 @@ def _synthesis_geometry(piece, middle, outer, config):
 
 def _open(graph, arrays, threads, arena):
     """Session of a graph on the CPU; its initialisers are ``arrays``. With an arena it keeps its memory after a run."""
-    import onnxruntime as ort
-
+    ort = _onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are exceptions; lines on stderr would be noise
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # pieces differ in size
@@ -385,7 +396,29 @@ def _open(graph, arrays, threads, arena):
     try:
         return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  its errors have no common base but this
+        if is_memory(error):
+            raise
         raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
+
+
+def _onnxruntime():
+    """The module. From 1.29 on it reports to its makers, unless told not to before it is loaded.
+
+    Nobody who compresses a picture asks for that; and a forked child waits for the reporting thread when it exits.
+    """
+    if "onnxruntime" not in sys.modules:
+        before = os.environ.get("ORT_DISABLE_TELEMETRY")
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        try:
+            import onnxruntime
+
+            onnxruntime.disable_telemetry_events()
+        finally:
+            if before is None:
+                del os.environ["ORT_DISABLE_TELEMETRY"]
+            else:
+                os.environ["ORT_DISABLE_TELEMETRY"] = before
+    return sys.modules["onnxruntime"]
 
 
 def read_folder(folder):

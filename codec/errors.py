@@ -1,6 +1,6 @@
 """Everything that this package raises on purpose, as one small tree.
 
-    CodecError                    catch this one to catch them all
+    CodecError                    catch this one to catch them all; by itself: a file that cannot be written, memory
     ├── BitstreamError            the compressed file is at fault
     │   ├── NotThisFormat         it does not begin like one of our files
     │   ├── UnsupportedVersion    it comes from a newer version of the codec
@@ -13,6 +13,8 @@
 Every message is one line in the user's terms, fit to follow ``codec: picture.bin:``. Anything else that
 escapes from the package (``TypeError``, ``AssertionError``, ...) is a mistake in a program, not in a file.
 """
+
+import errno
 
 
 class CodecError(Exception):
@@ -49,3 +51,24 @@ class ModelError(CodecError):
 
 class ImageError(CodecError):
     """A picture cannot be read, does not have a usable shape or type, or cannot be written."""
+
+
+# What libraries say that have no MemoryError: ONNX Runtime, C++, Pillow's decoders and encoders, Python's threads.
+_MEMORY_WORDS = (
+    "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread"
+)  # fmt: skip
+
+
+def is_memory(error) -> bool:
+    """Whether an exception that is not one of ours means that memory has run out."""
+    if isinstance(error, (MemoryError, CodecError)):
+        return isinstance(error, MemoryError)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return any(words in str(error) for words in _MEMORY_WORDS)
+
+
+def not_enough_memory(width, height, name="") -> CodecError:
+    """The error for a picture that is too large for this machine, now."""
+    text = f"not enough memory for {width * height / 1e6:.3g} megapixels"
+    return CodecError(f"{name}: {text}" if name else text)

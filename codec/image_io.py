@@ -29,23 +29,32 @@ original file stored its pixels, are dropped. XMP and other metadata are not kep
 **Animations** are reduced to their first frame. A Pillow image that was moved to another frame is taken as it
 stands.
 
-Written files appear whole or not at all: under a temporary name in the same folder, then moved into place.
+**What is opened** is what :data:`READABLE` names: Pillow has formats whose readers start other programs. Pillow's limit on
+the number of pixels, which belongs to the whole process, has no say; ``max_pixels`` has.
+
+Files are encoded in memory and appear whole or not at all (:mod:`codec.files`).
 """
 
 import contextlib
-import errno
 import functools
 import io
 import os
-import secrets
-import shutil
+import struct
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from . import bitstream
-from .errors import BitstreamError, CodecError, Corrupt, ImageError
+from .errors import BitstreamError, CodecError, Corrupt, ImageError, is_memory, not_enough_memory
+from .files import write_bytes_atomic
+
+# Pillow's names of the formats that are read, in the order in which they are tried; the last two come with packages that
+# a program may have loaded. Each looks at the first bytes before anything else.
+READABLE = (
+    "PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "QOI", "ICO", "JXL", "HEIF"
+)  # fmt: skip
 
 # What may stay in the first directory of EXIF: what somebody said about the picture, and the way to the other
 # two directories. The rest says how one particular file stored its pixels, or is kept elsewhere (ICC), or is
@@ -97,32 +106,52 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)  # TIFF structure without the "Exif" prefix; upright
 
 
-def read_picture(image) -> Picture:
+def read_picture(image, max_pixels=bitstream.MAX_PIXELS) -> Picture:
     """The pixels of a picture, and what belongs to them; see the module's docstring for what is kept.
 
     Args:
-        image: a path (str or path-like), a ``PIL.Image.Image``, or a uint8 array of shape (H, W), (H, W, 3)
-            or (H, W, 4): grey, RGB or RGBA. None of them is changed; the result may share an array's memory.
+        image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or a uint8 array of shape
+            (H, W), (H, W, 3) or (H, W, 4): grey, RGB or RGBA. None of them is changed; the result may share an array's
+            memory.
+        max_pixels: larger pictures are refused before memory is asked for; at most ``bitstream.MAX_PIXELS``.
 
     Raises:
         ImageError: missing, unreadable, truncated, empty or too large; a type or shape not listed above.
+        CodecError: not enough memory for it.
     """
+    if hasattr(image, "read") and not image.seekable():
+        image = io.BytesIO(_all_of(image))
+    try:
+        return _read(image, max_pixels)
+    except Warning:
+        # The program has made warnings errors, and Pillow warns about what does not matter to the picture.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read(image, max_pixels)
+
+
+def _read(image, max_pixels):
     if isinstance(image, (str, os.PathLike)):
-        return _read_file(os.fsdecode(image))
+        path = os.fsdecode(image)
+        with _one_line_errors(f"{path}: cannot read"), open(path, "rb") as file:
+            return _read_file(file, path, max_pixels)
+    if hasattr(image, "read"):
+        with _one_line_errors("cannot read"):
+            return _read_file(image, "", max_pixels)
     if isinstance(image, Image.Image):
         name = os.fsdecode(getattr(image, "filename", "") or "picture")
         with _one_line_errors(f"{name}: cannot read"):
-            return _read_pillow(image, name)
+            return _read_pillow(image, name, max_pixels)
     if isinstance(image, np.ndarray):
-        return _read_array(image)
-    raise ImageError(f"not a picture: {type(image).__name__}; needed a path, a PIL image or a uint8 array")
+        return _read_array(image, max_pixels)
+    raise ImageError(f"not a picture: {type(image).__name__}; needed a path, a file, a PIL image or a uint8 array")
 
 
 def to_image(pixels, alpha=None, grey=False, icc=None, exif=None) -> Image.Image:
     """The parts of a ``Picture`` as a Pillow image of mode L, LA, RGB or RGBA.
 
-    ``info["icc_profile"]`` and ``info["exif"]`` are set where given, the latter in Pillow's form. Grey
-    pictures take the rounded mean of the three channels: decoded channels may differ by a level or so.
+    ``info["icc_profile"]`` and ``info["exif"]`` are set where given, the latter in Pillow's form and only where Pillow can
+    read it: ``getexif`` would raise. Grey pictures take the rounded mean of the three channels: decoded channels may differ by a level or so.
     """
     height, width = pixels.shape[:2]
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
@@ -137,7 +166,7 @@ def to_image(pixels, alpha=None, grey=False, icc=None, exif=None) -> Image.Image
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     if icc:
         image.info["icc_profile"] = icc
-    if exif:
+    if exif and _is_readable(exif):
         image.info["exif"] = _EXIF_PREFIX + exif
     return image
 
@@ -145,28 +174,51 @@ def to_image(pixels, alpha=None, grey=False, icc=None, exif=None) -> Image.Image
 # --- Reading ------------------------------------------------------------------------------------------------
 
 
-def _read_file(path) -> Picture:
-    with _one_line_errors(f"{path}: cannot read"), open(path, "rb") as file:
-        prefix = file.peek(len(bitstream.MAGIC))
-        if not prefix:
-            raise ImageError(f"{path}: the file is empty")
-        if prefix.startswith(bitstream.MAGIC):
-            # With codec.pillow_plugin, Pillow could open it. Losing quality twice is hardly ever meant.
-            raise ImageError(f"{path}: already compressed by this codec")
-        try:
-            with Image.open(file) as image:
-                return _read_pillow(image, path)
-        except UnidentifiedImageError:
-            raise ImageError(f"{path}: not a picture of a known kind, or damaged at its beginning") from None
+def _read_file(file, name, max_pixels) -> Picture:
+    with _opened(file, name) as image:
+        return _read_pillow(image, name, max_pixels)
 
 
-def _read_array(array) -> Picture:
+def _opened(file, name):
+    """Pillow's image of a picture file, of which no more than the header has been read."""
+    if not file.seekable():
+        file = io.BytesIO(_all_of(file))
+    prefix = file.read(16)
+    if not prefix:
+        raise ImageError(_about(name, "the file is empty"))
+    if prefix.startswith(bitstream.MAGIC):
+        # With codec.pillow_plugin, Pillow could open it. Losing quality twice is hardly ever meant.
+        raise ImageError(_about(name, "already compressed by this codec"))
+    for make in _readers(prefix):
+        file.seek(0)
+        # As Image.open does, but for Pillow's limit, which is global and would stand in the middle of ours.
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+            return make(file, name)
+    raise ImageError(_about(name, "not a picture of a known kind, or damaged at its beginning"))
+
+
+def _readers(prefix):
+    """What makes images of files that begin with these 16 bytes, of the formats that we name."""
+    Image.preinit()
+    if not all(form in Image.OPEN for form in READABLE[:-2]):
+        Image.init()
+    found = (Image.OPEN[form] for form in READABLE if form in Image.OPEN)
+    return [make for make, accept in found if accept is not None and accept(prefix) is True]
+
+
+def _all_of(file):
+    """The bytes of a file that cannot be wound back: those of a pipe; not all of it where it is no picture anyway."""
+    start = file.read(16)
+    return start + file.read() if _readers(start) else start
+
+
+def _read_array(array, max_pixels) -> Picture:
     grey = array.ndim == 2
     if array.dtype != np.uint8 or not (grey or array.ndim == 3 and array.shape[2] in (3, 4)):
         raise ImageError(
             f"array: needed uint8 of shape (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} {array.shape}"
         )
-    _check_size(array.shape[1], array.shape[0], "array")
+    _check_size(array.shape[1], array.shape[0], "array", max_pixels)
     if grey:
         return Picture(np.repeat(array[..., None], 3, axis=2), grey=True)
     if array.shape[2] == 4:
@@ -175,8 +227,17 @@ def _read_array(array) -> Picture:
     return Picture(np.require(array, requirements="CW"))
 
 
-def _read_pillow(image, name) -> Picture:
-    _check_size(*image.size, name)  # before load() allocates anything
+def _read_pillow(image, name, max_pixels) -> Picture:
+    _check_size(*image.size, name, max_pixels)  # before load() allocates anything
+    try:
+        return _picture_of(image, name)
+    except Exception as error:
+        if not is_memory(error):
+            raise
+    raise not_enough_memory(*image.size, name)
+
+
+def _picture_of(image, name) -> Picture:
     image.load()  # truncated files end here; PNG metadata may follow the pixels
     orientation, exif = _orientation(image), _upright_exif(image)
 
@@ -200,13 +261,17 @@ def _finish(pixels, alpha, grey, icc=None, exif=None) -> Picture:
     return Picture(pixels, alpha, grey, icc, exif)
 
 
-def _check_size(width, height, name):
+def _check_size(width, height, name, max_pixels):
     if width < 1 or height < 1:
-        raise ImageError(f"{name}: an empty picture of {width} x {height} pixels")
+        raise ImageError(_about(name, f"an empty picture of {width} x {height} pixels"))
     try:
-        bitstream.check_size(width, height)
+        bitstream.check_size(width, height, max_pixels)
     except BitstreamError as error:
-        raise ImageError(f"{name}: {error}") from None
+        raise ImageError(_about(name, error)) from None
+
+
+def _about(name, text):
+    return f"{name}: {text}" if name else str(text)
 
 
 def _row_bands(height, width):
@@ -249,7 +314,7 @@ def _deep_planes(image, name):
     else:
         scale, limit = 1 / 257, 65535
     if not 0 <= low <= high <= limit:  # also where either is NaN
-        raise ImageError(f"{name}: samples from {low:g} to {high:g}; needed 0 to {limit}")
+        raise ImageError(_about(name, f"samples from {low:g} to {high:g}; needed 0 to {limit}"))
 
     transparent = image.info.get("transparency")  # the one sample value that is see-through, if any
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -281,15 +346,14 @@ def _turn_upright(plane, orientation):
 
 def _orientation(image) -> int:
     """1 to 8 as EXIF (or else XMP) says; 1 where neither says anything, or is broken."""
-    # Pillow raises errors of many kinds on damaged EXIF, here and below. The pixels are worth having anyway.
-    with contextlib.suppress(Exception):
+    with _damage_ignored():
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     return 1
 
 
 def _upright_exif(image) -> bytes | None:
     """What EXIF says about the picture, without orientation and thumbnail; None if empty or broken."""
-    with contextlib.suppress(Exception):
+    with _damage_ignored():
         exif = Image.Exif()
         # A copy, as the image's own must not change. It leaves the thumbnail behind.
         exif.load(image.getexif().tobytes())
@@ -298,6 +362,29 @@ def _upright_exif(image) -> bytes | None:
         if len(exif):
             return exif.tobytes().removeprefix(_EXIF_PREFIX)
     return None
+
+
+def _is_readable(exif) -> bool:
+    """Whether Pillow can read all of EXIF in its TIFF form, values included."""
+    with contextlib.suppress(Exception):  # a warning too, where the program has made them errors: then getexif raises it
+        found = Image.Exif()
+        found.load(exif)
+        found.tobytes()
+        for directory in (found, *map(found.get_ifd, ExifTags.IFD)):
+            dict(directory)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _damage_ignored():
+    """Pillow raises errors of many kinds on damaged EXIF. The pixels are worth having anyway."""
+    try:
+        yield
+    except (Warning, MemoryError):
+        raise
+    except Exception:
+        pass
 
 
 # --- Colour -------------------------------------------------------------------------------------------------
@@ -496,52 +583,75 @@ FORMATS = {
 def save_picture(image, path) -> None:
     """Write an image of mode L, LA, RGB or RGBA; the extension, one of ``FORMATS``, chooses the format.
 
+    The file appears whole or not at all; for what is written, see :func:`encode_picture`.
+
+    Raises:
+        ImageError: unknown extension, or a picture that the format cannot hold. CodecError: the file cannot be written.
+    """
+    path = os.fsdecode(path)
+    write_bytes_atomic(path, encode_picture(image, _extension_of(path), path))
+
+
+def encode_picture(image, extension, name="picture"):
+    """The bytes of a picture file.
+
     Without loss, except for JPEG (quality 95, full chroma). Formats without alpha get the picture on white,
     as paper and browsers show it: who asks for a JPEG of a cut-out wants a picture, not a refusal. Formats
-    that cannot carry a profile get sRGB. The file appears whole or not at all.
+    that cannot carry a profile get sRGB. EXIF that the format has no room for is left out.
+
+    Args:
+        image: of mode L, LA, RGB or RGBA.
+        extension: one of ``FORMATS``.
+        name: for messages.
+
+    Returns:
+        A bytes-like object.
 
     Raises:
-        ImageError: unknown extension, a picture too big for the format, or a file that cannot be written.
+        ImageError: a picture that the format cannot hold. CodecError: not enough memory.
     """
-    path = os.fsdecode(path)
-    form = _format_for(path)
+    form = FORMATS[extension]
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ImageError(f"{path}: cannot write mode {image.mode}; needed L, LA, RGB or RGBA")
-    with _one_line_errors(f"{path}: cannot write"):
-        icc, exif = image.info.get("icc_profile"), image.info.get("exif")
-        if image.mode in ("LA", "RGBA") and not form.alpha:
-            image = _on_white(image)
-        if icc and not (form.metadata and (form.grey or _profile_space(icc) != "GRAY")):
-            image, icc = _in_srgb(image, icc), None
-        if not form.grey and image.mode in ("L", "LA"):
-            image = image.convert({"L": "RGB", "LA": "RGBA"}[image.mode])
-        options = dict(form.options)
-        if form.metadata:
-            # Always named: Pillow would otherwise add what it finds in info, for some formats only.
-            options["icc_profile"] = icc or b""
-            if exif:
-                options["exif"] = exif
-        with _atomic_file(path) as file:
-            image.save(file, form.name, **options)
+        raise ImageError(f"{name}: cannot write mode {image.mode}; needed L, LA, RGB or RGBA")
+    try:
+        with _one_line_errors(f"{name}: cannot write"):
+            return _encode(image, form)
+    except CodecError as error:
+        if not is_memory(error.__cause__):
+            raise
+    raise not_enough_memory(*image.size, name)
 
 
-def write_bytes_atomic(path, data: bytes) -> None:
-    """Write a file that appears whole or not at all.
+def _encode(image, form):
+    icc, exif = image.info.get("icc_profile"), image.info.get("exif")
+    if image.mode in ("LA", "RGBA") and not form.alpha:
+        image = _on_white(image)
+    if icc and not (form.metadata and (form.grey or _profile_space(icc) != "GRAY")):
+        image, icc = _in_srgb(image, icc), None
+    if not form.grey and image.mode in ("L", "LA"):
+        image = image.convert({"L": "RGB", "LA": "RGBA"}[image.mode])
+    options = dict(form.options)
+    if form.metadata:
+        # Always named: Pillow would otherwise add what it finds in info, for some formats only.
+        options["icc_profile"] = icc or b""
+        if exif:
+            with contextlib.suppress(Exception):  # Pillow refuses what it cannot parse, or the format not hold
+                return _saved(image, form.name, exif=exif, **options)
+    return _saved(image, form.name, **options)
 
-    Raises:
-        ImageError: it cannot be written.
-    """
-    path = os.fsdecode(path)
-    with _one_line_errors(f"{path}: cannot write"), _atomic_file(path) as file:
-        file.write(data)
+
+def _saved(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getbuffer()
 
 
-def _format_for(path) -> _Format:
+def _extension_of(path) -> str:
     extension = os.path.splitext(path)[1].lower()
     if extension not in FORMATS:
         named = f"the extension {extension}" if extension else "a name without extension"
         raise ImageError(f"{path}: no picture format for {named}; known: {' '.join(FORMATS)}")
-    return FORMATS[extension]
+    return extension
 
 
 def _on_white(image):
@@ -566,46 +676,14 @@ def _in_srgb(image, icc):
 
 
 @contextlib.contextmanager
-def _atomic_file(path):
-    """A binary file to write to, which replaces ``path`` when the block ends and vanishes when it fails."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        # A device or a pipe cannot be replaced, only written to. A folder is refused here.
-        with open(path, "wb") as file:
-            yield file
-        return
-    target = os.path.realpath(path)  # through a symbolic link, as open() would
-    # Moving a file over another one asks only the folder for permission; respect the file's, too.
-    if os.path.exists(target) and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    # The same folder, as a move is atomic only within one file system. A name of fixed length, as that of the
-    # target may have the longest allowed.
-    temporary = os.path.join(os.path.dirname(target), f".codec-{secrets.token_hex(8)}.tmp")
-    # 0o666 less the user's umask, like open(); tempfile would make files that nobody else may read.
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)  # contents before name: a power cut must not leave an empty file
-        if os.path.exists(target):
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:  # Ctrl-C included
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-@contextlib.contextmanager
 def _one_line_errors(what):
     """Whatever Pillow or the system raises inside becomes an ``ImageError`` of one line, ``what`` first."""
     try:
         yield
-    except CodecError:
+    except (CodecError, Warning):
         raise
     except MemoryError as error:
-        raise ImageError(f"{what}: not enough memory") from error
+        raise CodecError(f"{what}: not enough memory") from error
     except Exception as error:  # Pillow's readers and writers raise errors of many kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{what}: {' '.join(str(reason).split())}") from error

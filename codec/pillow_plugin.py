@@ -29,13 +29,12 @@ class CodecImageFile(ImageFile.ImageFile):
 
     def _open(self):
         try:
-            header = bitstream.read_header(self.fp.read(bitstream.HEADER_MAX))
+            header = bitstream.read_header(self.fp)
         except BitstreamError as error:
             # Image.open would take a SyntaxError for "some other format" and hide what is wrong.
             raise OSError(str(error)) from error
         self._size = (header.width, header.height)
         self._mode = ("L" if header.grey else "RGB") + ("A" if header.alpha else "")
-        self._file_size = header.file_size
         self.info["quality"] = header.quality / 100
         self.info["model_id"] = header.model_id
         self.tile = []  # nothing for Pillow's own decoders
@@ -47,8 +46,7 @@ class CodecImageFile(ImageFile.ImageFile):
 
             try:
                 self.fp.seek(0)
-                # One byte more than the header announces is enough to notice that there is more.
-                image = codec.decompress(self.fp.read(self._file_size + 1))
+                image = codec.decompress(bitstream.read_file(self.fp))
             except CodecError as error:
                 raise OSError(str(error)) from error
             assert image.mode == self.mode and image.size == self.size

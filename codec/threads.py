@@ -5,13 +5,55 @@
     ONNX Runtime    a session keeps the number that it was made with: make it with ``current_threads()``
 
 Nothing is loaded here that was not loaded before, save for threadpoolctl.
+
+A process that is forked has none of its parent's threads, and finds locks that they held closed for ever: what holds
+threads or locks says so by :func:`after_fork`.
 """
 
 import os
 import sys
+import threading
+import weakref
 from contextlib import contextmanager
 
 _chosen = None  # the latest number that was set; None: libraries choose
+
+
+_forked = weakref.WeakSet()  # whose method ``after_fork`` is called in every forked child
+
+
+def after_fork(thing):
+    """Have ``thing.after_fork()`` called in every child that this process is forked into, while ``thing`` lives."""
+    _forked.add(thing)
+
+
+def _after_fork():
+    for thing in list(_forked):
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Lock:
+    """A ``threading.Lock`` for ``with``: a forked child, a copy and a pickle have one of their own, which is open."""
+
+    def __init__(self):
+        self.after_fork()
+        after_fork(self)
+
+    def after_fork(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+    def __reduce__(self):
+        return Lock, ()
 
 
 def cores():
@@ -20,9 +62,8 @@ def cores():
 
 
 def current_threads():
-    """The number of threads that is set; that of PyTorch where it is loaded, as others set it too."""
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch is not None else _chosen or cores()
+    """The number of threads that :func:`set_threads` has set; all cores before it is called."""
+    return _chosen or cores()
 
 
 def set_threads(threads):

@@ -5,7 +5,8 @@ the bits. It stands in every compressed file, names the model's folder, and is c
 is decoded with exactly the weights that made it.
 
 Models are *experimental* until index.json lists them as *released*: then they are never changed nor removed, and what
-they wrote can be read by every later version. Standard library only.
+they wrote can be read by every later version. They come with the installation, or the user adds them to a folder of
+their own, which upgrades leave alone. Standard library and platformdirs only.
 """
 
 import hashlib
@@ -15,33 +16,57 @@ import shutil
 from pathlib import Path
 
 from .errors import ModelError
+from .files import temporary_beside, write_bytes_atomic
 
 ID_DIGITS = 16
+FILES = ("weights.safetensors", "config.json", "CARD.md")
 
 
-def models_folder():
-    """Folder of the installed models: inside the package (wheel), or ``models/`` beside it (checkout)."""
+def shipped_folder():
+    """Folder of the models of this installation: inside the package (wheel), or ``models/`` beside it (checkout)."""
     package = Path(__file__).resolve().parent
     inside = package / "_models"
     return inside if inside.is_dir() else package.parent / "models"
 
 
+def user_folder():
+    """Folder of the models that the user has added, in the user's data folder: an upgrade leaves it alone."""
+    from platformdirs import user_data_path
+
+    return user_data_path("neural-image-codec", appauthor=False) / "models"
+
+
 def _index():
     """``{"default": id, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
-    path = models_folder() / "index.json"
+    path = shipped_folder() / "index.json"
+    index = _read_index(path)
+    if index is None or not _is_id(index.get("default")):
+        raise ModelError(f"{path}: it does not name a default model by its id; is the installation complete?")
+    return index
+
+
+def _read_index(path):
+    """The contents of an index; None where it is something else."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}; is the installation complete?") from None
     released = index.get("released", []) if isinstance(index, dict) else None
-    if not isinstance(released, list) or not all(map(_is_id, [index.get("default"), *released])):
-        raise ModelError(f"{path}: it does not name a default model by its id; is the installation complete?")
-    return index
+    return index if isinstance(released, list) and all(map(_is_id, released)) else None
 
 
 def default_model_id():
-    """Id of the model that is used when none is named. ModelError when the installation has none."""
-    return _index()["default"]
+    """Id of the model that is used when none is named: the user's choice, if that is installed, or the shipped one.
+
+    Raises:
+        ModelError: the installation has none.
+    """
+    shipped = _index()["default"]
+    try:
+        chosen = json.loads((user_folder() / "default.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return shipped
+    return chosen if _is_id(chosen) and _installed(chosen) else shipped
 
 
 def is_released(model_id):
@@ -52,8 +77,23 @@ def is_released(model_id):
 def list_models():
     """Ids of the installed models, the default first."""
     default = default_model_id()
-    found = {path.parent.name for path in models_folder().glob("*/weights.safetensors") if _is_id(path.parent.name)}
+    found = {
+        path.name
+        for folder in (shipped_folder(), user_folder())
+        for path in folder.glob("*/")
+        if _is_id(path.name) and _is_whole(path)
+    }
     return sorted(found, key=lambda name: (name != default, name))
+
+
+def _installed(model_id):
+    """Folder of an installed model, the shipped one where there are two; None without one."""
+    folders = (parent / model_id for parent in (shipped_folder(), user_folder()))
+    return next(filter(_is_whole, folders), None)
+
+
+def _is_whole(folder):
+    return all((folder / name).is_file() for name in FILES[:2])
 
 
 def find_model(name=None):
@@ -67,9 +107,7 @@ def find_model(name=None):
     """
     if name is None:
         name = default_model_id()
-    folder = models_folder() / str(name)
-    if not _is_id(str(name)) or not folder.is_dir():
-        folder = Path(name)
+    folder = (_installed(name) if _is_id(str(name)) else None) or Path(name)
     if not (folder / "weights.safetensors").is_file():
         raise ModelError(f"no model {name}; installed: {', '.join(list_models()) or 'none'}")
     return folder
@@ -81,6 +119,13 @@ def model_id(folder):
     Raises:
         ModelError: a file cannot be read, or the folder is named after another id (a damaged installation).
     """
+    found = _id_of(folder)
+    if folder.parent in (shipped_folder(), user_folder()) and folder.name != found:
+        raise ModelError(f"{folder}: the model is damaged (its id is {found}); reinstall")
+    return found
+
+
+def _id_of(folder):
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = json.dumps(values["architecture"], sort_keys=True, separators=(",", ":"))
@@ -92,14 +137,11 @@ def model_id(folder):
         raise ModelError(f"{folder}: {error}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder}: config.json is damaged ({type(error).__name__}: {error})") from None
-    found = digest.hexdigest()[:ID_DIGITS]
-    if folder.parent == models_folder() and folder.name != found:
-        raise ModelError(f"{folder}: the model is damaged (its id is {found}); reinstall")
-    return found
+    return digest.hexdigest()[:ID_DIGITS]
 
 
 def install(source, default=False):
-    """Copy an exported model's folder among the installed ones, under its id; returns the id.
+    """Copy an exported model's folder into the user's, under its id, whole or not at all; returns the id.
 
     Args:
         source: folder with weights.safetensors, config.json and CARD.md.
@@ -109,20 +151,56 @@ def install(source, default=False):
         ModelError: a file is missing, or the folder of models cannot be written.
     """
     try:
+        user_folder().mkdir(parents=True, exist_ok=True)
         found = model_id(source)
-        target = models_folder() / found
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("weights.safetensors", "config.json", "CARD.md"):
-            shutil.copyfile(source / name, target / name)
+        target = user_folder() / found
+        part = Path(temporary_beside(target))
+        try:
+            part.mkdir()
+            for name in FILES:
+                shutil.copyfile(source / name, part / name)
+            if _id_of(part) != found:
+                raise ModelError(f"{source}: changed while it was copied")
+            if (shipped_folder() / found).is_dir():
+                shutil.rmtree(part)  # it is here, and stays
+            else:
+                _remove(target)  # the same model, perhaps damaged
+                part.replace(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
         if default:
-            part = models_folder() / "index.json.part"
-            released = _index().get("released", []) if (models_folder() / "index.json").exists() else []
-            index = {"default": found, "released": released}
-            part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-            part.replace(models_folder() / "index.json")
+            write_bytes_atomic(user_folder() / "default.json", (json.dumps(found) + "\n").encode())
     except OSError as error:
         raise ModelError(f"{source}: cannot be installed: {error}") from None
     return found
+
+
+def remove(name):
+    """Remove a model that the user has added; if it was the default, the shipped one is again.
+
+    Raises:
+        ModelError: there is no such model, or it came with the installation or is released.
+    """
+    if not _is_id(name) or name not in list_models():
+        raise ModelError(f"no model {name}; installed: {', '.join(list_models())}")
+    if is_released(name):
+        raise ModelError(f"model {name} is released: what it wrote is to be read for ever")
+    if (shipped_folder() / name).is_dir():
+        raise ModelError(f"model {name} is part of the installation")
+    try:
+        if default_model_id() == name:
+            (user_folder() / "default.json").unlink()
+        _remove(user_folder() / name)
+    except OSError as error:
+        raise ModelError(f"{user_folder() / name}: cannot be removed: {error}") from None
+
+
+def _remove(folder):
+    """Remove a folder that may not be there: first its name, then what is in it."""
+    if folder.is_dir():
+        part = Path(temporary_beside(folder))
+        folder.replace(part)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _is_id(text):

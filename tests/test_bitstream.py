@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import os
 import re
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def test_documented_stream_is_that_of_the_coder():
 def test_documented_limits_are_those_of_the_program():
     table = re.findall(r"^\| `(MAX_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE)
     assert [name for name, _ in table] == [
-        "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC"
+        "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC",
+        "MAX_SKIPPED", "MAX_TILE_RATE",
     ]  # fmt: skip
     for name, limit in table:
         assert int(limit) == getattr(format2, name)
@@ -267,6 +269,74 @@ def test_header_needs_only_the_beginning_of_a_file():
             read_header(data[: header.size - 1])
 
 
+# --- Files ---------------------------------------------------------------------------------------------------------
+
+
+class Counted(io.BytesIO):
+    """A file that says how much of it was read; one that cannot be wound, as a pipe, if so wanted."""
+
+    def __init__(self, data, pipe=False):
+        super().__init__(data)
+        self.count, self.pipe = 0, pipe
+
+    def seekable(self):
+        return not self.pipe
+
+    def read(self, size=-1):
+        assert 0 <= size <= 2**20
+        data = super().read(min(size, 100) if self.pipe else size)
+        self.count += len(data)
+        return data
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_files_are_read_as_far_as_their_header_says(pipe):
+    tile = Tile(bytes(50_000), 1, 0)
+    data = pack(dataclasses.replace(FULL, tiles=(tile,) * len(FULL.tiles)))
+    header = read_header(data)
+    for read in (format2.read_file, format2.verify_file):
+        file = Counted(data + bytes(10**6), pipe)
+        if read is format2.read_file:
+            assert read(file) == data + b"\0"
+        else:
+            with pytest.raises(Corrupt, match="longer than its header announces"):
+                read(file)
+        assert file.count <= len(data) + 1
+    file = Counted(b"before" + data, pipe)
+    file.read(6)
+    assert format2.read_file(file) == data
+    file = Counted(b"before" + data, pipe)
+    file.read(6)
+    assert format2.verify_file(file) == header
+    assert pipe or file.count < 6 + format2.HEADER_MAX + header.size + 1000  # tiles were not read
+    for cut in range(0, len(data), 997):
+        assert format2.read_file(Counted(data[:cut], pipe)) == data[:cut] if cut >= header.size else True
+        with pytest.raises(Truncated):
+            format2.verify_file(Counted(data[:cut], pipe))
+    for length in (0, 3, header.size - 1):
+        with pytest.raises(Truncated):
+            format2.read_file(Counted(data[:length], pipe))
+    damaged = bytearray(data)
+    damaged[header.size] ^= 1
+    with pytest.raises(Corrupt, match="checksum of alpha"):
+        format2.verify_file(Counted(damaged, pipe))
+
+
+def test_foreign_and_lying_files_cost_no_memory(tmp_path):
+    path = tmp_path / "large.bin"
+    lying = plain_with(20, format2._varint(20_000_000), 1)
+    for start, errors in ((b"", NotThisFormat), (PLAIN_BYTES, Corrupt), (lying, Truncated)):
+        path.write_bytes(start)
+        if start != lying:
+            os.truncate(path, 3 * 2**30)  # sparse
+        for read in (format2.read_file, format2.verify_file):
+            tracemalloc.start()
+            with open(path, "rb") as file, pytest.raises(errors):
+                unpack(read(file))
+            assert tracemalloc.get_traced_memory()[1] < 2_000_000
+            tracemalloc.stop()
+
+
 # --- Damage --------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +408,7 @@ def test_every_damaged_byte_of_a_tile_is_found_by_decoding_it():
 
 def test_trailing_bytes_are_refused():
     for extra in (b"\0", b"\n", PLAIN_BYTES):
-        with pytest.raises(Corrupt, match=f"{len(extra)} bytes more"):
+        with pytest.raises(Corrupt, match="longer than its header announces"):
             unpack(PLAIN_BYTES + extra)
 
 
@@ -401,7 +471,7 @@ def test_varints_beyond_32_bits_are_refused(spelling):
 
 
 def test_the_largest_varint_is_read():
-    with pytest.raises(Truncated, match=str(2**32 - 1 + 35)):
+    with pytest.raises(TooLarge, match=f"tile 0 has {2**32 - 1} bytes"):
         unpack(plain_with(20, bytes.fromhex("ffffffff0f"), 1))
 
 
@@ -509,6 +579,25 @@ def test_a_few_bytes_that_claim_a_huge_picture_are_refused_at_once(size):
         assert time.process_time() - started < 0.1
         assert tracemalloc.get_traced_memory()[1] < 100_000
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("width", "height", "pixels"), [(1, 1, 64**2), (65, 64, 128 * 64), (3000, 200, 1024 * 256)])
+def test_tiles_are_bounded_by_their_pixels_both_ways(width, height, pixels):
+    limit = 64 * pixels + 3 * 2
+    tiles = (Tile(bytes(limit), 2, 0),) + (Tile(bytes(3), 1, 0),) * ((width - 1) // 1024)
+    container = dataclasses.replace(PLAIN, width=width, height=height, tiles=tiles)
+    assert unpack(pack(container)) == container
+    with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
+        pack(dataclasses.replace(container, tiles=(Tile(bytes(limit + 1), 2, 0), *tiles[1:])))
+    forged = pack(container)[:16] + format2._varint(width) + format2._varint(height) + format2._varint(limit + 1)
+    with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
+        unpack(forged + bytes([2]) + bytes(9 * len(tiles)))
+
+
+def test_a_section_of_the_future_is_bounded():
+    announced = bytes([1, 254]) + format2._varint(2**28 + 1)
+    with pytest.raises(TooLarge, match="section 254; at most 268435456"):
+        unpack(PLAIN_BYTES[:26] + announced)
 
 
 @pytest.mark.parametrize(

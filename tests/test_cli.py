@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -16,7 +17,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import codec
-from cli.common import Failure, Progress, plan
+from cli.common import Failure, Progress
+from cli.files import plan
 from cli.main import COMMANDS
 from cli.main import codec as codec_command
 from cli.train import build_config, minutes_until, read_settings
@@ -100,9 +102,9 @@ def _touch(folder, *names):
 
 
 def _plan(inputs, output=None, **options):
-    """Target paths of a plan, as text."""
-    jobs = plan([str(path) for path in inputs], output, suffix=".bin", suffixes=SUFFIXES, **options)
-    return [str(job.target) for job in jobs]
+    """Target paths of a plan, as text; None where a job cannot be done."""
+    found = plan([str(path) for path in inputs], output, suffix=".bin", suffixes=SUFFIXES, written=(".bin",), **options)
+    return [None if job.problem else str(job.target) for job in found.jobs]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +122,16 @@ def _plan(inputs, output=None, **options):
         (["sub"], "new", ["new/c.bin", "new/d.bin"]),
         (["a.png", "a.png", "./a.png"], None, ["a.bin"]),
         (["missing.png"], None, ["missing.bin"]),
+        # Names that collide keep their extension; others do not.
+        (["twin.png", "twin.jpg", "a.png"], None, ["twin.png.bin", "twin.jpg.bin", "a.bin"]),
+        (["twin.png", "twin.jpg"], "new", ["new/twin.png.bin", "new/twin.jpg.bin"]),
+        (["twin", "twin.png"], None, ["twin.bin", "twin.png.bin"]),
+        (["twin.png", "twin.jpg", "twin.png.png"], None, ["twin.png.bin", "twin.jpg.bin", "twin.png.png.bin"]),
+        (["a.png", "link.png"], None, ["a.bin", "link.bin"]),
+        # What cannot be told apart is no reason to do nothing.
+        (["sub/c.png", "other/c.png"], "new", ["new/c.png.bin", None]),
+        (["sub", "other"], "new", ["new/c.png.bin", "new/d.bin", None]),
+        (["sub/c.png", "linked/c.png"], None, ["sub/c.png.bin"]),
     ],
 )
 def test_outputs_stand_beside_their_inputs_or_where_o_says(tmp_path, monkeypatch, inputs, output, targets):
@@ -132,9 +144,13 @@ def test_outputs_stand_beside_their_inputs_or_where_o_says(tmp_path, monkeypatch
         "sub/notes.txt",
         "sub/.hidden.png",
         "sub/deep/e.png",
-    )
+        "other/c.png",
+        "twin", "twin.png", "twin.jpg", "twin.png.png",
+    )  # fmt: skip
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to("sub")
     monkeypatch.chdir(tmp_path)
-    assert _plan(inputs, output) == [str(pathlib.Path(target)) for target in targets]
+    assert _plan(inputs, output) == [target and str(pathlib.Path(target)) for target in targets]
 
 
 def test_recursive_mirrors_the_tree(tmp_path, monkeypatch):
@@ -147,10 +163,9 @@ def test_recursive_mirrors_the_tree(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "inputs, output, force, message",
     [
-        (["a.png", "a.jpg"], None, True, "a.png and a.jpg would both be written to a.bin"),
-        (["sub", "other"], "new", True, "would both be written to new/c.bin"),
-        (["a.png"], "a.png", True, "a.png: would be written over an input"),
-        (["a.png", "old.png"], None, False, "old.bin: exists already"),
+        (["a.png", "old.png"], None, False, "old.bin: exists already; --force overwrites, --skip-existing leaves out"),
+        (["a.png", "b.png"], "new.bin", True, "new.bin: several outputs need a folder"),
+        (["sub"], "new.bin", True, "new.bin: several outputs need a folder"),
         (["a.png", "b.png"], "old.bin", True, "old.bin: is a file"),
         (["nothing"], None, False, "nothing: no .png, .jpg files in this folder; --recursive"),
     ],
@@ -167,6 +182,28 @@ def test_a_plan_that_loses_something_is_refused_as_a_whole(
     assert message in caught.value.message.replace(os.sep, "/")
 
 
+def test_an_input_is_never_written_over(tmp_path):
+    _touch(tmp_path, "a.png", "b.bin", "c.png")
+    assert _plan([tmp_path / "a.png"], str(tmp_path / "a.png"), force=True) == [None]
+    assert _plan([tmp_path / "b.bin", tmp_path / "c.png"], force=True) == [None, str(tmp_path / "c.bin")]
+    said = fail("compress", tmp_path / "b.bin", "--force", "--quiet")
+    assert said == f"codec: {tmp_path / 'b.bin'}: would be written over an input\n"
+    assert (tmp_path / "b.bin").read_bytes() == b""
+
+
+def test_skipping_leaves_out_what_is_there(tmp_path):
+    _touch(tmp_path, "a.png", "a.bin", "b.png", "c.png", "c.jpg", "c.png.bin")
+    assert _plan([tmp_path], skip_existing=True) == [str(tmp_path / "b.bin"), str(tmp_path / "c.jpg.bin")]
+
+
+def test_a_folder_may_be_named_like_a_file_if_it_is_meant(tmp_path):
+    _touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "there.bin").mkdir()
+    for output in ("there.bin", "new.bin/"):
+        written = _plan([tmp_path / "a.png", tmp_path / "b.png"], f"{tmp_path}/{output}")
+        assert written == [str(tmp_path / output / name) for name in ("a.bin", "b.bin")]
+
+
 def test_force_overwrites_and_devices_need_none(tmp_path):
     _touch(tmp_path, "a.png", "a.bin")
     assert _plan([tmp_path / "a.png"], force=True) == [str(tmp_path / "a.bin")]
@@ -178,6 +215,8 @@ def test_force_overwrites_and_devices_need_none(tmp_path):
     [
         (["compress", "-", "a.png"], "must be the only input"),
         (["compress", "a.png", "b.png", "-o", "-"], "single input"),
+        (["compress", "a.png", "--force", "--skip-existing"], "do not go together"),
+        (["compress", "a.png", "--max-pixels", "0"], "1<=x<=268435456"),
         (["compress", "a.png", "-q", "101"], "0<=x<=100"),
         (["compress", "a.png", "-q", "-1"], "0<=x<=100"),
         (["compress", "a.png", "-q", "nan"], "not a number"),
@@ -272,7 +311,7 @@ def test_one_failing_file_does_not_stop_the_others(tmp_path, photo):
     assert len(said) == 3
     assert said[0].startswith(f"codec: {tmp_path / 'b.png'}: ")
     assert said[1].startswith(f"codec: {missing}: ")
-    assert said[2] == "codec: 2 of 4 files failed"
+    assert re.fullmatch(r"codec: 2 files, \S+ kB to \S+ (kB|bytes), 2 failed", said[2])
     assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["a.bin", "c.bin"]
 
 
@@ -404,10 +443,10 @@ def test_info_as_json_accounts_for_every_byte(tmp_path, compressed):
 
 
 def test_info_goes_on_after_a_damaged_file(tmp_path, compressed):
-    (tmp_path / "a.bin").write_bytes(b"nothing of ours")
+    (tmp_path / "a.bin").write_bytes(bitstream.MAGIC)
     said = fail("info", tmp_path)
-    assert f"codec: {tmp_path / 'a.bin'}: not a file of this codec" in said
-    assert "192 x 128" in said and said.endswith("codec: 1 of 2 files failed\n")
+    assert f"codec: {tmp_path / 'a.bin'}: truncated" in said
+    assert "192 x 128" in said and said.endswith("codec: 1 file, 1 failed\n")
 
 
 def test_info_knows_the_installed_model(tmp_path, picture):

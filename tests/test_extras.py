@@ -37,13 +37,22 @@ def unset(monkeypatch):
     monkeypatch.setattr(threads, "_chosen", None)
 
 
-def test_threads_are_those_of_torch_where_it_is_loaded_and_come_back(unset):
+def test_threads_are_those_of_torch_too_where_it_is_loaded_and_come_back(unset):
     before = torch.get_num_threads()
     with threads.restored():
         for count in (1, 2):
             threads.set_threads(count)
             assert threads.current_threads() == torch.get_num_threads() == count
-    assert threads.current_threads() == torch.get_num_threads() == before
+    assert torch.get_num_threads() == before and threads.current_threads() == threads.cores()
+
+
+def test_what_others_tell_torch_is_no_business_of_ours(unset):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads.cores() + 1)
+        assert threads.current_threads() == threads.cores()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_without_torch(unset, monkeypatch):

@@ -141,7 +141,7 @@ def test_damage_behind_the_header_is_an_oserror_of_load(decoded):
     good = pack(container(alpha=bytes(100)))
     flipped = bytearray(good)
     flipped[-50] ^= 1
-    for data, reason in ((good[:-1], "truncated"), (flipped, "checksum"), (good + b"\0", "more than")):
+    for data, reason in ((good[:-1], "truncated"), (flipped, "checksum"), (good + b"\0", "longer than")):
         image = Image.open(io.BytesIO(data))
         for _ in range(2):  # asking again does not help
             with pytest.raises(OSError, match=reason):

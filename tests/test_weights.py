@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+from click.testing import CliRunner
 from test_vector_entropy import VQ_CONFIG
 
+from cli.main import codec as command
 from codec import weights
 from codec.engine import read_folder
 from codec.errors import ModelError
+from codec.training import loop
 from codec.training.vector_model import TrainableVectorModel
 
 DOCUMENT = Path(weights.__file__).with_name("WEIGHTS.md").read_text(encoding="utf-8")
@@ -43,13 +46,13 @@ def test_damaged_installation_is_noticed(tmp_path, monkeypatch):
     data[-1] ^= 1
     (broken / "weights.safetensors").write_bytes(data)
     shutil.copy(source / "config.json", broken)
-    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
     with pytest.raises(ModelError, match="damaged"):
         weights.model_id(broken)
 
 
 def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
     with pytest.raises(ModelError, match="installation"):
         weights.find_model()
     (tmp_path / "index.json").write_text(json.dumps({"default": "0" * 16}))
@@ -57,23 +60,134 @@ def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
         weights.find_model()
 
 
-def test_install_makes_a_folder_a_default_model(tmp_path, monkeypatch):
-    source = tmp_path / "export"
-    source.mkdir()
-    (source / "weights.safetensors").write_bytes(b"weights")
-    (source / "config.json").write_text('{"architecture": {}}')
-    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path / "models")
-    with pytest.raises(ModelError, match="CARD.md"):
-        weights.install(source)
-    (source / "CARD.md").write_text("# A model")
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The user's folder of models; the installation's holds no model but the shipped ones."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # macOS
+    monkeypatch.setattr("platformdirs.windows.get_win_folder", lambda *_: str(tmp_path / "data"), raising=False)
+    folder = weights.user_folder()
+    assert folder.is_relative_to(tmp_path) and not folder.exists()
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text('{"architecture": {}}')
+    (folder / "CARD.md").write_text("# A model")
+    return folder
+
+
+def files_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def models(*arguments, status=0):
+    """What ``codec models`` says."""
+    result = CliRunner().invoke(command, ["models", *map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def test_a_model_is_added_to_the_users_folder_and_removed(home, source):
+    shipped, before = weights.default_model_id(), files_below(weights.shipped_folder())
+    found = weights.model_id(source)
+    said = models("--add", source, "--default").splitlines()
+    assert said[0].startswith(f"* {found}") and said[1].strip() == "A model" and len(said) == 4
+    assert files_below(home) == [f"{found}/{name}" for name in sorted(weights.FILES)] + ["default.json"]
+    assert files_below(weights.shipped_folder()) == before
+    assert weights.find_model() == home / found and weights.model_id(home / found) == found
+    models("--add", source)  # twice is as once
+    assert weights.default_model_id() == found and set(weights.list_models()) == {found, shipped}
+
+    assert found not in models("--remove", found)
+    assert weights.list_models()[0] == weights.default_model_id() == shipped and files_below(home) == []
+    assert models("--remove", found, status=1).startswith(f"codec: no model {found}; installed: {shipped}")
+
+
+def test_a_model_outlives_another_installation(home, source, tmp_path, monkeypatch):
     found = weights.install(source, default=True)
-    assert weights.default_model_id() == found and weights.list_models() == [found]
-    assert weights.model_id(weights.find_model(found)) == found
+    shutil.copytree(weights.shipped_folder(), tmp_path / "upgraded")
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path / "upgraded")
+    assert weights.default_model_id() == found == weights.list_models()[0] and len(weights.list_models()) == 2
+
+
+@pytest.mark.parametrize("name", weights.FILES)
+def test_a_model_is_added_whole_or_not_at_all(home, source, name):
+    (source / name).unlink()
+    said = models("--add", source, "--default", status=1)
+    assert name in said and said.count("\n") == 1
+    assert files_below(home) == [] and list(home.glob(".*")) == []
+    assert len(json.loads(models("--json"))) == 1
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing(home, source, monkeypatch):
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert "cannot be installed: " in models("--add", source, status=1)
+    assert files_below(home) == [] and list(home.glob(".*")) == [] and len(weights.list_models()) == 1
+
+
+def test_shipped_and_released_models_are_not_removed(home, source, tmp_path, monkeypatch):
+    shipped = weights.default_model_id()
+    assert "is part of the installation" in models("--remove", shipped, status=1)
+    found = weights.install(source)
+    upgraded = tmp_path / "upgraded"
+    shutil.copytree(weights.shipped_folder(), upgraded)
+    (upgraded / "index.json").write_text(json.dumps({"default": shipped, "released": [found]}))
+    monkeypatch.setattr(weights, "shipped_folder", lambda: upgraded)
+    assert "is released" in models("--remove", found, status=1)
+    assert found in weights.list_models() and weights.find_model(shipped).is_dir()
+    for name in ("../models", "", "nonsense"):
+        assert models("--remove", name, status=1).startswith("codec: no model")
+
+
+def test_an_added_model_that_was_shipped_anyway_is_the_shipped_one(home):
+    shipped = weights.default_model_id()
+    assert weights.install(weights.find_model(shipped)) == shipped
+    assert files_below(home) == [] and weights.find_model(shipped).parent == weights.shipped_folder()
+
+
+def test_what_is_half_a_model_is_not_listed_and_is_mended(home, source):
+    found = weights.model_id(source)
+    (home / found).mkdir(parents=True)
+    (home / found / "weights.safetensors").write_bytes(b"wei")
+    assert found not in weights.list_models()
+    assert weights.install(source) == found and weights.model_id(home / found) == found
+
+
+def test_a_choice_of_default_that_is_none_is_ignored(home, source):
+    shipped = weights.default_model_id()
+    weights.install(source, default=True)
+    for text in ("", "[]", '"../x"', '"ffffffffffffffff"', "[" * 100000):
+        (home / "default.json").write_text(text)
+        assert weights.default_model_id() == shipped
+
+
+def test_training_writes_a_card_and_leaves_alone_one_of_the_makers(tmp_path, home):
+    model = tiny.trainable().eval()
+    loop.export(model, tmp_path / "export", steps=12, minutes=3.5)
+    card = tmp_path / "export" / "CARD.md"
+    found = weights.model_id(tmp_path / "export")
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith(f"# Model {found}, made with codec train") and "| steps | 12 |" in text
+    loop.export(model, tmp_path / "export", steps=13)
+    assert "| steps | 13 |" in card.read_text(encoding="utf-8")
+    card.write_text("# Mine", encoding="utf-8")
+    loop.export(model, tmp_path / "export", steps=14)
+    assert card.read_text(encoding="utf-8") == "# Mine"
+    assert weights.install(tmp_path / "export") == found in weights.list_models()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "5", "null", '{"default": 5}', '{"default": "../x"}', "[" * 100000])
 def test_an_index_that_is_none_is_one_clear_error(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
     (tmp_path / "index.json").write_text(text)
     for function in (weights.default_model_id, weights.list_models, weights.find_model):
         with pytest.raises(ModelError, match="installation"):
@@ -92,7 +206,7 @@ def test_the_id_covers_the_architecture(tmp_path):
 
 
 def test_models_are_experimental_until_the_index_says_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"default": "0" * 16, "released": ["1" * 16]}))
     assert weights.is_released("1" * 16) and not weights.is_released("0" * 16)
 

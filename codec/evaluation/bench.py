@@ -35,7 +35,8 @@ import numpy as np
 from PIL import Image
 
 from ..extras import installed
-from ..image_io import read_picture, save_picture, write_bytes_atomic
+from ..files import write_bytes_atomic
+from ..image_io import read_picture, save_picture
 from ..macs import multiply_adds, parameters
 from ..config import padded_size
 from ..threads import restored, set_threads

@@ -37,7 +37,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import CodecError, ImageError
-from ..image_io import read_picture, write_bytes_atomic
+from ..files import write_bytes_atomic
+from ..image_io import read_picture
 from ..threads import current_threads, set_threads
 from .bd_rate import BdPsnr, BdRate, interval, psnr_curve, psnr_difference, rate_curve, rate_difference
 from .journal import digest

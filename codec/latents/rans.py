@@ -16,11 +16,11 @@ NumPy and standard library only.
 
 import bisect
 import sys
-import threading
 
 import numpy as np
 
 from ..errors import Corrupt, ModelError, Truncated
+from ..threads import Lock
 
 PRECISION = 16  # bits of a frequency, and of a word
 TOTAL = 1 << PRECISION  # of the frequencies of a row
@@ -76,7 +76,7 @@ class Tables:
         self._bin_ends = (row << PRECISION) + self._cumulative + self._frequency
         self._bits = None
         self._row_lists = _RowLists(self.cdf, self.lengths)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._lookup = None  # uint16 (places, 65536): bin of a slot, counted from the row's first
         self._place = np.full(len(lengths), -1, np.int64)  # (rows,) where in it a row is; -1: nowhere yet
         self._places = 0
@@ -85,7 +85,7 @@ class Tables:
     def __len__(self):
         return len(self.lengths)
 
-    def __reduce__(self):  # for other processes; a lock cannot travel
+    def __reduce__(self):  # for other processes: the rest is made of these
         return Tables, (self.cdf, self.lengths, self.offsets)
 
     @classmethod
@@ -149,9 +149,10 @@ class Tables:
             for row in missing:
                 first, escape = self._first[row], self._escape[row]
                 numbers = np.arange(escape - first + 1, dtype=np.uint16)
-                self._lookup[self._places] = np.repeat(numbers, self._frequency[first : escape + 1])
-                self._place[row] = self._places
-                self._places += 1
+                # Another process may be forked between any two lines, and go on from there.
+                place, self._places = self._places, self._places + 1
+                self._lookup[place] = np.repeat(numbers, self._frequency[first : escape + 1])
+                self._place[row] = place
         return self._place[rows]
 
 

@@ -4,7 +4,6 @@ Symbols decode to the same numbers with either, as the entropy networks are NumP
 may differ by a rounding step.
 """
 
-import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..config import STEP, padded_size
 from ..engine import in_pixels, pieces
 from ..errors import CodecError
 from ..quality import QUALITY_UNIT
+from ..threads import Lock
 from .transforms import Transforms
 
 
@@ -99,7 +99,7 @@ def _inside(array, piece, outer, scale):
     return array[:, top : top + height, left : left + width]
 
 
-_precision = threading.Lock()  # the settings are the process's
+_precision = Lock()  # the settings are the process's
 
 
 @contextmanager

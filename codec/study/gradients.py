@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 
 from .. import __version__
-from ..image_io import write_bytes_atomic
+from ..files import write_bytes_atomic
 from ..quantise.reference import commitment_loss, straight_through_quantise
 
 GROUPS = 16  # of the jackknife

@@ -6,7 +6,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from ..image_io import write_bytes_atomic
+from ..files import write_bytes_atomic
 from ..quantise.rounding import soft_round
 from ..quantise.ste import round_half_up
 from .gradients import commitment_drift

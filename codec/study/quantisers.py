@@ -21,7 +21,7 @@ from .. import __version__
 from ..errors import CodecError
 from ..evaluation.bd_rate import bd_rate
 from ..evaluation.metrics import psnr_db
-from ..image_io import write_bytes_atomic
+from ..files import write_bytes_atomic
 from ..config import ModelConfig
 from ..model import Model
 from ..nn.pixels import to_tensor, to_uint8

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from ..errors import ModelError
 from ..health import PARTS, complaints, health, mean_dead, watched
-from ..image_io import write_bytes_atomic
+from ..files import write_bytes_atomic
 from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..weights import model_id
 from .data import Crops, validation_crops
 from .eyes import Eyes
 from .model import TrainableModel, grow
@@ -33,6 +34,7 @@ VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
 EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
+CARD_MARK = "<!-- Written by codec train, which writes it anew; without this line it leaves the card alone. -->"
 
 
 def train(config, progress=True):
@@ -503,11 +505,29 @@ def _learns_fast(name):
 
 
 def export(model, folder, **facts):
-    """Write ``weights.safetensors`` and ``config.json`` of a trainable model, each atomically."""
+    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically.
+
+    A card that somebody has made their own, by removing its last line, is left alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"
     write_bytes_atomic(folder / "config.json", text.encode())
+    card = folder / "CARD.md"
+    if not card.exists() or CARD_MARK in card.read_text(encoding="utf-8"):
+        write_bytes_atomic(card, _card(model_id(folder), model.config, facts).encode())
+
+
+def _card(name, config, facts):
+    """What is known of a model without asking its maker."""
+    rows = [f"| {key.replace('_', ' ')} | {value} |" for key, value in {**facts, **asdict(config)}.items()]
+    return "\n".join(
+        [
+            f"# Model {name}, made with codec train", "",
+            "Experimental. What it was trained on and what it is bad at, its maker knows and may write here.", "",
+            "| | |", "|---|---|", *rows, "", CARD_MARK, "",
+        ]
+    )  # fmt: skip
 
 
 def read_weights(folder):

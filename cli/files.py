@@ -1,0 +1,293 @@
+"""Which file becomes which, and how both are opened."""
+
+import os
+import stat
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from codec.errors import CodecError
+
+from .common import Failure
+
+COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
+STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read and where it stands below the folder that was named, if one was."""
+
+    path: Path | None  # None: standard input
+    relative: Path
+
+    def __str__(self):
+        return "standard input" if self.path is None else str(self.path)
+
+    def open(self):
+        """A binary file, to be closed."""
+        return sys.stdin.buffer if self.path is None else open(self.path, "rb")
+
+    @property
+    def bytes(self) -> int:
+        """Of the file; 0 where that cannot be known without reading it."""
+        return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+
+
+@dataclass
+class Sources:
+    """What the arguments of a command name.
+
+    Attributes:
+        files: Source, in order.
+        unreadable: OSError of the folders below them that could not be looked into.
+        passed_over: what was left out of folders -> how many.
+    """
+
+    files: list = field(default_factory=list)
+    unreadable: list = field(default_factory=list)
+    passed_over: Counter = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and the one to write."""
+
+    source: Source
+    target: Path | None  # None: standard output
+    problem: str = ""  # why it cannot be done
+
+    def __str__(self):
+        return str(self.source)
+
+    def check(self) -> None:
+        """CodecError where the job cannot be done."""
+        if self.problem:
+            raise CodecError(self.problem)
+
+    def write_bytes(self, data) -> None:
+        """Write the output whole or not at all, making the folders above it."""
+        if self.target is None:
+            write_stdout(data)
+            return
+        from codec.files import write_bytes_atomic
+
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(self.target, data)
+
+
+@dataclass
+class Plan:
+    """Jobs in order, and what else a summary tells.
+
+    Attributes:
+        skipped: how many jobs were left out because their output exists.
+    """
+
+    jobs: list
+    sources: Sources
+    skipped: int = 0
+
+
+def write_stdout(data) -> None:
+    """Write to standard output; an error is raised here and not when Python exits."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError:
+        # What could not be written would be tried again at the exit, and end in a message of Python's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
+    """The files that the arguments of a command name, in order, each once.
+
+    Args:
+        inputs: paths of files and folders, or ``-`` alone for standard input.
+        suffixes: lower-case suffixes of the files to take from a folder. A file named by itself is taken
+            whatever its name, and also where it does not exist: reading it says so, beside the others'
+            results.
+        recursive: look into the folders below a folder too.
+        magic: how files of a folder begin; those that begin otherwise are passed over.
+
+    Raises:
+        Failure: a folder holds nothing of the kind.
+        click.UsageError: ``-`` beside other inputs.
+    """
+    if STREAM in inputs:
+        if len(inputs) > 1:
+            raise click.UsageError("'-' (standard input) must be the only input.")
+        return Sources([Source(None, Path("stdin"))])
+
+    found, seen = Sources(), set()
+
+    def take(source):
+        name = os.path.normcase(os.path.abspath(source.path))
+        if name not in seen:
+            seen.add(name)
+            found.files.append(source)
+
+    for name in inputs:
+        path = Path(name)
+        if not path.is_dir():
+            take(Source(path, Path(path.name)))
+            continue
+        before = len(found.files), len(found.unreadable)
+        for file in _files_below(path, suffixes, recursive, found.unreadable.append):
+            kind = _kind(file, magic)
+            if kind is None:
+                take(Source(file, file.relative_to(path)))
+            else:
+                found.passed_over[kind] += 1
+        if before == (len(found.files), len(found.unreadable)):
+            hint = "" if recursive else "; --recursive looks into the folders below it"
+            others = f" ({in_words(found.passed_over)})" if found.passed_over else ""
+            raise Failure(f"{path}: no {', '.join(suffixes)} files in this folder{others}{hint}")
+    return found
+
+
+def plan(
+    inputs, output, *, suffix, suffixes, written, recursive=False, force=False, skip_existing=False, magic=None
+) -> Plan:  # fmt: skip
+    """Which file becomes which.
+
+    Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
+    file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
+    and files found below a folder keep their place relative to it. Where several sources would get one name,
+    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``.
+
+    Args:
+        suffix: of results that are named after their sources.
+        suffixes, recursive, magic: see :func:`expand`.
+        written: suffixes of files that the command writes; an ``output`` that ends in one is no folder to be made.
+        force: existing files are overwritten. skip_existing: their jobs are left out.
+
+    Raises:
+        Failure: an output exists, and neither ``force`` nor ``skip_existing`` is given.
+        click.UsageError: the arguments do not go together.
+    """
+    if force and skip_existing:
+        raise click.UsageError("--force and --skip-existing do not go together.")
+    if output == STREAM and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
+        raise click.UsageError("'-o -' (standard output) goes with a single input.")
+    to_folder = output is not None and output != STREAM and _is_folder(inputs, output, written)
+    sources = expand(inputs, suffixes, recursive, magic)
+
+    if output == STREAM or (output is None and sources.files and sources.files[0].path is None):
+        if sys.stdout.isatty():
+            raise Failure("standard output is a terminal; send it to a file or a pipe, or name a file with -o")
+        jobs = [Job(source, None) for source in sources.files]
+    elif output is not None and not to_folder:
+        jobs = [Job(source, Path(output)) for source in sources.files]
+    else:
+        places = [Path(output) / each.relative if to_folder else each.path for each in sources.files]
+        jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
+    return _checked(jobs, sources, force, skip_existing)
+
+
+def in_words(counts) -> str:
+    """``3 no regular files, 2 of other programs``"""
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _targets(places, suffix):
+    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same."""
+    whole = [False] * len(places)
+    while True:
+        targets = [_renamed(place, suffix, keep) for place, keep in zip(places, whole, strict=True)]
+        count = Counter(map(_identity, targets))
+        clashing = [count[_identity(target)] > 1 for target in targets]
+        longer = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]
+        if longer == whole:
+            return targets
+        whole = longer
+
+
+def _renamed(place, suffix, keep):
+    """``a.jpg`` -> ``a.bin``, or ``a.jpg.bin`` to keep its own suffix; and back: ``a.png.bin`` -> ``a.png``."""
+    if keep:
+        return place.with_name(place.name + suffix)
+    bare = place.with_suffix("")
+    return bare if bare.suffix.lower() == suffix else place.with_suffix(suffix)
+
+
+def _checked(jobs, sources, force, skip_existing):
+    """Plan of jobs of which each writes what no other reads or writes."""
+    read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
+    written, kept, existing, skipped = {}, [], [], 0
+    for job in jobs:
+        target = job.target
+        identity = target and _identity(target)
+        if target is None:
+            kept.append(job)
+        elif identity in read:
+            kept.append(Job(job.source, target, f"{target}: would be written over an input"))
+        elif identity in written:
+            other = written[identity].source
+            if _identity(job.source.path) != _identity(other.path):  # else: two ways to one file and one result
+                kept.append(Job(job.source, target, f"{job}: {target} is written for {other}"))
+        elif target.is_dir():
+            kept.append(Job(job.source, target, f"{target}: is a folder"))
+        else:
+            written[identity] = job
+            if not target.is_file():  # a device such as /dev/null loses nothing
+                kept.append(job)
+            elif skip_existing:
+                skipped += 1
+            else:
+                kept.append(job)
+                existing.append(target)
+    if existing and not force:
+        others = f" (and {len(existing) - 1} more of the outputs)" if len(existing) > 1 else ""
+        hint = "--force overwrites" + (", --skip-existing leaves out" if len(jobs) > 1 else "")
+        raise Failure(f"{existing[0]}: exists already{others}; {hint}")
+    return Plan(kept, sources, skipped)
+
+
+def _files_below(folder: Path, suffixes, recursive, unreadable) -> list[Path]:
+    """Files with one of the suffixes, sorted by name; hidden ones are left out."""
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                found.append(Path(parent, name))
+    return found
+
+
+def _kind(path, magic):
+    """What is wrong with a file of a folder, so that it is passed over; None: nothing, or reading it will say."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "no regular files"  # which may wait for a writer for ever
+        if magic is not None:
+            with open(path, "rb") as file:
+                start = file.read(len(magic))
+            if not magic.startswith(start):  # what is cut short, or empty, may have been one of ours
+                return "of other programs"
+    except OSError:
+        pass
+    return None
+
+
+def _is_folder(inputs, output, written) -> bool:
+    """Whether ``-o`` means a folder to write into."""
+    separators = tuple(filter(None, (os.sep, os.altsep)))
+    if Path(output).is_dir() or output.endswith(separators):
+        return True
+    if len(inputs) == 1 and (inputs[0] == STREAM or not Path(inputs[0]).is_dir()):
+        return False
+    if Path(output).exists():
+        raise Failure(f"{output}: is a file; several outputs need a folder")
+    if Path(output).suffix.lower() in written:
+        raise Failure(f"{output}: several outputs need a folder; if it is to be one of that name, write {output}{os.sep}")
+    return True
+
+
+def _identity(path: Path) -> str:
+    """One spelling for one file: links followed, and case folded where the system ignores it (Windows)."""
+    return os.path.normcase(os.path.realpath(path))
