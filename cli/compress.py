@@ -6,6 +6,7 @@ import click
 
 from codec import bitstream, weights
 from codec.errors import ImageError
+from codec.quality import EFFORT_MAX
 
 from .common import COMPRESSED_SUFFIXES, Quality, coder_options, plan, run
 
@@ -29,13 +30,17 @@ PICTURE_SUFFIXES = (
 @click.option(
     "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
 )
+@click.option(
+    "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT_MAX, show_default=True,
+    help="0 is faster, larger numbers make smaller files.",
+)  # fmt: skip
 @click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
 @click.option(
     "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
 )
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-def compress(inputs, output, quality, suffix, force, recursive, exif, model, device, threads, quiet):
+def compress(inputs, output, quality, suffix, force, recursive, effort, exif, model, device, threads, quiet):
     """Compress pictures.
 
     PICTURES are files or folders, or - for standard input. Each picture becomes a file of the same name
@@ -61,7 +66,7 @@ def compress(inputs, output, quality, suffix, force, recursive, exif, model, dev
 
     def work(job):
         image = _picture_in(job.source.read_bytes()) if job.source.path is None else job.source.path
-        data = coder.compress(image, quality, exif=exif)
+        data = coder.compress(image, quality, exif=exif, effort=effort)
         job.write_bytes(data)
         header = bitstream.read_header(data)
         target = "standard output" if job.target is None else job.target

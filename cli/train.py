@@ -55,9 +55,13 @@ _NAMES = {
     metavar="KEY=VALUE",
     help="Override any setting; model.KEY is one of the architecture. Repeatable.",
 )
+@click.option(
+    "--fit-tables", metavar="MODEL",
+    help="Do not train; fit the coder's tables of a model's folder to PICTURES, and write it to -o.",
+)  # fmt: skip
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def train(pictures, until, config_file, overrides, show_config, no_progress, **options):
+def train(pictures, until, config_file, overrides, fit_tables, show_config, no_progress, **options):
     """Train a model on pictures.
 
     PICTURES are files, and folders with all that is below them. Pictures added to a folder while the run is
@@ -65,6 +69,8 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
     --max-minutes, --until and --steps comes first, and without any of them when it is interrupted.
     """
     require("train", "torch", "compressai", "lightning", "tensorboard")
+    if fit_tables is not None:
+        return _fit(fit_tables, pictures, options, not no_progress)
 
     from codec.training.config import TrainingConfig
 
@@ -90,6 +96,20 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
     export = run_training(config, progress=not no_progress)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run have nothing to add
         click.echo(f"trained: codec compress --model {export} ...")
+
+
+def _fit(model, pictures, options, progress):
+    """``--fit-tables``: which of the other options go with it, and the fit."""
+    given = {name for name, value in options.items() if value is not None} - {"output", "seed"}
+    if given:
+        raise click.UsageError(f"--fit-tables goes with -o, --seed and --no-progress, not with --{min(given)}.")
+    if not pictures or not options["output"]:
+        raise click.UsageError("--fit-tables needs PICTURES, and a folder to write to: -o.")
+    from codec.training.fitting import fit_folder
+    from codec.weights import find_model
+
+    fit_folder(find_model(model), options["output"], pictures, options["seed"] or 0, progress)
+    click.echo(f"fitted: codec compress --model {options['output']} ...")
 
 
 def minutes_until(text, now=None) -> float:

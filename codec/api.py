@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from . import bitstream, image_io, weights
 from .errors import CodecError, ModelError
 from .model import Model
-from .quality import hundredths
+from .quality import EFFORT_MAX, checked_effort, hundredths
 from .threads import set_threads
 
 
@@ -49,18 +49,20 @@ class Codec:
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False):
+    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
         """The picture as the bytes of one file.
 
         Args:
             image: path, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths.
             exif: keep EXIF metadata. The orientation is applied in any case.
+            effort: 0 (fast) to 1 (small), an integer: how thoroughly to search for the best symbols. Decoding takes as
+                long either way.
 
         Raises:
-            ImageError: the picture cannot be read or is too large. ValueError: the quality is out of range.
+            ImageError: the picture cannot be read or is too large. ValueError: quality or effort is out of range.
         """
-        return self._compress(image_io.read_picture(image), hundredths(quality), exif)
+        return self._compress(image_io.read_picture(image), hundredths(quality), exif, checked_effort(effort))
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -70,26 +72,26 @@ class Codec:
         """
         return self._decompress(bitstream.unpack(data))
 
-    def compress_batch(self, images, quality=50.0, *, exif=False):
+    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX):
         """A list of files' bytes, each the same as :meth:`compress` gives; the next picture is read meanwhile."""
-        quality = hundredths(quality)
+        how = hundredths(quality), exif, checked_effort(effort)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            return [self._compress(picture, quality, exif) for picture in pool.map(image_io.read_picture, images)]
+            return [self._compress(picture, *how) for picture in pool.map(image_io.read_picture, images)]
 
     def decompress_batch(self, files):
         """A list of PIL.Images, each the same as :meth:`decompress` gives."""
         return [self.decompress(data) for data in files]
 
-    def reconstruct(self, image, quality=50.0):
+    def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
         pixels = image_io.read_picture(image).pixels
-        coded = self.model.encode(pixels, hundredths(quality))
+        coded = self.model.encode(pixels, hundredths(quality), effort=checked_effort(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
-    def _compress(self, picture, quality, exif):
+    def _compress(self, picture, quality, exif, effort):
         height, width = picture.pixels.shape[:2]
         bitstream.check_size(width, height)
-        coded = self.model.encode(picture.pixels, quality)
+        coded = self.model.encode(picture.pixels, quality, effort=effort)
         return bitstream.pack(
             bitstream.Container(
                 model_id=self.model_id,
@@ -99,6 +101,7 @@ class Codec:
                 grey=picture.grey,
                 plain=coded.plain,
                 flat=coded.flat,
+                dependent=coded.dependent,
                 tiles=coded.tiles,
                 alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
                 icc=picture.icc,
@@ -133,9 +136,9 @@ def _shared():
     return Codec()
 
 
-def compress(image, quality=50.0, *, exif=False):
+def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
     """See :meth:`Codec.compress`; with the shipped model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif)
+    return _shared().compress(image, quality, exif=exif, effort=effort)
 
 
 def decompress(data):
@@ -143,9 +146,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=False):
+def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort)
 
 
 def decompress_batch(files):

@@ -49,6 +49,8 @@ class TrainingConfig:
         devices: number of processes, one per GPU or CPU share.
         threads: PyTorch threads per process; 0 leaves the default.
         compile: torch.compile the transforms.
+        fit_crops: crops that the tables of the export are fitted to when the run has come to its end; 0 leaves them as
+            training has them, and the model without dependent quantisation.
         cache_gib: memory for decoded pictures, in GiB.
         checkpoint_minutes, validate_minutes: how often to write, and to validate.
         tensorboard: also write TensorBoard events.
@@ -85,6 +87,7 @@ class TrainingConfig:
     devices: int = 1
     threads: int = 0
     compile: bool = False
+    fit_crops: int = 256
     cache_gib: float = 8.0
     checkpoint_minutes: float = 2.0
     validate_minutes: float = 10.0
