@@ -213,6 +213,7 @@ def unpack(data: bytes) -> Container:
         grey=header.grey,
         plain=header.plain,
         flat=header.flat,
+        dependent=header.dependent,
         alpha=sections.pop(ALPHA, None),
         icc=sections.pop(ICC, None),
         exif=sections.pop(EXIF, None),

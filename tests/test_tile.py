@@ -35,8 +35,14 @@ def check(config, tensors, codes, z, y, quality, plain=False, dependent=False, e
     np.testing.assert_allclose(y_hat, encoded.y_hat, rtol=1e-6, atol=1e-4)
 
 
-@pytest.mark.parametrize("quality", [0, 4321, 10000])
-@pytest.mark.parametrize("kind", [{}, {"plain": True}, {"dependent": True}, {"dependent": True, "effort": 0}], ids=str)
+@pytest.mark.parametrize(
+    "quality, kind",
+    [
+        *((quality, {"plain": plain}) for quality in (0, 4321, 10000) for plain in (False, True)),
+        *((4321, {"dependent": True, "effort": effort}) for effort in (0, 1)),
+    ],
+    ids=str,
+)
 def test_scalar_latents(quality, kind):
     config, tensors, _ = setting(CONFIG, trainable())
     tensors.update(trellis_tensors(tensors))

@@ -113,10 +113,9 @@ class ScalarLatents:
         Raises:
             Corrupt: the symbols are not those of an encoder.
         """
-        source = Source(coder)
+        quantiser, shifts, source = self.quantiser(lattice, dependent), [], Source(coder)
         shape = (self.config.N, height // 4, width // 4)
         z_hat = source.pull(self._z_rows(shape, quality), -Z_LIMIT, Z_LIMIT).astype(np.float32).reshape(shape)
-        quantiser, shifts = self.quantiser(lattice, dependent), []
 
         def symbols_of(k, means, indexes):
             found = quantiser.receive(k, indexes, source)
