@@ -57,7 +57,7 @@ _NAMES = {
 )
 @click.option(
     "--fit-tables", metavar="MODEL",
-    help="Do not train; fit the coder's tables of a model's folder to PICTURES, and write it to -o.",
+    help="Do not train; fit the coder's tables of a model to PICTURES, and write it to -o.",
 )  # fmt: skip
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
@@ -69,8 +69,6 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
     --max-minutes, --until and --steps comes first, and without any of them when it is interrupted.
     """
     require("train", "torch", "compressai", "lightning", "tensorboard")
-    if fit_tables is not None:
-        return _fit(fit_tables, pictures, options, not no_progress)
 
     from codec.training.config import TrainingConfig
 
@@ -90,6 +88,9 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
         return
     if not config.pictures:
         raise click.UsageError("Missing argument 'PICTURES...'.")
+    if fit_tables is not None:
+        _fit(fit_tables, config, progress=not no_progress)
+        return
 
     from codec.training.loop import train as run_training
 
@@ -98,18 +99,15 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
         click.echo(f"trained: codec compress --model {export} ...")
 
 
-def _fit(model, pictures, options, progress):
-    """``--fit-tables``: which of the other options go with it, and the fit."""
-    given = {name for name, value in options.items() if value is not None} - {"output", "seed"}
-    if given:
-        raise click.UsageError(f"--fit-tables goes with -o, --seed and --no-progress, not with --{min(given)}.")
-    if not pictures or not options["output"]:
-        raise click.UsageError("--fit-tables needs PICTURES, and a folder to write to: -o.")
+def _fit(model, config, progress):
+    """``--fit-tables``."""
+    if not config.fit_crops:
+        raise Failure("--fit-tables needs crops: fit_crops is 0")
     from codec.training.fitting import fit_folder
     from codec.weights import find_model
 
-    fit_folder(find_model(model), options["output"], pictures, options["seed"] or 0, progress)
-    click.echo(f"fitted: codec compress --model {options['output']} ...")
+    fit_folder(find_model(model), config.output, config.pictures, config.seed, progress, crops=config.fit_crops)
+    click.echo(f"fitted: codec compress --model {config.output} ...")
 
 
 def minutes_until(text, now=None) -> float:

@@ -102,6 +102,8 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
+        if self.fit_crops < 0:
+            raise ValueError("fit_crops must not be negative")
         for name in ("decay", "drawn", "downscale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
