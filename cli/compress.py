@@ -3,6 +3,7 @@
 import click
 
 from codec import bitstream, weights
+from codec.quality import EFFORT_MAX
 
 from .common import Quality, coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, plan
@@ -28,6 +29,10 @@ PICTURE_SUFFIXES = (
 @click.option(
     "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
 )
+@click.option(
+    "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT_MAX, show_default=True,
+    help="0 is faster, larger numbers make smaller files.",
+)  # fmt: skip
 @click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
 @click.option(
     "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
@@ -36,7 +41,8 @@ PICTURE_SUFFIXES = (
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def compress(
-    inputs, output, quality, suffix, force, skip_existing, recursive, exif, model, max_pixels, device, threads, quiet
+    inputs, output, quality, suffix, force, skip_existing, recursive, effort, exif, model, max_pixels, device, threads,
+    quiet,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -66,7 +72,7 @@ def compress(
     def work(job):
         job.check()
         size = job.source.bytes
-        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif)
+        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif, effort=effort)
         job.write_bytes(data)
         header = bitstream.read_header(data)
         target = "standard output" if job.target is None else job.target

@@ -157,3 +157,29 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     measurement.write_results(folder, settings, points, results, minutes)
     click.echo(measurement.table(results))
     click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all")
+
+
+@study.command()
+@click.option("--samples", type=click.IntRange(min=1000), default=100_000, show_default=True, metavar="N")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option("--no-progress", is_flag=True, help="No progress display.")
+def dependent(samples, seed, no_progress):
+    """Measure quantisers against the rate-distortion bound.
+
+    Scalar quantisation, the same with decisions that count the bits, and dependent quantisation with 4 and 8 states,
+    of independent Gaussian and Laplacian samples. docs/quantisation.md explains the figures.
+    """
+    from tqdm import tqdm
+
+    from codec.study import dependent as measurement
+
+    total = len(measurement.SOURCES) * len(measurement.STEPS) * len(measurement.METHODS)
+    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=no_progress or None) as bar:
+
+        def step(text):
+            bar.set_description_str(text, refresh=False)
+            bar.update()
+
+        rows = measurement.study(samples, seed, step)
+    click.echo(measurement.table(rows))
+    click.echo(f"seed {seed}, {samples} samples")

@@ -55,9 +55,13 @@ _NAMES = {
     metavar="KEY=VALUE",
     help="Override any setting; model.KEY is one of the architecture. Repeatable.",
 )
+@click.option(
+    "--fit-tables", metavar="MODEL",
+    help="Do not train; fit the coder's tables of a model to PICTURES, and write it to -o.",
+)  # fmt: skip
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def train(pictures, until, config_file, overrides, show_config, no_progress, **options):
+def train(pictures, until, config_file, overrides, fit_tables, show_config, no_progress, **options):
     """Train a model on pictures.
 
     PICTURES are files, and folders with all that is below them. Pictures added to a folder while the run is
@@ -84,12 +88,26 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
         return
     if not config.pictures:
         raise click.UsageError("Missing argument 'PICTURES...'.")
+    if fit_tables is not None:
+        _fit(fit_tables, config, progress=not no_progress)
+        return
 
     from codec.training.loop import train as run_training
 
     export = run_training(config, progress=not no_progress)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run have nothing to add
         click.echo(f"trained: codec compress --model {export} ...")
+
+
+def _fit(model, config, progress):
+    """``--fit-tables``."""
+    if not config.fit_crops:
+        raise Failure("--fit-tables needs crops: fit_crops is 0")
+    from codec.training.fitting import fit_folder
+    from codec.weights import find_model
+
+    fit_folder(find_model(model), config.output, config.pictures, config.seed, progress, crops=config.fit_crops)
+    click.echo(f"fitted: codec compress --model {config.output} ...")
 
 
 def minutes_until(text, now=None) -> float:

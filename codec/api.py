@@ -10,7 +10,7 @@ import numpy as np
 from . import bitstream, image_io, weights
 from .errors import CodecError, ModelError, is_memory, not_enough_memory
 from .model import Model
-from .quality import hundredths
+from .quality import EFFORT_MAX, checked_effort, hundredths
 from .threads import Lock, set_threads
 
 
@@ -72,19 +72,21 @@ class Codec:
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False):
+    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
         """The picture as the bytes of one file.
 
         Args:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths.
             exif: keep EXIF metadata. The orientation is applied in any case.
+            effort: 0 (fast) to 1 (small), an integer: how thoroughly to search for the best symbols. Decoding takes as
+                long either way.
 
         Raises:
             ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
-            ValueError: the quality is out of range.
+            ValueError: quality or effort is out of range.
         """
-        return self._compress(self._read(image), hundredths(quality), exif)
+        return self._compress(self._read(image), hundredths(quality), exif, checked_effort(effort))
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -97,26 +99,26 @@ class Codec:
             raise TypeError(f"decompress needs the bytes of a file, not its name: pathlib.Path({str(data)!r}).read_bytes()")
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
 
-    def compress_batch(self, images, quality=50.0, *, exif=False, on_error="raise"):
+    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
                 has been read, so that two are held at a time.
-            quality, exif: as for :meth:`compress`.
+            quality, exif, effort: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        quality = hundredths(quality)
+        how = hundredths(quality), exif, checked_effort(effort)
 
         def read(image):
             return self._read(image.copy() if isinstance(image, np.ndarray) else image)
 
         def finish(reading):
-            return self._compress(reading.result(), quality, exif)
+            return self._compress(reading.result(), *how)
 
         done, before = [], None
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -143,21 +145,21 @@ class Codec:
         _check_batch("decompress", files, on_error)
         return [_outcome(on_error, self.decompress, data) for data in files]
 
-    def reconstruct(self, image, quality=50.0):
+    def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
         pixels = self._read(image).pixels
-        coded = self.model.encode(pixels, hundredths(quality))
+        coded = self.model.encode(pixels, hundredths(quality), effort=checked_effort(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
     def _read(self, image):
         with np.errstate(all="ignore"):
             return image_io.read_picture(image, self.max_pixels)
 
-    def _compress(self, picture, quality, exif):
+    def _compress(self, picture, quality, exif, effort):
         height, width = picture.pixels.shape[:2]
 
         def pack():
-            coded = self.model.encode(picture.pixels, quality)
+            coded = self.model.encode(picture.pixels, quality, effort=effort)
             return bitstream.pack(
                 bitstream.Container(
                     model_id=self.model_id,
@@ -167,6 +169,7 @@ class Codec:
                     grey=picture.grey,
                     plain=coded.plain,
                     flat=coded.flat,
+                    dependent=coded.dependent,
                     tiles=coded.tiles,
                     alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
                     icc=picture.icc,
@@ -258,9 +261,9 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=False):
+def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif)
+    return _shared().compress(image, quality, exif=exif, effort=effort)
 
 
 def decompress(data):
@@ -268,9 +271,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=False, on_error="raise"):
+def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, on_error=on_error)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error)
 
 
 def decompress_batch(files, *, on_error="raise"):

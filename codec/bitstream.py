@@ -50,8 +50,8 @@ ALPHA, EXIF, ICC = 1, 2, 3  # types of sections
 REQUIRED = 1  # bit of a type: a reader that does not know the section must not go on without it
 _NAMES = {ALPHA: "alpha", EXIF: "exif", ICC: "icc"}
 
-_GREY, _PLAIN, _FLAT = 1, 2, 4  # flag bits; the others are reserved
-_KNOWN_FLAGS = _GREY | _PLAIN | _FLAT
+_GREY, _PLAIN, _FLAT, _DEPENDENT = 1, 2, 4, 8  # flag bits; the others are reserved
+_KNOWN_FLAGS = _GREY | _PLAIN | _FLAT | _DEPENDENT
 _COLOUR_BYTES = 3  # of a tile of a flat picture
 _CRC_BYTES = 4
 _MAX_VARINT_BYTES = 5
@@ -85,6 +85,7 @@ class Container:
     grey: bool = False  # the picture was grey: decode to mode "L"
     plain: bool = False  # the latents are those of the plain transform, not of the model's learned one
     flat: bool = False  # each tile has one colour: its data are R, G, B, its lanes 1, its CRC that of these bytes
+    dependent: bool = False  # the latents were quantised by a trellis
     alpha: bytes | None = None  # lossless grey PNG of the alpha plane; None when the picture is opaque
     icc: bytes | None = None  # ICC profile
     exif: bytes | None = None  # EXIF in its TIFF form, without the "Exif" prefix of JPEG
@@ -116,6 +117,7 @@ class Header:
     grey: bool
     plain: bool
     flat: bool
+    dependent: bool
     tiles: tuple[TileEntry, ...]
     sections: tuple[SectionEntry, ...]
     size: int  # bytes of the header itself
@@ -156,7 +158,7 @@ def pack(container: Container) -> bytes:
     columns, rows = tile_grid(container.width, container.height)
     if len(container.tiles) != columns * rows:
         raise Corrupt(f"corrupt: {len(container.tiles)} tiles; needed {columns} x {rows}")
-    _check_kind(container.plain, container.flat)
+    _check_kind(container.plain, container.flat, container.dependent)
     for index, tile in enumerate(container.tiles):
         _check_tile(index, len(tile.data), tile.lanes, container.flat, container.width, container.height)
         if not 0 <= tile.symbols_crc < 2**32:
@@ -166,7 +168,8 @@ def pack(container: Container) -> bytes:
     for type_, section in sections:
         _check_section(type_, len(section), container.width, container.height)
 
-    flags = _GREY * bool(container.grey) | _PLAIN * bool(container.plain) | _FLAT * bool(container.flat)
+    bits = (container.grey, _GREY), (container.plain, _PLAIN), (container.flat, _FLAT), (container.dependent, _DEPENDENT)
+    flags = sum(bit for is_set, bit in bits if is_set)
     header = b"".join(
         [
             MAGIC,
@@ -213,6 +216,7 @@ def unpack(data: bytes) -> Container:
         grey=header.grey,
         plain=header.plain,
         flat=header.flat,
+        dependent=header.dependent,
         alpha=sections.pop(ALPHA, None),
         icc=sections.pop(ICC, None),
         exif=sections.pop(EXIF, None),
@@ -351,8 +355,8 @@ def _read_header(reader: _Reader) -> Header:
     flags = reader.number(1)
     if flags & ~_KNOWN_FLAGS:
         raise UnsupportedVersion(f"unsupported version: unknown flags {flags & ~_KNOWN_FLAGS:#04x}")
-    plain, flat = bool(flags & _PLAIN), bool(flags & _FLAT)
-    _check_kind(plain, flat)
+    plain, flat, dependent = (bool(flags & bit) for bit in (_PLAIN, _FLAT, _DEPENDENT))
+    _check_kind(plain, flat, dependent)
     model_id = reader.take(8).hex()
     quality = reader.number(2)
     _check_fields(model_id, quality)
@@ -394,6 +398,7 @@ def _read_header(reader: _Reader) -> Header:
         grey=bool(flags & _GREY),
         plain=plain,
         flat=flat,
+        dependent=dependent,
         tiles=tuple(tiles),
         sections=tuple(sections),
         size=reader.position,
@@ -418,9 +423,11 @@ def _check_fields(model_id: str, quality: int) -> None:
         raise Corrupt(f"corrupt: quality of {quality} hundredths; allowed 0 to {MAX_QUALITY}")
 
 
-def _check_kind(plain: bool, flat: bool) -> None:
-    if plain and flat:
+def _check_kind(plain: bool, flat: bool, dependent: bool) -> None:
+    if flat and (plain or dependent):
         raise Corrupt("corrupt: a picture of flat tiles has no latents, plain or not")
+    if plain and dependent:
+        raise Corrupt("corrupt: latents of the plain transform are not quantised by a trellis")
 
 
 def _check_length(header: Header, found: int) -> None:

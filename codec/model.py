@@ -22,6 +22,7 @@ from .engine import Engine, PlainTransforms, float_weights, read_folder
 from .errors import CodecError, Corrupt, ModelError
 from .extras import installed, lacks
 from .latents import rans
+from .quality import EFFORT_MAX
 from .threads import current_threads
 
 TILE = TILE_SIDE // STEP  # side of a tile in latent positions
@@ -36,11 +37,13 @@ class Coded(NamedTuple):
         tiles: bitstream.Tile of each tile, in raster order.
         plain: whether their latents are those of the plain transform.
         flat: whether each tile is one colour, and has no latents.
+        dependent: whether the latents were quantised by a trellis.
     """
 
     tiles: tuple
     plain: bool = False
     flat: bool = False
+    dependent: bool = False
 
     @property
     def bits(self):
@@ -98,7 +101,7 @@ class Model:
 
     # --- Pixels -> tiles --------------------------------------------------------------------------------------------
 
-    def encode(self, pixels, quality, plain=None):
+    def encode(self, pixels, quality, plain=None, effort=EFFORT_MAX, dependent=None):
         """A picture as coded tiles.
 
         Args:
@@ -107,6 +110,9 @@ class Model:
             plain: whether to use the plain transform; None: for a picture that is hardly a photograph, where it costs
                 less in rate and distortion, and for those almost without detail, which take few bits either way,
                 where it is nearer. Pictures whose tiles have one colour each need neither.
+            effort: 0 to EFFORT_MAX, what the encoder may spend on the search for the best symbols.
+            dependent: whether to quantise by the trellis; None: where the model has tables for it and the transform is
+                the learned one.
 
         Returns:
             Coded.
@@ -115,10 +121,15 @@ class Model:
             colours = _tile_colours(pixels)
             if colours is not None:
                 return Coded(tuple(Tile(colour, 1, zlib.crc32(colour)) for colour in colours), flat=True)
-            plain = self._plain_is_better(pixels, quality)
-        return Coded(tuple(self._encode_tiles(pixels, quality, plain)), plain)
+            plain = self._plain_is_better(pixels, quality, effort, dependent)
+        return self._encode(pixels, quality, plain, effort, dependent)
 
-    def _plain_is_better(self, pixels, quality):
+    def _encode(self, pixels, quality, plain, effort, dependent):
+        dependent = not plain and (self.latents.dependent if dependent is None else dependent)
+        tiles = self._encode_tiles(pixels, quality, plain, dependent, effort)
+        return Coded(tuple(tiles), plain, dependent=dependent)
+
+    def _plain_is_better(self, pixels, quality, effort, dependent):
         if self.plain is None:
             return False
         strangeness = self.plain.strangeness(pixels)
@@ -128,30 +139,30 @@ class Model:
         worth = 0.0 if strangeness < FLAT else 1.0  # of bits
         costs = []
         for plain in (False, True):
-            coded = Coded(tuple(self._encode_tiles(middle, quality, plain)), plain)
+            coded = self._encode(middle, quality, plain, effort, dependent)
             decoded = self.decode(coded, *middle.shape[:2], quality)
             error = np.square(decoded.astype(np.float32) - middle).sum(dtype=np.float64) / 3
             costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)
         return costs[1] < costs[0]
 
-    def _encode_tiles(self, pixels, quality, plain):
+    def _encode_tiles(self, pixels, quality, *how):
         """Tiles in raster order."""
         columns, rows = tile_grid(pixels.shape[1], pixels.shape[0])
         found = [None] * (columns * rows)
         with _Pool(self._workers() if columns * rows > 1 else 1) as pool:
-            transforms = self.plain if plain else self.engine
+            transforms = self.plain if how[0] else self.engine
             for piece, y in transforms.analyse_pieces(pixels, quality):
                 # Tiles of a piece: its grid is a multiple of theirs.
                 for top in range(0, y.shape[1], TILE):
                     for left in range(0, y.shape[2], TILE):
                         number = (piece.top + top) // TILE * columns + (piece.left + left) // TILE
                         part = y[:, top : top + TILE, left : left + TILE]
-                        found[number] = pool.submit(self._encode_tile, part, quality, plain)
+                        found[number] = pool.submit(self._encode_tile, part, quality, *how)
             return [future.result() for future in found]
 
-    def _encode_tile(self, y, quality, plain):
+    def _encode_tile(self, y, quality, *how):
         z = self.engine.side_information(y, quality)
-        encoded = self.latents.encode(z, y, quality, plain)
+        encoded = self.latents.encode(z, y, quality, *how)
         coder = rans.Encoder(self.tables)
         encoded.write(coder)
         lanes, data = coder.flush()
@@ -174,16 +185,18 @@ class Model:
             return pixels
         if coded.plain and self.plain is None:
             raise Corrupt("corrupt: a plain transform, where this model has none")
+        if coded.dependent and not self.latents.dependent:
+            raise Corrupt("corrupt: dependent quantisation, where this model has none")
         transforms = self.plain if coded.plain else self.engine
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
             y_hat = _Latents(self, coded, height, width, quality, pool)
             transforms.synthesise_into(pixels, y_hat, quality)
         return pixels
 
-    def _decode_tile(self, tile, height, width, quality, plain):
+    def _decode_tile(self, tile, height, width, quality, plain, dependent):
         """y_hat (M, height, width) of a tile."""
         decoder = rans.Decoder(self.tables, tile.data, tile.lanes)
-        y_hat = self.latents.decode(decoder, height, width, quality, plain, tile.symbols_crc)
+        y_hat = self.latents.decode(decoder, height, width, quality, plain, tile.symbols_crc, dependent)
         decoder.finish()
         return y_hat
 
@@ -230,7 +243,8 @@ class _Latents:
         if number not in self._futures:
             size = (min(TILE, self.shape[1] - row * TILE), min(TILE, self.shape[2] - column * TILE))
             tile = self._coded.tiles[number]
-            self._futures[number] = self._pool.submit(self._decode, tile, *size, self._quality, self._coded.plain)
+            kind = self._coded.plain, self._coded.dependent
+            self._futures[number] = self._pool.submit(self._decode, tile, *size, self._quality, *kind)
 
 
 class _Pool:

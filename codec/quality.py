@@ -9,6 +9,7 @@ import math
 
 QUALITY_UNIT = 100  # hundredths in one step of the user's scale
 QUALITY_MAX = 100 * QUALITY_UNIT
+EFFORT_MAX = 1  # of an encoder that looks for the best symbols; 0 is without a search
 
 
 def hundredths(quality):
@@ -20,6 +21,17 @@ def hundredths(quality):
     if not 0 <= quality <= 100:
         raise ValueError(f"quality {quality} is not between 0 and 100")
     return round(quality * QUALITY_UNIT)
+
+
+def checked_effort(effort):
+    """An effort, 0 to EFFORT_MAX, as an int.
+
+    Raises:
+        ValueError: out of range, or no whole number.
+    """
+    if not 0 <= effort <= EFFORT_MAX or effort != int(effort):
+        raise ValueError(f"effort {effort} is not a whole number from 0 to {EFFORT_MAX}")
+    return int(effort)
 
 
 def between(quality, anchors):

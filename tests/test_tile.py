@@ -9,7 +9,7 @@ from rans_referee import RefereeDecoder
 from test_vector_entropy import VQ_CONFIG
 from test_vector_entropy import trainable as trainable_vq
 from tile_referee import TileReferee, rows_of
-from tiny import CONFIG, trainable
+from tiny import CONFIG, trainable, trellis_tensors
 
 from codec import latents
 from codec.latents import rans
@@ -20,14 +20,14 @@ def setting(config, model):
     return config, tensors, latents.from_tensors(config, tensors)
 
 
-def check(config, tensors, codes, z, y, quality, plain=False):
+def check(config, tensors, codes, z, y, quality, plain=False, dependent=False, effort=1):
     """The tile of some latents, decoded twice."""
-    encoded = codes.encode(z, y, quality, plain)
+    encoded = codes.encode(z, y, quality, plain, dependent, effort)
     coder = rans.Encoder(codes.tables)
     encoded.write(coder)
     lanes, data = coder.flush()
     decoder = RefereeDecoder(rows_of(tensors), data, lanes)
-    referee = TileReferee(asdict(config), tensors, quality, plain)
+    referee = TileReferee(asdict(config), tensors, quality, plain, dependent)
     decode = referee.vector if config.latents == "vq" else referee.scalar
     y_hat = decode(decoder.pull, *y.shape[1:])
     decoder.finish()
@@ -35,15 +35,23 @@ def check(config, tensors, codes, z, y, quality, plain=False):
     np.testing.assert_allclose(y_hat, encoded.y_hat, rtol=1e-6, atol=1e-4)
 
 
-@pytest.mark.parametrize("quality", [0, 4321, 10000])
-@pytest.mark.parametrize("plain", [False, True])
-def test_scalar_latents(quality, plain):
-    config, tensors, codes = setting(CONFIG, trainable())
+@pytest.mark.parametrize(
+    "quality, kind",
+    [
+        *((quality, {"plain": plain}) for quality in (0, 4321, 10000) for plain in (False, True)),
+        *((4321, {"dependent": True, "effort": effort}) for effort in (0, 1)),
+    ],
+    ids=str,
+)
+def test_scalar_latents(quality, kind):
+    config, tensors, _ = setting(CONFIG, trainable())
+    tensors.update(trellis_tensors(tensors))
+    codes = latents.from_tensors(config, tensors)
     random = np.random.default_rng(quality)
     z = random.normal(0, 3, (config.N, 2, 3)).astype(np.float32)
     y = random.normal(0, 6, (config.M, 8, 12)).astype(np.float32)
     y[0, 0, 0], z[0, 0, 0] = 2000, -250  # escapes
-    check(config, tensors, codes, z, y, quality, plain)
+    check(config, tensors, codes, z, y, quality, **kind)
 
 
 @pytest.mark.parametrize("quality", [0, 4321, 10000])

@@ -6,16 +6,21 @@ It shares no code with codec/latents. ``pull(row) -> symbol`` is the entropy dec
 import numpy as np
 
 
+NEXT = ((0, 1), (3, 2), (5, 4), (7, 6), (1, 0), (2, 3), (4, 5), (6, 7))
+
+
 class TileReferee:
     """Latents of one tile.
 
     Args:
         config: dict, the architecture of config.json. tensors: ``{name: array}`` of the weights file.
-        quality: hundredths. plain: whether the latents are those of the plain transform.
+        quality: hundredths. plain: whether the latents are those of the plain transform. dependent: whether they were
+            quantised by a trellis.
     """
 
-    def __init__(self, config, tensors, quality, plain=False):
+    def __init__(self, config, tensors, quality, plain=False, dependent=False):
         self.config, self.tensors, self.q, self.plain = config, tensors, quality, plain
+        self.dependent = dependent
         self.symbols = []
         anchors = config["anchors"]
         self.left = min(quality * (anchors - 1) // 10000, anchors - 2)
@@ -33,31 +38,57 @@ class TileReferee:
         features = self.features(z)
         known, value, y_hat = np.zeros((3, M, h, w))
         known = known.astype(np.int64)
-        low, high = self.tensors["entropy.shrink"][self.left : self.left + 2].astype(float)
+        shrink = self.tensors["entropy.trellis_shrink" if self.dependent else "entropy.shrink"]
+        low, high = shrink[self.left : self.left + 2].astype(float)
         shrink = np.pad(low + (high - low) * self.t / 10000, ((0, 0), (1, 0)))
         for k in range(4):
             a = features if k == 0 else np.concatenate([features, known])
             a = self.trunk(f"entropy.contexts.{k}.trunk", a)
-            part = np.zeros((4, M // 4, h // 2, w // 2), np.int64)
+            part, meant, rows = np.zeros((3, 4, M // 4, h // 2, w // 2), np.int64)
             places = [divmod(g ^ (0, 3, 1, 2)[k], 2) for g in range(4)]
             for g, (i, j) in enumerate(places):
                 here = a[:, i::2, j::2]
-                rows = slice(g * M // 4, (g + 1) * M // 4)
-                means = self.layer(f"entropy.contexts.{k}.mean", here, -4095, 4095, rows=rows)
-                indexes = self.layer(f"entropy.contexts.{k}.index", here, 0, 63, rows=rows)
-                if self.plain:
-                    means = 16 * ((means + 8) // 16)
-                for c, row, column in np.ndindex(means.shape):
-                    index, symbol = int(indexes[c, row, column]), 0
-                    if index > 0 or self.plain:
-                        symbol = self.taken(pull(N * anchors + 64 * k + index), 2047)
-                    v = part[g, c, row, column] = 16 * symbol + means[c, row, column]
-                    off = 0 if self.plain else np.sign(symbol) * shrink[index, min(abs(symbol), 3)]
-                    y_hat[4 * c + g, 2 * row + i, 2 * column + j] = v / 16 - off
+                own = slice(g * M // 4, (g + 1) * M // 4)
+                meant[g] = self.layer(f"entropy.contexts.{k}.mean", here, -4095, 4095, rows=own)
+                rows[g] = self.layer(f"entropy.contexts.{k}.index", here, 0, 63, rows=own)
+            if self.plain:
+                meant = 16 * ((meant + 8) // 16)
+            decode = self.chains if self.dependent else self.rounded
+            for at, symbol, v, row in decode(pull, k, meant, rows):
+                part[at] = v
+                g, c, i, j = at
+                off = 0 if self.plain else np.sign(symbol) * shrink[row, min(abs(symbol), 3)]
+                y_hat[4 * c + g, 2 * i + places[g][0], 2 * j + places[g][1]] = v / 16 - off
             compand = self.tensors["entropy.compand"].astype(np.int64)
             for g, (i, j) in enumerate(places):
                 known[g::4, i::2, j::2] = np.sign(part[g]) * compand[np.minimum(np.abs(part[g]), 16383)]
         return y_hat
+
+    def rounded(self, pull, k, means, rows):
+        """Yield (place, symbol, v, row of the shift) of every latent of pass k."""
+        start = self.config["N"] * self.config["anchors"] + 64 * k
+        for at in np.ndindex(means.shape):
+            row, symbol = int(rows[at]), 0
+            if row > 0 or self.plain:
+                symbol = self.taken(pull(start + row), 2047)
+            yield at, symbol, 16 * symbol + means[at], row
+
+    def chains(self, pull, k, means, rows):
+        """As :meth:`rounded`, by dependent quantisation."""
+        start = self.config["N"] * self.config["anchors"] + 256 + 128 * k
+        places = list(np.ndindex(means.shape))
+        for at in (at for at in places if rows[at] < 10):
+            symbol = self.taken(pull(start + int(rows[at])), 2047) if rows[at] else 0
+            yield at, symbol, 16 * symbol + means[at], rows[at]
+        places = [at for at in places if rows[at] >= 10]
+        number = -(-len(places) // 64)
+        state = [0] * number
+        for n, at in enumerate(places):
+            quantiser = state[n % number] % 2
+            symbol = self.taken(pull(start + 64 * quantiser + int(rows[at])), 2047)
+            v = means[at] + 20 * symbol - 10 * quantiser * ((symbol > 0) - (symbol < 0))
+            state[n % number] = NEXT[state[n % number]][symbol % 2]
+            yield at, symbol, v, 64 * quantiser + rows[at]
 
     def taken(self, symbol, limit):
         if abs(symbol) > limit:
@@ -154,7 +185,9 @@ def rows_of(tensors):
         steps = 1 + frequencies.reshape(-1, frequencies.shape[-1]).astype(np.int64) % 65536
         return [([0, *row.cumsum().tolist()], 0) for row in steps]
     rows = []
-    for which in ("z", "y"):
+    for which in ("z", "y", "trellis"):
+        if f"entropy.{which}_cdf" not in tensors:
+            continue
         cdf, lengths, offsets = (tensors[f"entropy.{which}_{key}"].tolist() for key in ("cdf", "lengths", "offsets"))
         start = 0
         for length, offset in zip(lengths, offsets):

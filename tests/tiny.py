@@ -3,7 +3,9 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
 from codec.config import ModelConfig
 from codec.model import Model
@@ -37,17 +39,35 @@ def trainable(seed=0):
     return model
 
 
-def coding(folder, seed=0):
-    """Model of :func:`trainable`, through a weights file in ``folder``."""
+def coding(folder, seed=0, dependent=False):
+    """Model of :func:`trainable`, through a weights file in ``folder``; perhaps with tables for dependent quantisation."""
     export(trainable(seed).eval(), folder)
+    if dependent:
+        path = folder / "weights.safetensors"
+        tensors = load_file(path)
+        save_file({**tensors, **trellis_tensors(tensors)}, path)
     return Model.from_folder(folder)
+
+
+def trellis_tensors(tensors, seed=0):
+    """Tables and shifts for dependent quantisation, made up: rows of the plain tables in another order."""
+    rng = np.random.default_rng(seed)
+    cdf, lengths, offsets = (tensors[f"entropy.y_{key}"] for key in ("cdf", "lengths", "offsets"))
+    order = np.concatenate([64 * k + np.clip(np.arange(64) + off, 0, 63) for k in range(4) for off in (-5, -8)])
+    rows = np.split(cdf, np.cumsum(lengths)[:-1])
+    return {
+        "entropy.trellis_cdf": np.concatenate([rows[n] for n in order]),
+        "entropy.trellis_lengths": lengths[order],
+        "entropy.trellis_offsets": offsets[order],
+        "entropy.trellis_shrink": rng.uniform(-0.3, 0.3, (CONFIG.anchors, 128, 3)).astype(np.float16),
+    }
 
 
 def training_config(pictures, output, architecture=CONFIG, **changes):
     """TrainingConfig of a short run of a small model."""
     settings = dict(
         pictures=[str(pictures)], output=str(output), architecture=json.dumps(asdict(architecture)),
-        steps=6, batch=2, crop=64, warmup=2, drawn=0.0, precision="float32", device="cpu",
+        steps=6, batch=2, crop=64, warmup=2, drawn=0.0, fit_crops=0, precision="float32", device="cpu",
     )  # fmt: skip
     return TrainingConfig(**{**settings, **changes})
 

@@ -1,7 +1,9 @@
 """What happens between y and the bytes, without torch: latents behind one contract.
 
-    scalar      y, z  <->  symbols: rounded latents with a hyperprior and four context passes
+    scalar      y, z  <->  symbols: quantised latents with a hyperprior and four context passes
     vector      y     <->  symbols: residual vector quantisation
+    quantisers  residuals of a pass <-> symbols: plain rounding, dependent quantisation
+    trellis     the states of dependent quantisation, the search of the encoder
     quadtree    positions of the passes; the walk through them, which encoder, decoder, estimator and counter share
     networks    h_s and the context networks
     integer     their layers: exact integer functions

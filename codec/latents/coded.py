@@ -59,7 +59,15 @@ class Source:
 
     def pull(self, rows, low, high):
         """int16 symbols for ``rows``; Corrupt for values that no encoder writes."""
-        symbols = np.asarray(self._coder.pull(rows))
+        return self.accept(self.take(rows), low, high)
+
+    def take(self, rows):
+        """Symbols for ``rows``, for :meth:`accept`."""
+        return self._coder.pull(rows)
+
+    def accept(self, symbols, low, high):
+        """Symbols that were taken, as int16; Corrupt for values that no encoder writes."""
+        symbols = np.asarray(symbols)
         if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
             raise Corrupt("a coded symbol is out of range")
         symbols = symbols.astype(np.int16)

@@ -1,8 +1,8 @@
-"""Rounded latents: y and z  <->  symbols.
+"""Scalar latents: y and z  <->  symbols.
 
     z -> round -> symbols of z                     rows: one per channel, of the nearest anchor quality
-    z_hat -> walk: means, rows of each pass        rows: LEVELS for each pass, from narrow to wide
-    y -> less mean, round -> symbols of y          those of row 0 are zero and not coded
+    z_hat -> walk: means, rows of each pass        rows: LEVELS for each pass and quantiser, from narrow to wide
+    y -> less mean, quantise -> symbols of y       those of row 0 are zero and not coded
 
 Latents y are coded as Gaussian scale mixtures whose mean and scale come from the side information z and from the part
 of y that is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in the passes of
@@ -14,11 +14,13 @@ Symbols of z stand in the order channel, row, column; those of a pass in the ord
 import numpy as np
 
 from .. import quality as scale
-from ..errors import ModelError
+from ..errors import Corrupt, ModelError
+from ..quality import EFFORT_MAX
 from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
+from .quantisers import Dependent, Dequantiser, Rounding
 from .rans import Tables
 
 
@@ -31,7 +33,8 @@ class ScalarLatents:
         dtype: for tests: of all products, float32 or float64.
 
     Attributes:
-        tables: rans.Tables for the coder: those of z, then those of y pass by pass.
+        tables: rans.Tables for the coder: those of z, of y pass by pass, and of y by dependent quantisation.
+        dependent: whether there are tables for dependent quantisation.
 
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
@@ -40,14 +43,32 @@ class ScalarLatents:
     def __init__(self, config, tensors, dtype=None):
         self.config = config
         self.networks = exact_networks(config, tensors, dtype)
-        self._y_start = config.anchors * config.N
-        self.tables = Tables.join(
-            _read_tables(tensors, "entropy.z", self._y_start, Z_LIMIT),
+        start, anchors = config.anchors * config.N, config.anchors
+        tables = [
+            _read_tables(tensors, "entropy.z", start, Z_LIMIT),
             _read_tables(tensors, "entropy.y", len(PASSES) * LEVELS, Y_LIMIT),
-        )
-        self.dequantiser = Dequantiser(tensors.get("entropy.shrink"), config.anchors)
+        ]
+        self.dependent = any(name.startswith("entropy.trellis_") for name in tensors)
+        if self.dependent:
+            tables.append(_read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
+        self.tables = Tables.join(*tables)
+        shifts = Dequantiser(tensors, "entropy.shrink", anchors, LEVELS)
+        self._rounding, self._lattice = Rounding(start, shifts), Rounding(start, shifts, lattice=True)
+        if self.dependent:
+            shifts = Dequantiser(tensors, "entropy.trellis_shrink", anchors, Dependent.levels)
+            self._trellis = Dependent(start + len(PASSES) * LEVELS, shifts, self.tables)
 
-    def encode(self, z, y, quality, lattice=False):
+    def quantiser(self, lattice=False, dependent=False):
+        """What turns residuals into symbols, of :mod:`codec.latents.quantisers`.
+
+        Raises:
+            Corrupt: dependent, where the model has no tables for it, or for a lattice.
+        """
+        if dependent and (lattice or not self.dependent):
+            raise Corrupt("corrupt: dependent quantisation, where there is none")
+        return self._trellis if dependent else self._lattice if lattice else self._rounding
+
+    def encode(self, z, y, quality, lattice=False, dependent=False, effort=EFFORT_MAX):
         """Symbols of one picture or tile, and what the decoder will make of them.
 
         Args:
@@ -56,6 +77,8 @@ class ScalarLatents:
             quality: int, hundredths.
             lattice: y_hat is made of whole numbers, and symbols of row 0 are coded too: for latents of the plain
                 transform, which the networks predict less well.
+            dependent: quantise by the trellis, which needs tables of its own, and no lattice.
+            effort: of that, 0 to EFFORT_MAX.
 
         Returns:
             Encoded.
@@ -65,25 +88,24 @@ class ScalarLatents:
         queue = Queue()
         z_hat = np.clip(round_half_up(z), -Z_LIMIT, Z_LIMIT)
         queue.push(self._z_rows(z_hat.shape, quality), z_hat.ravel())
-        shrink, shifts, passes = self.dequantiser.table(quality, lattice), [], split(y)
+        quantiser, shifts, passes = self.quantiser(lattice, dependent), [], split(y)
 
         def symbols_of(k, means, indexes):
-            symbols = np.clip(round_half_up(passes[k] - means / np.float32(MEAN_UNIT)), -Y_LIMIT, Y_LIMIT)
-            coded = _coded(indexes, lattice)
-            queue.push(self._y_rows(k, indexes)[coded], symbols[coded])
-            symbols = symbols if lattice else np.where(indexes > 0, symbols, np.float32(0))
-            shifts.append(self.dequantiser.shift(shrink, symbols, indexes))
-            return symbols
+            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes, effort)
+            quantiser.send(k, found, queue.push)
+            shifts.append(quantiser.shift(quality, found))
+            return found.values
 
         parts = walk(self.networks, z_hat, quality, symbols_of, lattice)
         return Encoded(z_hat, _y_hat(parts, shifts), queue.rows, queue.symbols, queue.crc)
 
-    def decode(self, coder, height, width, quality, lattice=False, crc=None):
+    def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
         """Inverse of :meth:`encode` for latents of size (height, width).
 
         Args:
             coder: has ``pull(rows) -> symbols``.
             crc: CRC-32 that the symbols must have; None: any.
+            lattice, dependent: the encoder's.
 
         Returns:
             y_hat float32 (M, height, width), the encoder's, bit for bit.
@@ -91,80 +113,28 @@ class ScalarLatents:
         Raises:
             Corrupt: the symbols are not those of an encoder.
         """
-        source = Source(coder)
+        quantiser, shifts, source = self.quantiser(lattice, dependent), [], Source(coder)
         shape = (self.config.N, height // 4, width // 4)
         z_hat = source.pull(self._z_rows(shape, quality), -Z_LIMIT, Z_LIMIT).astype(np.float32).reshape(shape)
-        shrink, shifts = self.dequantiser.table(quality, lattice), []
 
         def symbols_of(k, means, indexes):
-            coded = _coded(indexes, lattice)
-            symbols = np.zeros(means.shape, np.float32)
-            symbols[coded] = source.pull(self._y_rows(k, indexes)[coded], -Y_LIMIT, Y_LIMIT)
-            shifts.append(self.dequantiser.shift(shrink, symbols, indexes))
-            return symbols
+            found = quantiser.receive(k, indexes, source)
+            shifts.append(quantiser.shift(quality, found))
+            return found.values
 
         parts = walk(self.networks, z_hat, quality, symbols_of, lattice)
         source.finish(crc)
         return _y_hat(parts, shifts)
 
-    def estimate(self, z, y, quality, lattice=False):
+    def estimate(self, *arguments, **options):
         """Bits of :meth:`encode`'s symbols by the tables, without the coder's few bytes for its states: float."""
-        return self.encode(z, y, quality, lattice).bits(self.tables)
+        return self.encode(*arguments, **options).bits(self.tables)
 
     def _z_rows(self, shape, quality):
         """Row of each symbol of z: that of its channel, of the nearest anchor quality; int32 (n,)."""
         channels, height, width = shape
         start = scale.nearest(quality, self.config.anchors) * channels
         return np.repeat(np.arange(start, start + channels, dtype=np.int32), height * width)
-
-    def _y_rows(self, k, indexes):
-        """Row of each symbol of pass k: int32, of the shape of ``indexes``."""
-        return indexes.astype(np.int32) + (self._y_start + k * LEVELS)
-
-
-class Dequantiser:
-    """Where in its interval a symbol is reconstructed for the synthesis, by row of the table and quality.
-
-    Small predicted deviations mean that most of what was rounded to 1 lies near 1/2. What the entropy networks read
-    themselves stays in the middle of the interval, and exact.
-
-    Args:
-        shrink: float (anchors, LEVELS, MAGNITUDES), shift towards the mean in symbols, from a weights file.
-
-    Raises:
-        ModelError: that is not what ``shrink`` is.
-    """
-
-    MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
-
-    def __init__(self, shrink, anchors):
-        shape = (anchors, LEVELS, self.MAGNITUDES)
-        if shrink is None:
-            raise ModelError("the weights lack entropy.shrink")
-        if shrink.dtype.kind != "f" or shrink.shape != shape:
-            raise ModelError(f"entropy.shrink is {shrink.dtype} {shrink.shape}, not float {shape}")
-        if not (np.abs(shrink) <= 1).all():  # not for NaN either
-            raise ModelError("entropy.shrink moves a symbol by more than 1")
-        self._shrink = shrink.astype(np.float32)
-
-    def table(self, quality, lattice=False):
-        """Shifts at a quality, for :meth:`shift`: float32 (LEVELS (MAGNITUDES + 1),); none for a lattice."""
-        if lattice:
-            return None
-        return np.pad(scale.interpolate(self._shrink, quality), ((0, 0), (1, 0))).ravel()
-
-    def shift(self, table, symbols, indexes):
-        """What to add to each latent, in symbols; float32, of the shape of ``symbols``."""
-        if table is None:
-            return np.float32(0)
-        magnitude = np.minimum(np.abs(symbols), np.float32(self.MAGNITUDES))
-        cell = (indexes * np.float32(self.MAGNITUDES + 1) + magnitude).astype(np.intp)
-        return -np.sign(symbols) * table[cell]
-
-
-def _coded(indexes, lattice):
-    """Which symbols of a pass stand in the file: bool, of the shape of ``indexes``."""
-    return np.ones(indexes.shape, bool) if lattice else indexes > 0
 
 
 def _y_hat(parts, shifts):

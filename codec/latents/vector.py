@@ -62,18 +62,21 @@ class VectorLatents:
         """(stage, group) of every pair in use at a quality in hundredths, in the order of the file."""
         return [(s, g) for s, g in np.ndindex(self.first_quality.shape) if self.first_quality[s, g] <= quality]
 
-    def encode(self, z, y, quality, lattice=False):
+    dependent = False  # as ScalarLatents has it
+
+    def encode(self, z, y, quality, lattice=False, dependent=False, effort=None):
         """Indices of one picture or tile, and what the decoder will make of them.
 
         Args:
             z: None; there is no side information. lattice: False; there is no plain transform.
+            dependent: False; vectors are not quantised by a trellis. effort: makes no difference.
             y: float32 (M, h, w).
             quality: int, hundredths.
 
         Returns:
             Encoded, with z_hat None.
         """
-        assert z is None and not lattice, "vector-quantised latents have neither side information nor a lattice"
+        assert z is None and not (lattice or dependent), "vectors have no side information, no lattice and no trellis"
         height, width = y.shape[1:]
         chosen = self._choose(to_groups(y, self.config.code_dim), quality)
         queue = Queue()
@@ -86,12 +89,13 @@ class VectorLatents:
         known = self._walk(height, width, quality, indices_of)
         return Encoded(None, self._reconstruct(known, height, width), queue.rows, queue.symbols, queue.crc)
 
-    def decode(self, coder, height, width, quality, lattice=False, crc=None):
+    def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
         """Inverse of :meth:`encode` for latents of size (height, width).
 
         Args:
             coder: has ``pull(rows) -> symbols``.
             crc: CRC-32 that the indices must have; None: any.
+            lattice, dependent: False, or the tile is corrupt.
 
         Returns:
             y_hat float32 (M, height, width), the encoder's, bit for bit.
@@ -99,8 +103,8 @@ class VectorLatents:
         Raises:
             Corrupt: the indices are not those of an encoder, or belong to a plain transform.
         """
-        if lattice:
-            raise Corrupt("corrupt: a plain transform, where this model has none")
+        if lattice or dependent:
+            raise Corrupt(f"corrupt: {'a plain transform' if lattice else 'a trellis'}, where this model has none")
         source = Source(coder)
         last = self.config.codes - 1
         known = self._walk(height, width, quality, lambda s, g, half, rows: source.pull(rows, 0, last))

@@ -51,6 +51,8 @@ class TrainingConfig:
         devices: number of processes, one per GPU or CPU share.
         threads: PyTorch threads per process; 0 leaves the default.
         compile: torch.compile the transforms.
+        fit_crops: crops that the tables of the export are fitted to when the run has come to its end; 0 leaves them as
+            training has them, and the model without dependent quantisation.
         cache_gib: memory for decoded pictures, in GiB.
         checkpoint_minutes, validate_minutes: how often to write, and to validate.
         tensorboard: also write TensorBoard events.
@@ -88,6 +90,7 @@ class TrainingConfig:
     devices: int = 1
     threads: int = 0
     compile: bool = False
+    fit_crops: int = 256
     cache_gib: float = 8.0
     checkpoint_minutes: float = 2.0
     validate_minutes: float = 10.0
@@ -102,6 +105,8 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
+        if self.fit_crops < 0:
+            raise ValueError("fit_crops must not be negative")
         for name in ("decay", "drawn", "downscale", "eyes"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")

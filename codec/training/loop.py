@@ -25,6 +25,7 @@ from ..engine import read_folder
 from ..weights import model_id
 from .data import Crops, validation_crops
 from .eyes import Eyes
+from .fitting import fit_folder
 from .model import TrainableModel, grow
 from .muon import Muon
 from .transforms import Centre, TrainableTransforms, calibrate
@@ -42,7 +43,8 @@ def train(config, progress=True):
 
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
     config.json of the moving average, usable as a model), ``log.csv``. Each is replaced atomically, so that a run
-    killed at any moment loses what happened since the last checkpoint and nothing else. ``hold/`` is the export before
+    killed at any moment loses what happened since the last checkpoint and nothing else. A run that has come to its end
+    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export before
     the learning rate fell, which later runs go on from.
 
     Args:
@@ -72,7 +74,11 @@ def train(config, progress=True):
         run.loop(progress and fabric.global_rank == 0)
     finally:
         run.crops.close()
-    return run.output / "export"
+    export_folder = run.output / "export"
+    if config.fit_crops and run.bare.config.latents == "scalar" and run.done() >= 1 and fabric.global_rank == 0:
+        shown = progress and fabric.global_rank == 0
+        fit_folder(export_folder, export_folder, config.pictures, config.seed, shown, crops=config.fit_crops)
+    return export_folder
 
 
 def picture_losses(figures, lmbda, balance):

@@ -78,18 +78,31 @@ class ScaleMixture(nn.Module):
         device = self.log_ratio.device
         scales = torch.tensor(scales, device=device)[:, None]
         symbols = torch.arange(-limit, limit + 1.0, device=device)[None]
-        rows, lengths, offsets = [], [], []
-        for k in range(len(self.log_ratio)):
-            pmf = self.likelihood(symbols.expand(len(scales), -1), scales.expand(-1, 2 * limit + 1), k).double()
-            last = (pmf[:, limit + 1 :] > RAREST).sum(1).clamp_min(1)
-            for row, n in zip(pmf, last.tolist()):
-                row = row[limit - n : limit + n + 1]
-                tail = (1 - row.sum()).clamp_min(0)
-                cdf = self.gaussian._pmf_to_cdf(row[None].float(), tail[None, None].float(), [2 * n + 1], 2 * n + 1)
-                rows.append(cdf[0])
-                lengths.append(2 * n + 3)
-                offsets.append(-n)
-        return torch.cat(rows).int(), torch.tensor(lengths, dtype=torch.int32), torch.tensor(offsets, dtype=torch.int32)
+        wide = symbols.expand(len(scales), -1), scales.expand(-1, 2 * limit + 1)
+        return coder_rows(torch.cat([self.likelihood(*wide, k).double() for k in range(len(self.log_ratio))]), limit)
+
+
+@torch.no_grad()
+def coder_rows(pmf, limit):
+    """CDF rows of distributions.
+
+    Args:
+        pmf: float64 (rows, 2 limit + 1), probabilities of the symbols -limit to limit.
+
+    Returns:
+        ``(cdf, lengths, offsets)``, int32, as :class:`codec.latents.rans.Tables` takes them.
+    """
+    rows, lengths, offsets = [], [], []
+    gaussian = GaussianConditional(None)
+    last = (torch.maximum(pmf[:, limit + 1 :], pmf[:, :limit].flip(1)) > RAREST).cumsum(1).argmax(1) + 1
+    for row, n in zip(pmf, last.tolist()):
+        row = row[limit - n : limit + n + 1]
+        tail = (1 - row.sum()).clamp_min(0)
+        cdf = gaussian._pmf_to_cdf(row[None].float(), tail[None, None].float(), [2 * n + 1], 2 * n + 1)
+        rows.append(cdf[0])
+        lengths.append(2 * n + 3)
+        offsets.append(-n)
+    return torch.cat(rows).int(), torch.tensor(lengths, dtype=torch.int32), torch.tensor(offsets, dtype=torch.int32)
 
 
 class _MixtureBits(torch.autograd.Function):

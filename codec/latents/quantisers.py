@@ -1,0 +1,182 @@
+"""Residuals of a pass  <->  symbols: plain rounding and dependent quantisation, behind one contract.
+
+    encoder     quantise(k, residual, indexes) -> Quantised,  send(k, quantised, push)
+    decoder     receive(k, indexes, source)    -> Quantised
+    both        shift(quality, quantised): where the synthesis sees the symbols
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import quality as scale
+from ..errors import ModelError
+from ..quality import EFFORT_MAX
+from ..quantise.reference import round_half_up
+from .networks import LEVELS, Y_LIMIT
+from .quadtree import PASSES
+from .trellis import STEP_SYMBOLS, Rates, choose, reconstruct, walk
+
+TRELLIS_FIRST = 10  # first row with a trellis: deviations from 0.38 symbols on; below, it loses to plain rounding
+# What a bit is worth, in squared symbols: 0.6 of what it is to a plain quantiser of step 1 at high rates.
+SLOPE = np.float32(0.6 * 2 * np.log(2) / 12)
+
+
+class Quantised(NamedTuple):
+    """A pass as symbols; arrays of the shape of the pass, but for ``order``.
+
+    Attributes:
+        values: float32, what they stand for before any shift, in symbols: multiples of 1/16.
+        symbols: float32, integers; 0 where nothing is coded. rows: float32, integers: tables, counted from the pass's first.
+        order: (n,), flat places of what is coded, in the order of the stream.
+    """
+
+    values: np.ndarray
+    symbols: np.ndarray
+    rows: np.ndarray
+    order: np.ndarray
+
+
+class Rounding:
+    """Plain rounding to whole symbols.
+
+    Args:
+        start: number of the first table row of pass 0. dequantiser: Dequantiser.
+        lattice: symbols of row 0 are coded too, and none are shifted.
+    """
+
+    levels = LEVELS  # rows of a pass
+
+    def __init__(self, start, dequantiser, lattice=False):
+        self._start, self._dequantiser, self._lattice = start, dequantiser, lattice
+
+    def quantise(self, k, residual, indexes, effort=EFFORT_MAX):
+        """Quantised of pass ``k``.
+
+        Args:
+            residual: float32, latents less their means, in symbols. indexes: float32, rows that the networks say.
+            effort: 0 to EFFORT_MAX; rounding takes none.
+        """
+        symbols = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
+        symbols = symbols if self._lattice else np.where(indexes > 0, symbols, np.float32(0))
+        return Quantised(symbols, symbols, indexes, self._order(indexes))
+
+    def send(self, k, quantised, push):
+        """Hand what is coded to ``push(rows, symbols)``."""
+        order = quantised.order
+        push(self._table(k, quantised.rows.ravel()[order]), quantised.symbols.ravel()[order])
+
+    def receive(self, k, indexes, source):
+        """Quantised of pass ``k``, from a coded.Source: the inverse of :meth:`send`."""
+        order = self._order(indexes)
+        symbols = np.zeros(indexes.shape, np.float32)
+        symbols.ravel()[order] = source.pull(self._table(k, indexes.ravel()[order]), -Y_LIMIT, Y_LIMIT)
+        return Quantised(symbols, symbols, indexes, order)
+
+    def shift(self, quality, quantised):
+        """What to add to the values for the synthesis, in symbols."""
+        return np.float32(0) if self._lattice else self._dequantiser.shift(quality, quantised.symbols, quantised.rows)
+
+    def _order(self, indexes):
+        return np.flatnonzero(np.ones(indexes.shape, bool) if self._lattice else indexes > 0)
+
+    def _table(self, k, rows):
+        return rows.astype(np.int32) + np.int32(self._start + k * self.levels)
+
+
+class Dependent(Rounding):
+    """Two quantisers and a trellis between them (:mod:`codec.latents.trellis`); rows below TRELLIS_FIRST are rounded.
+
+    The encoder weighs distortion against what the tables say of the rate. Rows from LEVELS on are those of quantiser 1.
+
+    Args:
+        start, dequantiser: as of Rounding. tables: rans.Tables, all of them.
+    """
+
+    levels = 2 * LEVELS
+
+    def __init__(self, start, dequantiser, tables):
+        super().__init__(start, dequantiser)
+        self._rates = [Rates(tables, start + k * self.levels, LEVELS) for k in range(len(PASSES))]
+
+    def quantise(self, k, residual, indexes, effort=EFFORT_MAX):
+        """As :meth:`Rounding.quantise`; ``effort`` 0 takes what is cheapest symbol by symbol."""
+        rounded, chained = self._orders(indexes)
+        residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
+        low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]))
+        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), SLOPE, Y_LIMIT, greedy=effort == 0)
+        return _assemble(indexes, rounded, low, chained, high, quantisers)
+
+    def receive(self, k, indexes, source):
+        """As :meth:`Rounding.receive`."""
+        rounded, chained = self._orders(indexes)
+        rows = self._table(k, indexes.ravel())
+        low = source.pull(rows[rounded], -Y_LIMIT, Y_LIMIT)
+        high, quantisers = walk(rows[chained], lambda row, quantiser: source.take(row + LEVELS * quantiser))
+        return _assemble(indexes, rounded, low, chained, source.accept(high, -Y_LIMIT, Y_LIMIT), quantisers)
+
+    def _orders(self, indexes):
+        """Places of what is rounded, which comes first, and of what goes through the trellis."""
+        coded = indexes > 0
+        chained = indexes >= TRELLIS_FIRST
+        return np.flatnonzero(coded & ~chained), np.flatnonzero(chained)
+
+
+def _cheaper_rounding(residual, bits):
+    """Whole symbols (n,): the nearest one or its neighbour towards 0, whichever costs less."""
+    near = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
+    less = near - np.sign(near)
+    costs = [np.square(residual - s) + SLOPE * bits(0, s.astype(np.intp)) for s in (near, less)]
+    return np.where(costs[1] < costs[0], less, near)
+
+
+def _assemble(indexes, rounded, low, chained, high, quantisers):
+    values, symbols = (np.zeros(indexes.size, np.float32) for _ in range(2))
+    rows = indexes.flatten()
+    values[rounded] = symbols[rounded] = low
+    symbols[chained] = high
+    values[chained] = reconstruct(symbols[chained], quantisers) * STEP_SYMBOLS
+    rows[chained] += (LEVELS * quantisers).astype(np.float32)
+    arrays = (array.reshape(indexes.shape) for array in (values, symbols, rows))
+    return Quantised(*arrays, np.concatenate((rounded, chained)))
+
+
+class Dequantiser:
+    """Where in its interval a symbol is reconstructed for the synthesis, by row of the table and quality.
+
+    Small predicted deviations mean that most of what was rounded to 1 lies near 1/2. What the entropy networks read
+    themselves stays in the middle of the interval, and exact.
+
+    Args:
+        tensors: ``{name: array}`` of a weights file. key: of the shifts towards the mean in symbols, float (anchors,
+            levels, MAGNITUDES), among them. levels: rows of a pass.
+
+    Raises:
+        ModelError: there are no such shifts.
+    """
+
+    MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
+
+    def __init__(self, tensors, key, anchors, levels):
+        shape, shrink = (anchors, levels, self.MAGNITUDES), tensors.get(key)
+        if shrink is None:
+            raise ModelError(f"the weights lack {key}")
+        if shrink.dtype.kind != "f" or shrink.shape != shape:
+            raise ModelError(f"{key} is {shrink.dtype} {shrink.shape}, not float {shape}")
+        if not (np.abs(shrink) <= 1).all():  # not for NaN either
+            raise ModelError(f"{key} moves a symbol by more than 1")
+        self._shrink = shrink.astype(np.float32)
+
+    def shift(self, quality, symbols, rows):
+        """What to add to each latent, in symbols; float32, of the shape of ``symbols``."""
+        return -np.sign(symbols) * self._table(quality)[self.cells(symbols, rows)]
+
+    @classmethod
+    def cells(cls, symbols, rows):
+        """Number of each symbol's shift: row (MAGNITUDES + 1) + magnitude, where magnitude 0 has none."""
+        magnitude = np.minimum(np.abs(symbols), np.float32(cls.MAGNITUDES))
+        return (rows * np.float32(cls.MAGNITUDES + 1) + magnitude).astype(np.intp)
+
+    def _table(self, quality):
+        """Shifts at a quality: float32 (levels (MAGNITUDES + 1),)."""
+        return np.pad(scale.interpolate(self._shrink, quality), ((0, 0), (1, 0))).ravel()

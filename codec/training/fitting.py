@@ -1,0 +1,309 @@
+"""Tables and dequantisers fitted to what an encoder really writes: the last step of a model's training.
+
+    crops at qualities spread over the scale -> y, z
+    plain rounding      -> counts -> entropy.y_*;                     gradients of the picture's error -> entropy.shrink
+    dependent, 3 times  -> counts -> entropy.trellis_*, in the end    gradients -> entropy.trellis_shrink
+
+Counts are by pass, row and symbol. The scale mixture of training smooths them where they are few. Dependent
+quantisation weighs distortion against what its own tables say of the rate, hence the rounds. Shifts start at the
+centroids of the latents. What is best for the picture is a third less or so, as the synthesis has seen many a latent
+and knows better; Newton's method finds it.
+"""
+
+import functools
+import itertools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from .. import latents
+from ..engine import Engine, float_weights, read_folder
+from ..errors import ImageError, ModelError
+from ..image_io import read_picture, write_bytes_atomic
+from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
+from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
+from ..latents.quantisers import Dequantiser
+from ..latents.trellis import STEP
+from ..nn.transforms import Transforms
+from ..quality import QUALITY_MAX, QUALITY_UNIT, between, interpolate
+from ..quantise.reference import round_half_up
+from .data import find_pictures
+from .scale_mixture import ScaleMixture, coder_rows
+
+ROUNDS = 3  # of dependent quantisation
+STEPS = 3  # of Newton's method
+CROPS, SIDE = 256, 256
+PRIOR = 50.0  # symbols, that the mixture counts as in each row
+STILL = 100.0  # symbols, that the shift of all qualities together counts as at each of them
+PROBE = 0.1  # in symbols: by how much latents are moved to see what that does to the picture
+
+
+def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progress=True):
+    """The tensors of a model with tables and shifts fitted to pictures, for plain and for dependent quantisation.
+
+    The same for the same arguments and pictures, with the same number of threads.
+
+    Args:
+        config: ModelConfig with scalar latents. tensors: ``{name: array}`` of an exported model.
+        pictures: paths of files and folders.
+        crops: how many crops, of ``side`` x ``side`` pixels at most, each of a picture drawn at random.
+        progress: show a bar on stderr.
+
+    Raises:
+        ModelError: the model has no such latents. ImageError: no pictures.
+    """
+    if config.latents != "scalar":
+        raise ModelError("there are no tables to fit: the latents are not scalar")
+    mixture = _mixture(tensors)
+    tensors = {**tensors, **_start(config, mixture)}
+    paths = find_pictures(pictures)
+    with tqdm(total=crops * (2 + ROUNDS + 2 * STEPS), unit="crop", disable=not progress) as bar:
+        bar.set_description_str("analysing")
+        engine, samples = Engine(config, float_weights(config, tensors)), []
+        for pixels, quality in _crops(paths, seed, crops, side):
+            y = engine.analyse(pixels.transpose(2, 0, 1), quality)
+            samples.append(_Sample(pixels, quality, y, engine.side_information(y, quality)))
+            bar.update()
+        synthesis = Transforms(config).float().eval().requires_grad_(False)
+        synthesis.load_state_dict(
+            {name: torch.from_numpy(a.astype(np.float32)) for name, a in float_weights(config, tensors).items()}
+        )
+        for dependent in (False, True):
+            bar.set_description_str("dependent quantisation" if dependent else "plain rounding")
+            prior = _prior(mixture, dependent)
+            for _ in range(ROUNDS if dependent else 1):
+                counts, observed = _Counts(dependent), []
+                observe = functools.partial(_observe, latents.from_tensors(config, tensors), dependent)
+                for seen in _map(observe, samples):
+                    counts.add(seen)
+                    observed.append((seen.value, seen.cell))
+                    bar.update()
+                tensors.update(counts.tensors(prior))
+            tensors.update(_fit_shifts(config, dependent, synthesis, samples, observed, bar))
+    return tensors
+
+
+class _Sample(NamedTuple):
+    """A crop, uint8 (h, w, 3), its quality in hundredths, its latents and side information."""
+
+    pixels: np.ndarray
+    quality: int
+    y: np.ndarray
+    z: np.ndarray
+
+
+class _Observed(NamedTuple):
+    """What became of a sample.
+
+    Attributes:
+        rows, symbols: lists of int16 arrays, of each pass what is coded.
+        value: int32 (M, h, w), in 1/16 of a symbol, before the shift. cell: int16 (M, h, w), number of each symbol's
+            shift by Dequantiser.cells, with the sign of the symbol; 0 where there is none.
+    """
+
+    rows: list
+    symbols: list
+    value: np.ndarray
+    cell: np.ndarray
+
+
+def _crops(paths, seed, number, side):
+    """Yield ``number`` times (uint8 (h, w, 3), quality in hundredths): windows of pictures, sides multiples of 64."""
+    rng = np.random.default_rng(seed)
+    strata = (rng.permutation(number) + rng.random(number)) / number
+    for quality in strata:
+        while True:
+            if not paths:
+                raise ImageError("no usable pictures of at least 64 x 64 pixels to fit tables to")
+            path = paths[rng.integers(len(paths))]
+            try:
+                pixels = read_picture(path).pixels
+                if min(pixels.shape[:2]) >= 64:
+                    break
+            except ImageError:
+                pass
+            paths = [other for other in paths if other != path]
+        height, width = (min(side, n // 64 * 64) for n in pixels.shape[:2])
+        top, left = (rng.integers(n - own + 1) for n, own in zip(pixels.shape, (height, width)))
+        yield pixels[top : top + height, left : left + width], round(QUALITY_MAX * quality)
+
+
+def _map(function, items):
+    """``map`` on all processors; results in order, few of them waiting."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = []
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.pop(0).result()
+        yield from (future.result() for future in waiting)
+
+
+def _observe(codes, dependent, sample):
+    """The _Observed of a sample."""
+    quantiser, passes, rows, symbols, cells = codes.quantiser(dependent=dependent), split(sample.y), [], [], []
+
+    def symbols_of(k, means, indexes):
+        found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes)
+        rows.append(found.rows.ravel()[found.order].astype(np.int16))
+        symbols.append(found.symbols.ravel()[found.order].astype(np.int16))
+        cells.append((np.sign(found.symbols) * Dequantiser.cells(found.symbols, found.rows)).astype(np.int16))
+        return found.values
+
+    z_hat = np.clip(round_half_up(sample.z), -Z_LIMIT, Z_LIMIT)
+    parts = walk(codes.networks, z_hat, sample.quality, symbols_of)
+    return _Observed(rows, symbols, merge(parts).astype(np.int32), merge(cells))
+
+
+class _Counts:
+    """How often each symbol was coded with each row."""
+
+    def __init__(self, dependent):
+        self.dependent = dependent
+        self.counts = np.zeros((len(PASSES), LEVELS * (1 + dependent), 2 * Y_LIMIT + 1), np.int64)
+
+    def add(self, seen):
+        for counts, rows, symbols in zip(self.counts, seen.rows, seen.symbols):
+            np.add.at(counts, (rows.astype(np.intp), symbols.astype(np.intp) + Y_LIMIT), 1)
+
+    def tensors(self, prior):
+        """The tables, as they stand in a weights file."""
+        pmf = self.counts + PRIOR * prior
+        pmf /= pmf.sum(2, keepdims=True)
+        return _tables("trellis" if self.dependent else "y", pmf)
+
+
+def _fit_shifts(config, dependent, synthesis, samples, observed, bar):
+    """The shifts of one kind of quantisation, as they stand in a weights file.
+
+    The error of a picture is about a quadratic in its latents, the same in each: an orthonormal transform's. By its
+    gradient every symbol says which shift it would like; least squares find what suits all with one shift in common.
+    """
+    levels = LEVELS * (1 + dependent)
+    shifts = np.zeros((config.anchors, levels, Dequantiser.MAGNITUDES), np.float32)
+    for step in range(STEPS + 1):
+        problem = _LeastSquares(config.anchors, levels)
+        for sample, (value, cell) in zip(samples, observed):
+            if step == 0:
+                wanted = np.sign(cell) * (value.astype(np.float32) / MEAN_UNIT - sample.y)
+            else:
+                wanted = _wanted(synthesis, sample, value, cell, shifts)
+                bar.update()
+            problem.add(sample.quality, np.abs(cell), wanted)
+        shifts = problem.solve()
+    return {"entropy.trellis_shrink" if dependent else "entropy.shrink": shifts.astype(np.float16)}
+
+
+def _wanted(synthesis, sample, value, cell, shifts):
+    """Shift that each latent would like, in symbols, towards its mean: float32 (M, h, w)."""
+    table = np.pad(interpolate(shifts, sample.quality), ((0, 0), (1, 0))).ravel()
+    sign, now = np.sign(cell).astype(np.float32), table[np.abs(cell)]
+    y_hat = torch.from_numpy(value.astype(np.float32) / MEAN_UNIT - sign * now)[None]
+    y_hat = y_hat.contiguous(memory_format=torch.channels_last).requires_grad_()
+    quality = torch.tensor([sample.quality / QUALITY_UNIT])
+    x = torch.from_numpy(sample.pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    x_hat = synthesis.synthesise(y_hat, quality)
+    (gradient,) = torch.autograd.grad((x_hat - x).square().sum(), y_hat)
+    # How much error a latent that is off by one brings: from moving all of those to be shifted, at random.
+    random = np.random.default_rng(sample.quality).choice(np.float32([-PROBE, PROBE]), sign.shape) * np.abs(sign)
+    with torch.no_grad():
+        moved = synthesis.synthesise(y_hat + torch.from_numpy(random), quality) - x_hat
+    curvature = moved.double().square().sum().item() / max(np.square(random).sum(dtype=np.float64), PROBE**2)
+    return now + sign * gradient[0].numpy() / (2 * max(curvature, 1e-12))
+
+
+class _LeastSquares:
+    """Shifts, piecewise linear over the quality, that are nearest to what the symbols would like."""
+
+    def __init__(self, anchors, levels):
+        cells = levels * (Dequantiser.MAGNITUDES + 1)
+        self._anchors, self._levels = anchors, levels
+        self._normal, self._wanted = np.zeros((cells, anchors, anchors)), np.zeros((cells, anchors))
+
+    def add(self, quality, cell, wanted):
+        number = np.bincount(cell.ravel(), minlength=len(self._wanted))
+        total = np.bincount(cell.ravel(), wanted.ravel(), minlength=len(self._wanted))
+        left, share = between(quality, self._anchors)
+        hat = np.zeros(self._anchors)
+        hat[left : left + 2] = 1 - share / QUALITY_MAX, share / QUALITY_MAX
+        self._normal += number[:, None, None] * np.outer(hat, hat)
+        self._wanted += total[:, None] * hat
+
+    def solve(self):
+        """float32 (anchors, levels, MAGNITUDES), held near what suits all qualities together, and that near 0."""
+        common = self._wanted.sum(1) / (self._normal.sum((1, 2)) + STILL)
+        right = self._wanted + STILL * common[:, None]
+        shifts = np.linalg.solve(self._normal + STILL * np.eye(self._anchors), right[:, :, None])[:, :, 0]
+        shifts = shifts.reshape(self._levels, -1, self._anchors)[:, 1:].transpose(2, 0, 1)
+        return np.ascontiguousarray(np.clip(shifts, -1, 1), np.float32)
+
+
+def _mixture(tensors):
+    """The ScaleMixture of an exported model."""
+    mixture = ScaleMixture(len(PASSES))
+    for name, parameter in mixture.named_parameters():
+        key = f"entropy.y_prior.{name}"
+        if key not in tensors:
+            raise ModelError(f"the weights lack {key}, which tables are smoothed with")
+        parameter.data.copy_(torch.from_numpy(tensors[key]))
+    return mixture
+
+
+@torch.no_grad()
+def _prior(mixture, dependent):
+    """Probability of each symbol by the mixture: float64 (passes, rows, 2 Y_LIMIT + 1)."""
+    symbols = torch.arange(-Y_LIMIT, Y_LIMIT + 1.0)
+    if dependent:
+        size, sign = symbols.abs(), symbols.sign()
+        # Cells reach half-way to the neighbours: of quantiser 1, the 0 is nearer to them than they are to each other.
+        low = torch.where(size == 1, 0.5, 2 * size - 2)
+        odd_centre, odd_width = (low + 2 * size) / 2, 2 * size - low
+        odd_centre[size == 0], odd_width[size == 0] = 0.0, 1.0
+        cells = [(2 * symbols, torch.full_like(symbols, 2.0)), (sign * odd_centre, odd_width)]
+        cells = [(centre * STEP / MEAN_UNIT, width * STEP / MEAN_UNIT) for centre, width in cells]
+    else:
+        cells = [(symbols, torch.ones_like(symbols))]
+    scales = torch.tensor(scale_table())[:, None]
+    rows = [
+        mixture.likelihood((centre / width).expand(LEVELS, -1), scales / width, k)
+        for k, (centre, width) in itertools.product(range(len(PASSES)), cells)
+    ]
+    return torch.stack(rows).double().view(len(PASSES), -1, len(symbols)).numpy()
+
+
+def _start(config, mixture):
+    """Tensors for the first round of dependent quantisation."""
+    shifts = np.zeros((config.anchors, 2 * LEVELS, Dequantiser.MAGNITUDES), np.float16)
+    return {**_tables("trellis", _prior(mixture, True)), "entropy.trellis_shrink": shifts}
+
+
+def _tables(name, pmf):
+    """Tables of distributions (passes, rows, 2 Y_LIMIT + 1), as they stand in a weights file."""
+    arrays = coder_rows(torch.from_numpy(pmf.reshape(-1, pmf.shape[2])), Y_LIMIT)
+    return {f"entropy.{name}_{key}": array.numpy() for key, array in zip(("cdf", "lengths", "offsets"), arrays)}
+
+
+def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
+    """Fit the tables of an exported model and write it to ``folder``, which may be where it came from.
+
+    Args:
+        source: folder of an exported model. pictures, seed, progress, sizes: as of :func:`fit_tables`.
+
+    Raises:
+        ModelError, ImageError: as :func:`fit_tables`; nothing is written then.
+    """
+    config, tensors = read_folder(source)
+    facts = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    tensors = fit_tables(config, tensors, pictures, seed, progress=progress, **sizes)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(folder / "weights.safetensors", save({name: tensors[name] for name in sorted(tensors)}))
+    write_bytes_atomic(folder / "config.json", (json.dumps(facts, indent=2) + "\n").encode())
