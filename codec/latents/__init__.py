@@ -1,7 +1,8 @@
 """What happens between y and the bytes, without torch: latents behind one contract.
 
     scalar      y, z  <->  symbols: rounded latents with a hyperprior and four context passes
-    vector      y     <->  symbols: residual vector quantisation
+    vector      y     <->  symbols: codes, residual vector quantisation
+    hierarchy   y, z  <->  symbols: two levels of codes
     quadtree    positions of the passes; the walk through them, which encoder, decoder, estimator and counter share
     networks    h_s and the context networks
     integer     their layers: exact integer functions
@@ -19,7 +20,7 @@ and ``tables``, the CDF rows that the coder needs. What comes from a weights fil
 
 
 def from_tensors(config, tensors):
-    """The latents of a model: ScalarLatents or VectorLatents.
+    """The latents of a model: ScalarLatents, VectorLatents or HierarchicalLatents.
 
     Args:
         config: ModelConfig. tensors: ``{name: array}`` of its weights file.
@@ -27,10 +28,14 @@ def from_tensors(config, tensors):
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
-    if config.latents == "vq":
-        from .vector import VectorLatents
+    if config.scalar:
+        from .scalar import ScalarLatents
 
-        return VectorLatents(config, tensors)
-    from .scalar import ScalarLatents
+        return ScalarLatents(config, tensors)
+    if config.side_information:
+        from .hierarchy import HierarchicalLatents
 
-    return ScalarLatents(config, tensors)
+        return HierarchicalLatents(config, tensors)
+    from .vector import VectorLatents
+
+    return VectorLatents(config, tensors)

@@ -22,6 +22,7 @@ from ..image_io import write_bytes_atomic
 from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..quantise import commit_codebooks, discard_codebooks
 from .data import Crops, validation_crops
 from .model import TrainableModel, grow
 from .muon import Muon
@@ -74,10 +75,11 @@ def train(config, progress=True):
 def picture_losses(figures, lmbda, balance):
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
-    ``figures`` is what the trainable model returns; where it has a commitment loss, that counts as distortion.
-    ``lmbda`` (B,).
+    ``figures`` is what the trainable model returns; where there are ``extra_bpp`` and ``extra_mse``, they count as rate
+    and distortion. ``lmbda`` (B,).
     """
-    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * (figures["mse"] + figures.get("commitment", 0.0))
+    rate = figures["y_bpp"] + figures["z_bpp"] + figures.get("extra_bpp", 0.0)
+    loss = rate + lmbda * (figures["mse"] + figures.get("extra_mse", 0.0))
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
@@ -268,9 +270,7 @@ class _Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * self._factor(group.get("role"))
-        scalar = self.bare.config.latents == "scalar"
-        if scalar:
-            self.bare.quantiser.anneal(self.done())
+        self.bare.anneal(self.done())
         look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
         with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
@@ -291,7 +291,10 @@ class _Run:
             for layer in self.bare.modules():
                 if isinstance(layer, TrainableLayer):
                     layer.clip_weights_()
+            commit_codebooks(self.bare)
             self._average(rate)
+        else:
+            discard_codebooks(self.bare)
         bpp = (figures["y_bpp"] + figures["z_bpp"]).detach()
         row = {
             "loss": loss.detach(),
@@ -301,7 +304,7 @@ class _Run:
             "lr": torch.tensor(rate, device=x.device),
             **{name: torch.tensor(value) for name, value in mean_dead(shares).items()},
         }
-        if scalar:
+        if self.bare.config.side_information:
             row["z_share"] = figures["z_bpp"].detach().sum() / bpp.sum()
         return row
 
@@ -344,6 +347,7 @@ class _Run:
         with self._autocast():
             first = max(self.step - 4, -self.before.get("steps", 0))
             calibrate(self.ema, (self._calibration(n) for n in range(first, self.step)))
+        discard_codebooks(self.ema)
         return self.ema
 
     def _calibration(self, step):
@@ -370,7 +374,7 @@ class _Run:
             row[f"valid_loss_{lmbda}"] = losses[-1]
         row["valid_loss"] = sum(losses) / len(losses)
         row.update(health(model, crops[:8].to(device).float().div(255)))
-        if self.bare.config.latents == "vq":
+        if not self.bare.config.scalar:
             perplexity, used = model.perplexity(), model.first_quality() <= 100
             for stage in range(len(used)):
                 if used[stage].any():
@@ -414,9 +418,12 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config, quantiser="mixed"):
-    """The trainable model of a ModelConfig; ``quantiser`` names that of scalar latents."""
-    return TrainableVectorModel(config) if config.latents == "vq" else TrainableModel(config, quantiser)
+def trainable_model(config, quantiser="mixed", codebook="ema"):
+    """The trainable model of a ModelConfig.
+
+    ``quantiser`` names that of scalar latents, ``codebook`` how the codebooks of others learn.
+    """
+    return TrainableModel(config, quantiser) if config.scalar else TrainableVectorModel(config, codebook)
 
 
 ENCODER = ("transforms.g_a.", "transforms.h_a.", "transforms.log_gain.", "transforms.z_log_gain.")
@@ -469,6 +476,7 @@ def matrix_names(model):
     for name, module in model.named_modules():
         if isinstance(module, TrainableLayer):
             inside = not module.spec.depthwise and module.spec.groups == 1 and module.log_step is None
+            inside = inside and not name.startswith("heads.")
         else:
             inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
             inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
@@ -506,8 +514,11 @@ def read_weights(folder):
 
 def _starting_point(config):
     """``(checkpoint or None, trainable model, facts of earlier runs)`` for a run's ``resume`` setting."""
+    ways = config.quantiser, config.codebook
     if not config.resume:
-        return None, trainable_model(config.model_config(), config.quantiser), {}
+        own = config.model_config()
+        config.check_latents(own)
+        return None, trainable_model(own, *ways), {}
     path = Path(config.resume)
     if path.is_dir() and (path / "checkpoint.pt").exists():
         path = path / "checkpoint.pt"
@@ -519,20 +530,24 @@ def _starting_point(config):
             raise ModelError(f"{path}: not a checkpoint ({error})") from None
         if _changed(own, config.architecture) != own:
             raise ModelError(f"{path}: a checkpoint keeps its architecture; exported weights may grow")
-        model = trainable_model(own, config.quantiser)
+        config.check_latents(own)
+        if config.codebook != checkpoint["config"].get("codebook", "ema"):
+            raise ModelError(f"{path}: a checkpoint keeps the way in which its codebooks learn")
+        model = trainable_model(own, *ways)
         model.load_state_dict(checkpoint["model"])
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
     own, tensors = read_weights(path)
-    model = trainable_model(own, config.quantiser)
+    config.check_latents(own)
+    model = trainable_model(own, *ways)
     try:
         model.import_tensors(tensors)
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{path}: cannot be trained on: {error}") from None
     wanted = _changed(own, config.architecture)
     if wanted != own:
-        small, model = model, trainable_model(wanted, config.quantiser)
+        small, model = model, trainable_model(wanted, *ways)
         grow(model, small)
     return None, model, json.loads((path / "config.json").read_text(encoding="utf-8")).get("training", {})
 
