@@ -36,9 +36,8 @@ def trainable(kind="vq", seed=0, config=None):
             level.log_prior.copy_(torch.randn(level.log_prior.shape))
             level.sharpness.copy_(2 * torch.randn(level.sharpness.shape))
             if level.categorical:
-                for s, book in enumerate(level.books):
-                    level.logits_weight[s] = 2 * book.entries.mT
-                    level.logits_bias[s] = -book.entries.square().sum(2) + 0.1 * torch.randn(book.entries.shape[:2])
+                level.logits_base.copy_(torch.randn(level.logits_base.shape))
+                level.log_precision.add_(torch.randn(level.log_precision.shape))
         for layer in model.modules():
             if isinstance(layer, TrainableLayer):
                 layer.bias.add_(0.3 * torch.randn_like(layer.bias))

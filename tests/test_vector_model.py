@@ -41,12 +41,19 @@ def level(stages=2, **options):
     torch.manual_seed(0)
     size = torch.tensor([[1.0, 0.5, 0.25], [0.5, 0.25, 0.125]])[:stages]
     made = Level(3, stages, 8, 4, size, **options)
-    if not made.categorical:
-        for s, book in enumerate(made.books):
-            codewords = draw(3, 8, 4, seed=s)
-            codewords[:, 0] = 0
-            book.load(codewords)
+    for s, book in enumerate(made.books):
+        codewords = draw(3, 8, 4, seed=s)
+        codewords[:, 0] = 0
+        book.load(codewords)
     return made
+
+
+def logits(made, vectors):
+    """-4 times the squared distance in units of the level's size, plus a base for each codeword: (G, n, K)."""
+    with torch.no_grad():
+        made.logits_base.copy_(draw(1, 3, 8, seed=3))
+    distance = torch.cdist(vectors / made.size[0][:, None, None], made.books[0].entries).square()
+    return (made.logits_base[0][:, None] - 4 * distance).detach()
 
 
 def run(made, vectors, used=None, near=None, worth=0.0, **options):
@@ -175,8 +182,7 @@ def test_a_soft_rate_pulls_towards_codewords_that_cost_less():
 
 def test_draws_harden_as_the_temperature_falls_and_evaluation_takes_the_likeliest():
     made, vectors = level(stages=1, categorical=True), draw(3, 100, 4, seed=9)
-    logits = torch.baddbmm(made.logits_bias[0][:, None], vectors / made.size[0][:, None, None], made.logits_weight[0])
-    likeliest = made.codebooks[0].gather(1, logits.argmax(2)[..., None].expand(-1, -1, 4)).detach()
+    likeliest = made.codebooks[0].gather(1, logits(made, vectors).argmax(2)[..., None].expand(-1, -1, 4)).detach()
     torch.testing.assert_close(run(made.eval(), vectors).total, likeliest)
     distances = []
     for temperature in (1.0, 1e-4):
@@ -189,13 +195,12 @@ def test_draws_harden_as_the_temperature_falls_and_evaluation_takes_the_likelies
 
 def test_the_rate_of_categorical_codes_is_the_divergence_from_the_uniform_prior():
     made, vectors = level(stages=1, categorical=True), draw(3, 30, 4, seed=9)
-    logits = torch.baddbmm(made.logits_bias[0][:, None], vectors / made.size[0][:, None, None], made.logits_weight[0])
-    p = torch.softmax(logits, 2)
-    wanted = (p * (p * 8).log2()).sum(2)
+    p = torch.softmax(logits(made, vectors), 2)
+    wanted = torch.special.xlogy(p, p * 8).sum(2) / math.log(2)
     torch.testing.assert_close(run(made, vectors).kl, wanted)
     assert run(made.eval(), vectors).kl.eq(0).all()
     with torch.no_grad():
-        made.logits_weight.zero_(), made.logits_bias.zero_()
+        made.log_precision.fill_(-30.0), made.logits_base.zero_()
     torch.testing.assert_close(run(made.train(), vectors).kl, torch.zeros(3, 30), atol=1e-6, rtol=0)
 
 

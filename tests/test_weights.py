@@ -127,9 +127,9 @@ def of_latents(key, latents):
     if key.startswith(("entropy.upper.", "entropy.lower.")):
         return latents == "hvq"
     if key.startswith("entropy.vq."):
-        if "logits" in key:
+        if "logits" in key or "precision" in key:
             return latents == "dvae"
-        return latents == "dvae" and not key.endswith((".bits", ".counts")) or latents in ("vq", "hvq")
+        return latents == "dvae" and not key.endswith(".bits") or latents in ("vq", "hvq")
     return latents == "scalar" or not key.startswith("entropy.")
 
 

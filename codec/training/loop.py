@@ -489,9 +489,10 @@ def _is_skeleton(name):
 
 
 def _learns_fast(name):
-    """Whether a parameter is a gain of z, a step size or part of a prior, whose natural scale is larger than a weight's."""
+    """Whether a parameter is a gain of z, a step size or part of a prior or codebook: of larger scale than a weight."""
     parts = name.split(".")
-    return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness", "shrink", "log_prior")
+    fast = ("log_step", "sharpness", "shrink", "log_prior", "entries", "logits_base", "log_precision")
+    return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in fast
 
 
 def export(model, folder, **facts):

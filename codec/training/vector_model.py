@@ -44,7 +44,7 @@ NEVER = 200.0
 HOT, COLD = 1.0, 1 / 16  # temperature of the discrete VAE's draws, first and last: those of DALL-E's
 COOL = 0.8  # share of the run after which it is cold
 KL_WEIGHT = 1.0  # the rate as it is: bits
-START_SHARPNESS = 2.0  # of the logits, in units of a codeword's usual squared length
+START_PRECISION = 4.0  # of the logits: -4 r^2 at first, which draws within a cell of 64 codewords of 4 numbers
 
 
 class Chosen(NamedTuple):
@@ -74,19 +74,18 @@ class Level(Deferred):
             codewords in that unit, so that a step of an optimiser is worth the same for all.
         classes: tables of each context among which someone who knows more chooses.
         learned: codewords are parameters, moved by the codebook loss rather than by moving averages.
-        categorical: codewords are parameters, drawn by logits of their own: a discrete VAE.
+        categorical: codewords are parameters, drawn with logits that fall with their distance: a discrete VAE.
 
     What pairs gain and cost are averages that follow what was seen when the trainer commits.
     """
 
     def __init__(self, groups, stages, codes, dim, size, classes=1, learned=False, categorical=False):
         super().__init__()
-        self.dim, self.classes, self.learned, self.categorical = dim, classes, learned, categorical
+        self.classes, self.learned, self.categorical = classes, learned and not categorical, categorical
         self.register_buffer("size", size, persistent=False)
-        restarts = dict(restart_below=0.0) if categorical else dict(restart_below=DEAD, restart_every=RESTART_EVERY)
         self.books = nn.ModuleList(
             Codebook(
-                groups, codes, dim, CODEBOOK_DECAY, zero_first=not categorical, learned=learned or categorical, **restarts
+                groups, codes, dim, CODEBOOK_DECAY, DEAD, RESTART_EVERY, zero_first=True, learned=learned or categorical
             )
             for _ in range(stages)
         )
@@ -95,9 +94,9 @@ class Level(Deferred):
         self.log_prior = nn.Parameter(torch.zeros(*pairs, codes))
         self.sharpness = nn.Parameter(torch.zeros(*pairs, CONTEXTS))
         if categorical:
-            self.logits_weight = nn.Parameter(torch.zeros(*pairs, dim, codes))
-            self.logits_bias = nn.Parameter(torch.zeros(*pairs, codes))
-            self._start_logits()
+            # logits = base - precision * squared distance
+            self.log_precision = nn.Parameter(torch.full(pairs, math.log(START_PRECISION)))
+            self.logits_base = nn.Parameter(torch.zeros(*pairs, codes))
         self.register_buffer("gained", torch.zeros(pairs))  # squared error per vector that a pair takes away
         self.register_buffer("cost", torch.zeros(pairs))  # its bits per vector
         # Before they are measured: as if each stage took away three quarters.
@@ -105,14 +104,6 @@ class Level(Deferred):
         self.cost += 0.5 * math.log2(codes)
         self.temperature = HOT
         self.discard()
-
-    @torch.no_grad()
-    def _start_logits(self):
-        """Codewords at random, and logits that prefer those nearby."""
-        for s, book in enumerate(self.books):
-            book.entries.copy_(torch.randn(book.entries.shape))
-            self.logits_weight[s] = 2 * START_SHARPNESS / self.dim * book.entries.mT
-            self.logits_bias[s] = -START_SHARPNESS / self.dim * book.entries.square().sum(2)
 
     @property
     def codebooks(self):
@@ -138,16 +129,17 @@ class Level(Deferred):
             unit = self.size[s][:, None, None]
             inner = residual / unit
             base_bits = -F.log_softmax(self.log_prior[s], -1) / math.log(2)  # (G, K)
+            book.start(inner, near[s], generator)
             if self.categorical:
-                logits = torch.baddbmm(self.logits_bias[s][:, None], inner, self.logits_weight[s])  # (G, n, K)
+                weight, bias = self._logits(s)
+                logits = torch.baddbmm(bias[:, None], inner, weight)  # (G, n, K)
                 index = logits.argmax(2)
                 if self.training:
-                    codeword = gumbel_softmax(logits, self.temperature, generator=generator) @ book.entries * unit
+                    codeword = gumbel_softmax(logits, self.temperature, generator=generator) @ book.current() * unit
                     kl = kl + categorical_kl(logits) / math.log(2) * used[s]
                 else:
                     codeword = book.lookup(index) * unit
             else:
-                book.start(inner, near[s], generator)
                 index = book.choose(inner, base_bits.detach()[:, None] * (worth / unit.square()))
                 codeword = book.lookup(index) * unit
             taken = (residual.square() - (residual - book.lookup(index) * unit).square()).sum(2).detach()
@@ -174,6 +166,12 @@ class Level(Deferred):
             step = codeword * used[s][..., None]
             residual, total = residual - step, total + step
         return Chosen(total, bits, soft_bits if soft else None, codebook, kl)
+
+    def _logits(self, s):
+        """Weight (G, d, K) and bias (G, K) of the logits of stage s; what all logits of a vector share is left out."""
+        precision, entries = self.log_precision[s].exp(), self.books[s].current()
+        weight = 2 * precision[:, None, None] * entries.mT
+        return weight, self.logits_base[s] - precision[:, None] * entries.square().sum(2)
 
     def _magnitudes(self, s):
         """Classes (G, K) of the codewords of stage s, by length relative to the codebook's rms."""
@@ -240,22 +238,22 @@ class Level(Deferred):
             "cost": self.cost.clone(),
         }
         if self.categorical:
-            unit = self.size[..., None, None]
-            tensors["logits_weight"], tensors["logits_bias"] = (self.logits_weight / unit).half(), self.logits_bias.half()
+            weight, bias = (torch.stack(parts) for parts in zip(*(rounded._logits(s) for s in stages)))
+            # Of latents in their own unit; in single precision, since it is differences of large ones that count.
+            tensors["logits_weight"], tensors["logits_bias"] = weight / self.size[..., None, None], bias
+            tensors["logits_base"], tensors["log_precision"] = self.logits_base.half(), self.log_precision.clone()
         else:
             tensors["bits"] = (-F.log_softmax(self.log_prior, -1) / math.log(2)).half()
-            tensors["counts"] = torch.stack([book.shares for book in self.books]).half()
+        tensors["counts"] = torch.stack([book.shares for book in self.books]).half()
         return tensors
 
     @torch.no_grad()
     def import_tensors(self, tensors):
         """Take what :meth:`export_tensors` made."""
-        for name in ("gained", "cost", "log_prior", "sharpness"):
+        own = ("logits_base", "log_precision") if self.categorical else ()
+        for name in ("gained", "cost", "log_prior", "sharpness", *own):
             getattr(self, name).copy_(tensors[name])
-        self._set_codebooks(tensors["codebooks"].float(), tensors.get("counts"))
-        if self.categorical:
-            self.logits_weight.copy_(tensors["logits_weight"] * self.size[..., None, None])
-            self.logits_bias.copy_(tensors["logits_bias"])
+        self._set_codebooks(tensors["codebooks"].float(), tensors["counts"])
 
     def _set_codebooks(self, codebooks, shares=None):
         for s, book in enumerate(self.books):
