@@ -269,7 +269,7 @@ def test_rate_and_synthesis_see_what_the_quantiser_says(name):
         assert torch.equal(y_hat, rounded)
     else:
         # Where the prior is so narrow that nothing is coded, rounding means zero; elsewhere it stays near.
-        assert 0.05 < moved.median() < 0.6 and (moved <= 1.5).float().mean() > 0.8
+        assert 0.02 < moved.median() < 0.6 and (moved <= 1.5).float().mean() > 0.8
     assert torch.equal(rate, rounded_rate) == (name == "ste")
 
 
