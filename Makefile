@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
 
-.PHONY: help demo test wheel clean
+.PHONY: help demo test test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
 	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
+	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove what was built; the environment in $(VENV) stays"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment"
@@ -34,6 +35,19 @@ demo: $(LIGHT)
 test: $(FULL)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# What a user of the light install relies on, where PyTorch is not there to be imported by mistake.
+LIGHT_TESTS := golden bitstream rans config image_io pillow_plugin without_torch
+LIGHT_BIN := $(VENV)-light/bin
+
+$(VENV)-light/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-light
+	$(LIGHT_BIN)/python -m pip install -e . hypothesis pytest
+	@touch $@
+
+test-light: $(VENV)-light/.installed
+	$(LIGHT_BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") and "PyTorch is installed here")'
+	$(LIGHT_BIN)/python -m pytest $(LIGHT_TESTS:%=tests/test_%.py) $(PYTEST_ARGS)
+
 # build/lib would carry files that have been deleted since into the wheel.
 wheel: $(LIGHT)
 	rm -rf build
@@ -41,4 +55,4 @@ wheel: $(LIGHT)
 
 clean:
 	rm -rf build dist demo_output .pytest_cache *.egg-info
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +

@@ -213,7 +213,9 @@ class Engine(Transforms):
             found, session = self._sessions.get(kind, (None, None))
             if found != threads:  # a session keeps the number that it was made with
                 graph, _ = self._graphs[kind]
-                session = _open(graph, graphs.initialisers(graph, self._weights), threads)
+                # After the analysis come latents and coder, which need the memory; the synthesis is the last.
+                arena = kind.startswith("synthesis")
+                session = _open(graph, graphs.initialisers(graph, self._weights), threads, arena)
                 self._sessions[kind] = threads, session
             return session
 
@@ -366,8 +368,8 @@ def _synthesis_geometry(piece, middle, outer, config):
 # --- Loading ---------------------------------------------------------------------------------------------------------
 
 
-def _open(graph, arrays, threads):
-    """Session of a graph on the CPU; its initialisers are ``arrays``."""
+def _open(graph, arrays, threads, arena):
+    """Session of a graph on the CPU; its initialisers are ``arrays``. With an arena it keeps its memory after a run."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -375,6 +377,7 @@ def _open(graph, arrays, threads):
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # pieces differ in size
+    options.enable_cpu_mem_arena = arena
     # Threads that wait for work let others have the core: NumPy, and what else a busy machine runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]

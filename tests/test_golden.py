@@ -23,6 +23,8 @@ def codecs():
 
     def get(model, backend):
         key = model, backend
+        if backend == "torch":
+            pytest.importorskip("torch")
         if key not in made:
             made[key] = Codec(model, backend=backend, threads=2)
         return made[key]

@@ -46,6 +46,23 @@ def test_matrices_of_one_shape_step_as_each_alone_does():
         torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
 
 
+def test_a_step_does_not_depend_on_the_order_of_memory():
+    (p,), (q,) = parameters((5, 4, 3, 3)), parameters((5, 4, 3, 3))
+    q.data = q.data.contiguous(memory_format=torch.channels_last)
+    for gradient in (q.grad, q.grad.contiguous(memory_format=torch.channels_last)):
+        q.grad = gradient
+        for each in (p, q):
+            Muon([each]).step()
+    torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 64)])
+def test_half_precision_moves_singular_values_as_float32_does(shape):
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(4))
+    exact, half = orthogonalised(x), orthogonalised(x.bfloat16()).float()
+    assert (exact - half).norm() < 0.05 * exact.norm()
+
+
 def test_a_step_has_the_spectral_norm_that_it_should():
     (p,) = parameters((4, 64))
     before = p.detach().clone()

@@ -1,4 +1,7 @@
-"""What runs where PyTorch is not installed: each case in a fresh process in which it, and what needs it, is hidden."""
+"""What runs where PyTorch is not installed: each case in a fresh process in which it, and what needs it, is hidden.
+
+`make test-light` runs this file and others where it is not installed indeed, nor are the packages of the extra ``eval``.
+"""
 
 import json
 import os
@@ -65,6 +68,7 @@ def test_it_is_hidden(root, place):
 
 
 def test_metrics_are_the_same(root, place, samples):
+    pytest.importorskip("scipy")
     with Image.open(samples / "dog.png") as picture:
         picture.convert("RGB").crop((100, 100, 340, 290)).save("large.png")
     Image.open("large.png").save("large.jpg", quality=30)
@@ -111,6 +115,7 @@ def test_the_codec_works(root, place):
 
 
 def test_compare_measures_pictures(root, place):
+    pytest.importorskip("scipy")
     options = ("--html", "page.html", "--threads", "1")
     lines = command(root, place, "compare", "photo.png", "photo.jpg", *options).splitlines()
     assert "SSIMULACRA2" in lines[2] and lines[3].split()[0] == "photo.jpg"
@@ -126,6 +131,7 @@ def test_report_makes_page_and_plot_of_stored_results(root, place):
 
 
 def test_evaluation_of_any_coder_in_worker_processes(root, place):
+    pytest.importorskip("scipy")
     code = (
         "from jpeg_coder import JpegCoder\n"
         "from codec.evaluation import anchors, rate_distortion as rd\n"
@@ -165,6 +171,8 @@ def test_evaluation_of_any_coder_in_worker_processes(root, place):
     ],
 )
 def test_what_needs_an_extra_says_which_in_one_line(root, place, arguments, line):
+    if "--against" in arguments or "quantisers" in arguments:
+        pytest.importorskip("scipy")  # where that is missing too, it is what is named
     before = set(place.iterdir())
     result = fresh(root, place, "-m", "codec", *arguments.split())
     assert result.returncode == 1 and result.stdout == ""

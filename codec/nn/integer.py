@@ -61,8 +61,10 @@ class TrainableLayer(nn.Module):
         weight, step = self._quantised()
         if spec.depthwise:
             total = F.conv2d(a, weight.view(-1, 1, 3, 3), padding=1, groups=spec.channels_out)
-        else:
+        elif spec.groups > 1:
             total = F.conv2d(a, weight[:, :, None, None], groups=spec.groups)
+        else:  # faster than a convolution of 1x1, backwards above all
+            total = F.linear(a.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
         biases = self._biases()
         if spec.anchors > 1:
             left, position = anchor_position(quality, spec.anchors)

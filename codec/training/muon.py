@@ -39,31 +39,38 @@ class Muon(torch.optim.Optimizer):
             ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
             shapes = {}
             for p, update in zip(parameters, ahead):
-                matrix = update.flatten(1)
+                # Columns in the order of memory, which does not matter to a step.
+                order = (0, 2, 3, 1) if p.dim() == 4 and not p.is_contiguous() else tuple(range(p.dim()))
+                matrix, update = p.permute(order).view(len(p), -1), update.permute(order).flatten(1)
                 tall = matrix.shape[0] > matrix.shape[1]
-                matrix = matrix.T if tall else matrix
-                shapes.setdefault(matrix.shape, []).append((p, tall, matrix))
+                matrix, update = (matrix.T, update.T) if tall else (matrix, update)
+                reach = 32 * group["lr"] * group["size"] * (p.shape[0] / p[0].numel()) ** 0.5
+                shapes.setdefault(matrix.shape, []).append((matrix, update, reach))
             for members in shapes.values():
-                stack = torch.stack([matrix.to(self.dtype) for *_, matrix in members])
-                for (p, tall, _), update in zip(members, orthogonalised(stack, group["iterations"]).to(p.dtype)):
-                    reach = 32 * group["lr"] * group["size"] * (p.shape[0] / p[0].numel()) ** 0.5
-                    p.sub_((update.T if tall else update).reshape(p.shape), alpha=reach)
+                stack = torch.stack([update.to(self.dtype) for _, update, _ in members])
+                for (matrix, _, reach), update in zip(members, orthogonalised(stack, group["iterations"])):
+                    matrix.sub_(update, alpha=reach)
 
 
 def orthogonalised(x, iterations=5):
     """Matrices (B, m, n), m <= n, with all singular values moved to about 1 (0.7 to 1.2), by Newton and Schulz."""
     x = x / (x.float().flatten(1).norm(dim=1)[:, None, None] + 1e-20).to(x.dtype)
-    if x.shape[2] < 3 * x.shape[1]:
+    if x.shape[2] < 3 * x.shape[1] or x.dtype != torch.float32:
         for _ in range(iterations):
-            a = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+            x = _polynomial(x @ x.mT) @ x
         return x
-    # The polynomial of x x^T is what is iterated, in float32: small, and applied to x once.
-    product, a = None, x.float() @ x.float().mT
+    # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision has not the range for it.
+    product, a = None, x @ x.mT
     for i in range(iterations):
-        step = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
-        step.diagonal(dim1=1, dim2=2).add_(3.4445)
+        step = _polynomial(a)
         product = step if product is None else step @ product
         if i < iterations - 1:
             a = step @ a @ step
-    return product.to(x.dtype) @ x
+    return product @ x
+
+
+def _polynomial(a):
+    """3.4445 - 4.7750 a + 2.0315 a a."""
+    step = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+    step.diagonal(dim1=1, dim2=2).add_(3.4445)
+    return step

@@ -7,6 +7,7 @@ from compressai.entropy_models import GaussianConditional
 from torch import nn
 
 from ..latents.networks import SCALE_MIN
+from ..quantise.weights import towards_range
 
 # Measured on latents of a model that was trained with a plain Gaussian; a start, learned from there.
 WEIGHTS, RATIOS = (0.24, 0.70, 0.06), (0.40, 1.0, 2.2)
@@ -111,7 +112,7 @@ class _MixtureBits(torch.autograd.Function):
             density_u = (-0.5 * upper.square()).exp_().mul_((2 * math.pi) ** -0.5)
             density_l = (-0.5 * lower.square()).exp_().mul_((2 * math.pi) ** -0.5)
             to_s = (density_u * upper - density_l * lower) / s
-            to_s = torch.where((wanted >= SCALE_MIN) | (to_s > 0), to_s, 0)
+            to_s = towards_range(to_s, s - wanted)
             total.addcmul_(p, w)
             to_a.add_((density_l - density_u) / s * w)
             to_scale.addcmul_(to_s, w * c)
