@@ -1,6 +1,7 @@
 """What it costs in rate that the entropy networks are integer functions, and that their weights have few bits.
 
-    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER [--steps 240 | --minutes 4] [--bits 8,4,2,1] [--model MODEL]
+    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER [--steps 240 | --minutes 4] [--bits 8,4,2,1]
+        [--model MODEL]
 
 All start from the weights of a model and train the entropy networks for as long, in turns, as float32 networks
 without any rounding and as integers with weights of each of the numbers of bits; everything else stays. Prints the

@@ -570,7 +570,8 @@ def test_options_that_the_latents_do_not_look_at_are_refused(tmp_path, options, 
     said = fail("train", tmp_path, "-o", tmp_path / "run", *options)
     assert named in said and "do not look at" in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
-    shown = json.loads(succeed("train", "--latents", "hvq", "--entropy-bits", "4", "--codebook", "loss", "--show-config"))
+    given = ["--latents", "hvq", "--entropy-bits", "4", "--codebook", "loss"]
+    shown = json.loads(succeed("train", *given, "--show-config"))
     assert (shown["latents"], shown["entropy_bits"], shown["codebook"]) == ("hvq", 4, "loss")
 
 

@@ -109,7 +109,7 @@ class TileReferee:
                 out[(o, *at)] = min(max(rounded, low), high)
         return out
 
-    # --- Latents made of codes -----------------------------------------------------------------------------------------
+    # --- Latents made of codes ---------------------------------------------------------------------------------------
 
     def vector(self, pull, h, w):
         """y_hat float32 (M, h, w) of one level."""

@@ -209,7 +209,7 @@ class Level(Deferred):
     def discard(self):
         self._seen = {}
 
-    # --- Weights files -------------------------------------------------------------------------------------------------
+    # --- Weights files ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def export_tensors(self, first_quality, whole=False):
@@ -403,7 +403,7 @@ class TrainableVectorModel(nn.Module):
         offset = CLASS_STEP * (index - (CLASSES - 1) / 2)
         return mean * (self.unit / MEAN_UNIT)[:, None, None], offset
 
-    # --- Weights files -------------------------------------------------------------------------------------------------
+    # --- Weights files ---------------------------------------------------------------------------------------------
 
     def _parts(self):
         """``(prefix in the weights file, module)`` of integer layers."""
