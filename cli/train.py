@@ -82,7 +82,7 @@ def train(pictures, until, config_file, overrides, show_config, no_progress, **o
         raise Failure(f"architecture: {error}") from None
     if not config.resume:
         config.check_latents(model)
-    _refuse_unused(overrides, model)
+        _refuse_unused(overrides, model)
     if until is not None:
         minutes = minutes_until(until) + _minutes_behind(config.resume)
         config.max_minutes = min(minutes, config.max_minutes or minutes)

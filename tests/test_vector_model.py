@@ -452,5 +452,11 @@ def test_a_run_that_goes_on_keeps_latents_and_ways_to_learn(pictures, tmp_path):
         )
         with pytest.raises(ModelError, match=named):
             train(config, progress=False)
+    path = tmp_path / "first" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state["model"]["lower.counts"] = state["model"].pop("lower.books.0.shares")
+    torch.save(state, path)
+    with pytest.raises(ModelError, match="of another version"):
+        train(settings(pictures, tmp_path / "second", resume=str(path)), progress=False)
     # What learned by averages may go on by the codebook loss from exported weights.
     train(settings(pictures, tmp_path / "third", resume=str(export), steps=1, codebook="loss"), progress=False)

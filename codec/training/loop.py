@@ -535,7 +535,10 @@ def _starting_point(config):
         if config.codebook != checkpoint["config"].get("codebook", "ema"):
             raise ModelError(f"{path}: a checkpoint keeps the way in which its codebooks learn")
         model = trainable_model(own, *ways)
-        model.load_state_dict(checkpoint["model"])
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError:
+            raise ModelError(f"{path}: of another version of the codec; its exported weights can be gone on from") from None
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
