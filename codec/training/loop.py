@@ -538,7 +538,7 @@ def _starting_point(config):
         try:
             model.load_state_dict(checkpoint["model"])
         except RuntimeError:
-            raise ModelError(f"{path}: of another version of the codec; its exported weights can be gone on from") from None
+            raise ModelError(f"{path}: of another version; go on from its exported weights") from None
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
