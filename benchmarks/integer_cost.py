@@ -1,8 +1,9 @@
 """What it costs in rate that the entropy networks are integer functions, and that their weights have few bits.
 
-    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER --minutes 4 [--bits 8,4,2,1] [--model MODEL]
+    python benchmarks/integer_cost.py TRAIN_FOLDER VALID_FOLDER [--steps 240 | --minutes 4] [--bits 8,4,2,1]
+        [--model MODEL]
 
-All start from the weights of a model and train the entropy networks for the same time, in turns, as float32 networks
+All start from the weights of a model and train the entropy networks for as long, in turns, as float32 networks
 without any rounding and as integers with weights of each of the numbers of bits; everything else stays. Prints the
 loss on the validation pictures, at the start and after training, and bits per pixel.
 """
@@ -79,18 +80,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("train")
     parser.add_argument("valid")
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--bits", type=lambda text: [int(bits) for bits in text.split(",")], default=[8])
     parser.add_argument("--model")
     arguments = parser.parse_args()
+    if not (arguments.steps or arguments.minutes):
+        parser.error("needs --steps or --minutes")
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     fabric.launch()
     runs = {}
     for bits in (None, *arguments.bits):
         config = TrainingConfig(
-            pictures=[arguments.train], output=tempfile.mkdtemp(), max_minutes=arguments.minutes, batch=4, crop=192,
-            resume=str(find_model(arguments.model)), freeze="transforms,dequantiser", lr=1e-3, warmup=20, ema=0.98,
-            cache_gib=1, drawn=0.0, white=0.0,
+            pictures=[arguments.train], output=tempfile.mkdtemp(), steps=arguments.steps,
+            max_minutes=arguments.minutes, batch=4, crop=192, resume=str(find_model(arguments.model)),
+            freeze="transforms,dequantiser", lr=1e-3, warmup=20, ema=0.98, cache_gib=1, drawn=0.0, white=0.0,
         )  # fmt: skip
         run = runs["floats" if bits is None else f"{bits} bits"] = _Run(config, fabric)
         for networks in (run.bare.networks, run.ema.networks):

@@ -126,7 +126,7 @@ class Names(click.ParamType):
 @click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
 @click.option(
-    "--quantisers", type=Names(), default="mixed,noise,ste,soft,universal,sga,vq", show_default=True,
+    "--quantisers", type=Names(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae", show_default=True,
     metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
 )  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")

@@ -37,9 +37,13 @@ _NAMES = {
 @click.option("--until", metavar="TIME", help="Stop at a time: 2031-05-17T18:30, local unless it names a zone.")
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N steps in all.")
 @click.option(
-    "--latents", type=click.Choice(["scalar", "vq"]), help="Rounded or vector-quantised latents, for a new model."
-)
+    "--latents", type=click.Choice(["scalar", "vq", "hvq", "dvae"]),
+    help="Latents of a new model: rounded, vector-quantised, the same on two levels, categorical.",
+)  # fmt: skip
 @click.option("--quantiser", metavar="NAME", help="What stands for rounding while training: mixed, noise, ste, ...")
+@click.option(
+    "--codebook", type=click.Choice(["ema", "loss"]), help="How codebooks learn: moving averages, codebook loss."
+)
 @click.option(
     "--entropy-bits", type=click.IntRange(1, 8), metavar="N",
     help="Bits of the weights of the entropy networks, for a new model.",
@@ -77,9 +81,12 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
         given["pictures"] = list(pictures)
     config = build_config(TrainingConfig, read_settings(config_file), overrides, given)
     try:
-        config.model_config()
+        model = config.model_config()
     except ValueError as error:
         raise Failure(f"architecture: {error}") from None
+    if not config.resume:
+        config.check_latents(model)
+        _refuse_unused(overrides, model)
     if until is not None:
         minutes = minutes_until(until) + _minutes_behind(config.resume)
         config.max_minutes = min(minutes, config.max_minutes or minutes)
@@ -204,6 +211,14 @@ def _with_architecture(overrides) -> list:
         else:
             rest.append(override)
     return [*rest, f"architecture={json.dumps(fields)}"] if fields else rest
+
+
+def _refuse_unused(overrides, model):
+    """Failure where ``--set`` says what latents of the model's kind do not look at."""
+    for override in overrides:
+        key = override.partition("=")[0].strip().removeprefix("model.")
+        if override.strip().startswith("model.") and key in model.unused:
+            raise Failure(f"--set model.{key}: {model.latents} latents do not look at it; leave it out")
 
 
 def read_settings(path) -> dict:

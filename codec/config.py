@@ -21,6 +21,11 @@ STRIDE = 4 * STEP  # pixels per position of z; pictures are padded to a multiple
 BOUNDS = {"N": 1024, "anchors": 101, "stages": 32, "code_dim": COARSE}
 WIDTH_MAX, DEPTH_MAX = 4096, 64
 
+LATENTS = ("scalar", "vq", "hvq", "dvae")
+_INTEGER_NETWORKS = {"entropy_width", "entropy_bits", "activation_bits"}
+_SIDE_INFORMATION = {"N", "hyper_width"}
+_CODES = {"code_dim", "codes", "stages"}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -37,10 +42,11 @@ class ModelConfig:
         activation_bits: of their activations, besides the sign.
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.
-        latents: "scalar" (rounded, with a hyperprior and context) or "vq" (residual vector quantisation, see
-            latents/vector.py; N and the widths of the entropy networks do not matter then).
-        code_dim, codes, stages: of vector-quantised latents: channels of a codeword, codewords of a codebook,
-            stages of refinement at most.
+        latents: "scalar" (rounded, with a hyperprior and context), "vq" (residual vector quantisation), "dvae" (the
+            same codes, drawn from a distribution in training) or "hvq" (two levels: codes at 1/64 as well, which those
+            at 1/16 are conditioned on). See :attr:`unused` for what does not matter with each.
+        code_dim, codes, stages: of latents made of codes: channels of a codeword, codewords of a codebook, stages of
+            refinement at most.
     """
 
     M: int = 384
@@ -81,12 +87,34 @@ class ModelConfig:
             raise ModelError(f"entropy_bits is {self.entropy_bits}; weights have 1 to 8 bits")
         if not 8 <= self.activation_bits <= 15:
             raise ModelError(f"activation_bits is {self.activation_bits}; activations have 8 to 15 bits")
-        if self.latents not in ("scalar", "vq"):
-            raise ModelError(f"latents is {self.latents!r}; there are scalar and vq")
-        if self.latents == "vq" and self.M % self.code_dim:
-            raise ModelError(f"code_dim is {self.code_dim}; it must divide M = {self.M}")
-        if self.latents == "vq" and not 2 <= self.codes <= 4096:
-            raise ModelError("vector-quantised latents need 2 to 4096 codes")
+        if self.latents not in LATENTS:
+            raise ModelError(f"latents is {self.latents!r}; there are {', '.join(LATENTS)}")
+        if not self.scalar:
+            for name in ("M", "N") if self.side_information else ("M",):
+                if getattr(self, name) % self.code_dim:
+                    raise ModelError(f"code_dim is {self.code_dim}; it must divide {name} = {getattr(self, name)}")
+            if not 2 <= self.codes <= 4096:
+                raise ModelError(f"codes is {self.codes}; latents made of codes need 2 to 4096 of them")
+
+    @property
+    def scalar(self):
+        """Whether latents are rounded numbers, in symbols, rather than codes."""
+        return self.latents == "scalar"
+
+    @property
+    def side_information(self):
+        """Whether there are z and an h_s that reads it."""
+        return self.latents in ("scalar", "hvq")
+
+    @property
+    def unused(self):
+        """Names of the fields that this kind of latents does not look at: a set."""
+        return {
+            "scalar": _CODES,
+            "vq": _SIDE_INFORMATION | _INTEGER_NETWORKS | {"context_width"},
+            "dvae": _SIDE_INFORMATION | _INTEGER_NETWORKS | {"context_width"},
+            "hvq": {"context_width"},
+        }[self.latents]
 
     @classmethod
     def from_dict(cls, values):

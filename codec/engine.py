@@ -127,12 +127,14 @@ class Engine(Transforms):
     # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
 
     def side_information(self, y, quality):
-        """Gained y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
+        """y (M, h, w) of :meth:`analyse`, h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
 
         None where latents need none. The border is zeros: tiles that are coded apart are given apart.
         """
-        if self.config.latents == "vq":
+        if not self.config.side_information:
             return None
+        if not self.config.scalar:  # h_a reads symbols
+            y = y * self._gain("log_gain.table", quality)[:, None, None]
         (z,) = self._session("hyper").run(["z"], {"y": np.ascontiguousarray(y[None], np.float32)})
         return z[0] * self._gain("z_log_gain.table", quality)[:, None, None]
 
@@ -158,7 +160,7 @@ class Engine(Transforms):
         kind = "analysis" if pixels.dtype == np.uint8 else "analysis_float"
         session = self._session(kind)
         inputs = self._quality_tables(kind, quality)
-        gain = self._gain("log_gain.table", quality)
+        gain = self._gain("log_gain.table", quality) if self.config.scalar else None  # codes have sizes of their own
         height, width = (n // STEP for n in padded_size(*pixels.shape[:2]))
         for piece in pieces(height, width):
             outer = piece.grown(self._analysis_reach, height, width)
@@ -187,7 +189,7 @@ class Engine(Transforms):
     def _synthesise_pieces(self, y_hat, quality, kind):
         session = self._session(kind)
         inputs = self._quality_tables(kind, quality)
-        gain = self._gain("log_gain.table", quality)
+        gain = self._gain("log_gain.table", quality) if self.config.scalar else None  # codes have sizes of their own
         _, height, width = y_hat.shape
         for piece in pieces(height, width):
             outer = piece.grown(self._synthesis_reach, height, width)
@@ -242,9 +244,7 @@ class Engine(Transforms):
         return tables
 
     def _gain(self, name, quality):
-        """Gains (channels,) at a quality; None where latents have sizes of their own."""
-        if name not in self._weights:
-            return None
+        """Gains (channels,) at a quality."""
         return np.exp(graphs.interpolated(self._weights[name], self._position(quality)))
 
     def _position(self, quality):

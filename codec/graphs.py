@@ -46,7 +46,7 @@ def weight_shapes(config):
         _block(shapes, f"g_s.blocks8.{i}", width8, config.anchors)
     _conv3(shapes, "g_s.patch", width8, 3 * PATCH**2)
 
-    if config.latents == "scalar":
+    if config.side_information:
         width = config.hyper_width
         _linear(shapes, "h_a.enter", config.M, width)
         for i in (1, 2):

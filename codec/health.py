@@ -47,7 +47,7 @@ def health(model, x, quality=60.0):
     """Share of z in the bits, and of dead units by part, of a trainable model: {"z_share", "dead_encoder", ...}.
 
     Args:
-        model: TrainableModel or TrainableVectorModel, which has no z.
+        model: TrainableModel or TrainableVectorModel, which may have no z.
         x: float (B, 3, H, W) in [0, 1]; at least 1000 positions of y, or rare is not rare.
         quality: in [0, 100].
     """
@@ -57,7 +57,7 @@ def health(model, x, quality=60.0):
         figures = model(x, torch.full((len(x),), float(quality), device=x.device))
     model.train(training)
     result = mean_dead(shares)
-    if model.config.latents == "scalar":
+    if model.config.side_information:
         z, y = figures["z_bpp"].sum().item(), figures["y_bpp"].sum().item()
         result = {"z_share": z / max(z + y, 1e-12), **result}
     return result
@@ -102,9 +102,9 @@ def check(name, pictures, quality=60.0):
             figures = model(x, torch.tensor([float(quality)]))
         for part in PARTS:
             shares[part] += seen[part]
-        if config.latents == "scalar":
+        if config.side_information:
             z, y = z + figures["z_bpp"].item(), y + figures["y_bpp"].item()
     found = mean_dead(shares)
-    if config.latents == "scalar":
+    if config.side_information:
         found["z_share"] = z / (z + y)
     return {**found, "complaints": list(complaints(found).values())}

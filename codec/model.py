@@ -70,7 +70,7 @@ class Model:
         self.latents = latents.from_tensors(config, tensors)
         self.tables = self.latents.tables
         self.engine = engine or Engine(config, float_weights(config, tensors), threads)
-        self.plain = PlainTransforms(config) if config.latents == "scalar" else None
+        self.plain = PlainTransforms(config) if config.scalar else None
 
     @classmethod
     def from_folder(cls, folder, threads=None, backend="onnx", device="cpu"):

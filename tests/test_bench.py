@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from test_vector_entropy import CONFIGS
 from test_vector_entropy import trainable as trainable_vq
 from tiny import CONFIG, trainable
 
@@ -161,6 +162,17 @@ def test_vector_quantised_latents_have_no_entropy_networks(picture, tmp_path):
     summary = measuring.summarise(measured, coder.model.config)
     assert [share.part for share in summary.shares] == ["g_a", "g_s"]
     assert [part.part for part in summary.parts] == ["g_a", "entropy", "g_s", "encoder", "decoder"]
+
+
+def test_the_networks_between_two_levels_are_counted():
+    config = CONFIGS["hvq"]
+    N, width = config.N, config.entropy_width
+    # h_s: at 1/64; at 1/32, depthwise and not; at 1/16. Then a mean for each channel, a class for each pair.
+    wanted = 4 * N * N / 64**2 + (9 * N + 4 * N * width) / 32**2 + (9 + width) * width / 16**2
+    wanted += width * (config.M + 3 * config.M // 4) / 16**2
+    assert multiply_adds(config)["entropy"] == pytest.approx(wanted / 1e3)
+    assert multiply_adds(CONFIGS["dvae"])["entropy"] == 0 and parameters(CONFIGS["dvae"])["entropy"] == 32 * 16 * 3
+    assert parameters(config)["entropy"] > 32 * 16 * 3 + 8 * 16
 
 
 def test_a_clock_counts_no_second_twice(monkeypatch):

@@ -592,6 +592,28 @@ def test_show_config_can_be_read_back(tmp_path):
     assert succeed("train", "--config", path, "--show-config") == said
 
 
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (["--latents", "vq", "--quantiser", "sga"], "quantiser"),
+        (["--latents", "vq", "--entropy-bits", "1"], "entropy_bits"),
+        (["--latents", "hvq", "--set", "quantiser=noise"], "quantiser"),
+        (["--latents", "dvae", "--codebook", "loss"], "codebook"),
+        (["--codebook", "loss"], "codebook"),
+        (["--latents", "vq", "--set", "model.N=32"], "model.N"),
+        (["--latents", "hvq", "--set", "model.context_width=32"], "model.context_width"),
+        (["--set", "model.stages=2"], "model.stages"),
+    ],
+)
+def test_options_that_the_latents_do_not_look_at_are_refused(tmp_path, options, named):
+    said = fail("train", tmp_path, "-o", tmp_path / "run", *options)
+    assert named in said and "do not look at" in said and len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    given = ["--latents", "hvq", "--entropy-bits", "4", "--codebook", "loss"]
+    shown = json.loads(succeed("train", *given, "--show-config"))
+    assert (shown["latents"], shown["entropy_bits"], shown["codebook"]) == ("hvq", 4, "loss")
+
+
 def test_training_needs_pictures_and_a_sound_architecture(tmp_path):
     assert "Missing argument 'PICTURES...'" in fail("train", status=2)
     said = fail("train", tmp_path, "--set", 'architecture={"M')

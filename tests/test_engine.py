@@ -25,6 +25,7 @@ CONFIGS = [
     replace(CONFIG, M=36, analysis_width=50, synthesis_width16=38, synthesis_depth16=2, synthesis_width8=194, N=5),
     replace(CONFIG, analysis_depth=0, synthesis_depth16=0, synthesis_depth8=0, anchors=2),
     replace(CONFIG, latents="vq", code_dim=4, codes=8, stages=2),
+    replace(CONFIG, latents="hvq", code_dim=4, codes=8, stages=2),
 ]
 
 

@@ -147,7 +147,8 @@ def test_a_run_keeps_its_prices_and_logs_the_score(pictures, tmp_path):
 
 
 def test_eyes_are_for_scalar_latents():
-    with pytest.raises(ValueError, match="scalar"):
-        TrainingConfig(eyes=0.5, latents="vq")
+    settings = TrainingConfig(eyes=0.5, latents="vq")
+    with pytest.raises(ModelError, match="vq latents do not look at"):
+        settings.check_latents(settings.model_config())
     with pytest.raises(ValueError, match="between 0 and 1"):
         TrainingConfig(eyes=1.5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from test_integer import SPECS, random_input, random_layer, reference, run
-from test_vector_entropy import VQ_CONFIG
+from test_vector_entropy import CONFIGS, VQ_CONFIG
 from test_vector_entropy import trainable as trainable_vq
 from tiny import CONFIG, coding
 
@@ -24,7 +24,8 @@ from codec.latents.vector import VectorLatents, squared_error_per_bit
 from codec.latents.vector import to_groups as vector_groups
 from codec.nn import latents as entropy
 from codec.quality import interpolate_integers
-from codec.nn.vector import choose, to_groups
+from codec.nn.vector import to_groups
+from codec.quantise import nearest
 from codec.training.loop import export
 
 QUALITIES = (0, 4321, 10000)
@@ -382,13 +383,13 @@ def test_vector_codewords_and_contexts_are_those_of_training(vq_folder, vector):
     graph.import_tensors({name: torch.from_numpy(t) for name, t in load_file(vq_folder / "weights.safetensors").items()})
     for quality in (0, 6000, 10000):
         groups = torch.from_numpy(y)[None]
-        chosen = vector._choose(vector_groups(y, VQ_CONFIG.code_dim), quality)
-        residual = to_groups(groups, VQ_CONFIG.code_dim)
         slope = squared_error_per_bit(VQ_CONFIG.lmbda(quality / 100))
+        chosen = vector.level.choose(vector_groups(y, VQ_CONFIG.code_dim), quality, slope)
+        residual = to_groups(groups, VQ_CONFIG.code_dim)
         for (s, g), indices in chosen.items():
-            codebook = torch.from_numpy(vector.codebooks[s, g])[None]
-            penalty = torch.from_numpy(vector.bits[s, g])[None, None] * slope
-            best = choose(residual[g][None], codebook, penalty)[0]
+            codebook = torch.from_numpy(vector.level.codebooks[s, g])[None]
+            penalty = torch.from_numpy(vector.level.bits[s, g])[None, None] * slope
+            best = nearest(residual[g][None], codebook, penalty)[0]
             assert np.array_equal(best.numpy(), indices)
             residual[g] -= codebook[0][best]
 
@@ -507,6 +508,47 @@ VECTOR_DAMAGE = {
     ),
     "frequencies zero": (changed("entropy.vq.frequencies", lambda t: 0 * t), "add up"),
 }
+
+
+CODES_DAMAGE = {
+    "logits missing": ("dvae", changed("entropy.vq.logits_weight", lambda t: None), "lack"),
+    "logits NaN": ("dvae", changed("entropy.vq.logits_weight", nan), "finite"),
+    "logits cut": ("dvae", changed("entropy.vq.logits_bias", lambda t: t[:-1]), "logits_bias is"),
+    "fractions": ("hvq", changed("entropy.upper.codebooks", lambda t: t + np.float16(0.5)), "whole numbers"),
+    "upper missing": ("hvq", changed("entropy.upper.codebooks", lambda t: None), "lack entropy.upper.codebooks"),
+    "classes cut": ("hvq", changed("entropy.vq.frequencies", lambda t: t[:, :, :3]), "frequencies is"),
+    "head missing": ("hvq", changed("entropy.lower.index.weight", lambda t: None), "lack entropy.lower.index.weight"),
+    "head cut": ("hvq", changed("entropy.lower.mean.weight", lambda t: t[:-1]), "lower.mean.weight is"),
+    "h_s shift": ("hvq", changed("entropy.h_s.layers.0.shift", lambda t: t - 100), "shift"),
+    "unit missing": ("hvq", changed("entropy.lower.unit", lambda t: None), "lack entropy.lower.unit"),
+    "unit infinite": ("hvq", changed("entropy.lower.unit", put(0, np.inf)), "unit is"),
+}
+
+
+@pytest.mark.parametrize("name", CODES_DAMAGE)
+def test_damaged_weights_of_other_codes_are_refused(name):
+    kind, damage, reason = CODES_DAMAGE[name]
+    tensors = {key: tensor.numpy() for key, tensor in trainable_vq(kind).export_tensors().items()}
+    with pytest.raises(ModelError, match=reason):
+        latents.from_tensors(CONFIGS[kind], damage(tensors))
+
+
+def test_two_levels_decode_to_what_was_encoded_and_damage_is_noticed():
+    tensors = {key: tensor.numpy() for key, tensor in trainable_vq("hvq").export_tensors().items()}
+    codes = latents.from_tensors(CONFIGS["hvq"], tensors)
+    z, y = random_latents()
+    for quality in QUALITIES:
+        encoded = codes.encode(z, y, quality)
+        assert np.array_equal(through_coder(codes, encoded, quality, crc=encoded.crc), encoded.y_hat)
+        assert codes.estimate(z, y, quality) == pytest.approx(encoded.bits(codes.tables))
+    with pytest.raises(Corrupt, match="checksum"):
+        through_coder(codes, encoded, quality, crc=encoded.crc ^ 1)
+    with pytest.raises(Corrupt, match="plain"):
+        codes.decode(ListCoder(), 8, 12, quality, lattice=True)
+    # However large the codewords, h_s reads what its sums are exact for.
+    huge = {**tensors, "entropy.upper.codebooks": tensors["entropy.upper.codebooks"] * np.float16(100)}
+    encoded = latents.from_tensors(CONFIGS["hvq"], huge).encode(100 * z, y, 5000)
+    assert np.abs(encoded.z_hat).max() == 255
 
 
 @pytest.mark.parametrize("name", SCALAR_DAMAGE)

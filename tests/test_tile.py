@@ -6,8 +6,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from rans_referee import RefereeDecoder
-from test_vector_entropy import VQ_CONFIG
-from test_vector_entropy import trainable as trainable_vq
+from test_vector_entropy import CONFIGS
+from test_vector_entropy import trainable as trainable_codes
 from tile_referee import TileReferee, rows_of
 from tiny import CONFIG, trainable, trellis_tensors
 
@@ -28,7 +28,7 @@ def check(config, tensors, codes, z, y, quality, plain=False, dependent=False, e
     lanes, data = coder.flush()
     decoder = RefereeDecoder(rows_of(tensors), data, lanes)
     referee = TileReferee(asdict(config), tensors, quality, plain, dependent)
-    decode = referee.vector if config.latents == "vq" else referee.scalar
+    decode = {"scalar": referee.scalar, "hvq": referee.hierarchical}.get(config.latents, referee.vector)
     y_hat = decode(decoder.pull, *y.shape[1:])
     decoder.finish()
     assert zlib.crc32(np.array(referee.symbols, "<i2").tobytes()) == encoded.crc
@@ -55,7 +55,10 @@ def test_scalar_latents(quality, kind):
 
 
 @pytest.mark.parametrize("quality", [0, 4321, 10000])
-def test_vector_quantised_latents(quality):
-    config, tensors, codes = setting(VQ_CONFIG, trainable_vq())
-    y = np.random.default_rng(quality).normal(0, 0.5, (config.M, 8, 12)).astype(np.float32)
-    check(config, tensors, codes, None, y, quality)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_latents_made_of_codes(kind, quality):
+    config, tensors, codes = setting(CONFIGS[kind], trainable_codes(kind))
+    random = np.random.default_rng(quality)
+    y = random.normal(0, 0.5, (config.M, 8, 12)).astype(np.float32)
+    z = random.normal(0, 3, (config.N, 2, 3)).astype(np.float32) if kind == "hvq" else None
+    check(config, tensors, codes, z, y, quality)

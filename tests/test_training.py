@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
 from codec.model import Model
-from codec.quantise import LATENT_QUANTISERS
+from codec.quantise import LATENT_QUANTISERS, latent_quantiser
 from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
@@ -237,19 +238,90 @@ def test_two_processes_train_one_model(pictures, tmp_path):
     assert weights_of(tmp_path / "run")[1]["step"] == 2
 
 
+def seen_by_the_synthesis(model, seed=0, pixels=128):
+    """``(y_bpp, y_hat)`` of a model in training mode, for draws with a seed."""
+    x = torch.rand(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(9))
+    seen, synthesise = [], model.transforms.synthesise
+    model.transforms.synthesise = lambda y_hat, q: (seen.append(y_hat), synthesise(y_hat, q))[1]
+    figures = model(x, torch.tensor([60.0]), torch.Generator().manual_seed(seed))
+    model.transforms.synthesise = synthesise
+    return figures["y_bpp"], seen[0]
+
+
+DRAWS = {  # what each quantiser draws anew in every step: for the rate, for the synthesis
+    "noise": (True, True), "ste": (False, False), "mixed": (True, False), "soft": (True, True),
+    "universal": (True, True), "sga": (True, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(LATENT_QUANTISERS))
+def test_rate_and_synthesis_see_what_the_quantiser_says(name):
+    model = trainable()
+    model.quantiser = latent_quantiser(name)
+    model.dequantiser.shrink.data.zero_()
+    (rate, y_hat), (other_rate, other_y_hat) = (seen_by_the_synthesis(model, seed) for seed in (0, 1))
+    assert (not torch.equal(rate, other_rate), not torch.equal(y_hat, other_y_hat)) == DRAWS[name]
+    # Against the same residuals rounded: by no more than the quantiser moves them.
+    model.quantiser = latent_quantiser("ste")
+    rounded_rate, rounded = seen_by_the_synthesis(model)
+    moved = (y_hat - rounded).abs()
+    if name in ("ste", "mixed"):
+        assert torch.equal(y_hat, rounded)
+    else:
+        # Where the prior is so narrow that nothing is coded, rounding means zero; elsewhere it stays near.
+        assert 0.02 < moved.median() < 0.6 and (moved <= 1.5).float().mean() > 0.8
+    assert torch.equal(rate, rounded_rate) == (name == "ste")
+
+
+def test_noise_for_the_rate_is_drawn_over_a_whole_cell():
+    """A residual r and uniform noise u: bits of the prior at r + u, not at round(r)."""
+    model, drawn = trainable(), []
+    rate = model.quantiser.for_rate
+    model.quantiser.for_rate = lambda y, generator: (drawn.append((y, rate(y, generator))), drawn[-1][1])[1]
+    seen_by_the_synthesis(model)
+    for residual, heard in drawn[:2]:  # of z, of y
+        noise = (heard - residual).detach()
+        assert noise.abs().max() <= 0.5 and noise.std().item() == pytest.approx(12**-0.5, rel=0.1)
+    assert len(drawn) == 2
+
+
 @pytest.mark.parametrize("name", sorted(LATENT_QUANTISERS))
 def test_every_quantiser_trains_and_none_matters_at_evaluation(name):
-    x, quality = torch.rand(1, 3, 64, 64), torch.tensor([60.0])
+    x, quality = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([60.0])
     model = TrainableModel(CONFIG, name)
     rounded = TrainableModel(CONFIG)
     rounded.load_state_dict(model.state_dict())
     with torch.no_grad():
         for figure, expected in zip(model.eval()(x, quality).values(), rounded.eval()(x, quality).values()):
             assert torch.equal(figure, expected)
-    figures = model.train()(x, quality, torch.Generator().manual_seed(0))
-    (figures["y_bpp"] + figures["mse"]).sum().backward()
-    gradient = model.transforms.g_a.enter.weight.grad
-    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    gradients = []
+    for part in ("y_bpp", "mse"):
+        model.zero_grad()
+        model.train()(x, quality, torch.Generator().manual_seed(0))[part].sum().backward()
+        gradients.append(model.transforms.g_a.enter.weight.grad.clone())
+        assert gradients[-1].isfinite().all() and gradients[-1].abs().max() > 0
+    assert not torch.allclose(*gradients)
+
+
+def test_the_quantiser_of_the_settings_is_the_one_that_trains(pictures, tmp_path):
+    weights = {}
+    for name in LATENT_QUANTISERS:
+        run = loop._Run(config(pictures, tmp_path / name, steps=5, warmup=1, quantiser=name), one_process())
+        assert type(run.bare.quantiser) is LATENT_QUANTISERS[name]
+        run._one_step()
+        weights[name] = run.bare.transforms.g_a.out.weight.detach()
+        run.crops.close()
+    for a, b in itertools.combinations(weights, 2):
+        assert not torch.equal(weights[a], weights[b]), (a, b)
+
+
+@pytest.mark.parametrize("name, first, last", [("soft", 1.0, 0.2), ("sga", 0.5, 0.1)])
+def test_temperatures_fall_as_a_run_goes_on(pictures, tmp_path, name, first, last):
+    run = loop._Run(config(pictures, tmp_path, steps=5, quantiser=name), one_process())
+    for run.step in (0, 3):
+        run._one_step()
+        assert run.bare.quantiser.temperature == pytest.approx(first * (last / first) ** (run.step / 5))
+    run.crops.close()
 
 
 @pytest.mark.parametrize("bits, levels", [(8, 255), (4, 15), (2, 3), (1, 2)])
@@ -305,8 +377,6 @@ def test_loss_is_rate_plus_lmbda_distortion_and_qualities_weigh_alike():
     figures = {"y_bpp": torch.tensor([0.5, 2.0]), "z_bpp": torch.tensor([0.01, 0.0]), "mse": torch.tensor([100.0, 4.0])}
     losses = picture_losses(figures, torch.tensor([0.0035, 0.014]), 0.5)
     assert losses.tolist() == pytest.approx([2 * (0.51 + 0.35), 2.0 + 0.056])
-    figures["commitment"] = torch.tensor([10.0, 0.0])
-    assert picture_losses(figures, torch.tensor([0.0035, 0.014]), 0.0)[0].item() == pytest.approx(0.51 + 0.385)
 
 
 def test_matrices_inside_networks_are_muons_and_nothing_else():

@@ -14,37 +14,50 @@ from codec.model import Model
 from codec.training.loop import export, read_weights
 from codec.training.vector_model import TrainableVectorModel
 from codec.nn.pixels import to_tensor
-from codec.nn.vector import checkerboard, choose, contexts, from_groups, histories, to_groups
+from codec.nn.integer import TrainableLayer
+from codec.nn.vector import checkerboard, contexts, from_groups, histories, to_groups
 
 VQ_CONFIG = dataclasses.replace(CONFIG, latents="vq", codes=16, stages=3)
+CONFIGS = {kind: dataclasses.replace(VQ_CONFIG, latents=kind) for kind in ("vq", "hvq", "dvae")}
 QUALITIES = (0, 2500, 6000, 10000)
 
 
-def trainable(seed=0):
+def trainable(kind="vq", seed=0, config=None):
     """A model with random codebooks of falling size and a lively prior; pairs begin at many qualities."""
     torch.manual_seed(seed)
-    model = TrainableVectorModel(VQ_CONFIG)
+    model = TrainableVectorModel(config or CONFIGS[kind])
     with torch.no_grad():
-        size = 0.3 * 0.5 ** torch.arange(VQ_CONFIG.stages).view(-1, 1, 1, 1)
-        model.codebooks.copy_(size * torch.randn(model.codebooks.shape))
-        model.codebooks[:, :, 0] = 0
-        model.log_prior.copy_(torch.randn(model.log_prior.shape))
-        model.sharpness.copy_(2 * torch.randn(model.sharpness.shape))
-        model.counts.fill_(1 / VQ_CONFIG.codes)
-        model.sums.copy_(model.codebooks * model.counts[..., None])
-        model.seen.fill_(1)
+        levels = [(model.lower, 0.3)] + ([(model.upper, 3.0)] if model.upper else [])
+        for level, size in levels:
+            for s, book in enumerate(level.books):
+                codebook = size * 0.5**s * torch.randn(book.entries.shape)
+                codebook[:, 0] = 0
+                book.load(codebook / level.size[s][:, None, None])
+            level.log_prior.copy_(torch.randn(level.log_prior.shape))
+            level.sharpness.copy_(2 * torch.randn(level.sharpness.shape))
+            if level.categorical:
+                level.logits_base.copy_(torch.randn(level.logits_base.shape))
+                level.log_precision.add_(torch.randn(level.log_precision.shape))
+        for layer in model.modules():
+            if isinstance(layer, TrainableLayer):
+                layer.bias.add_(0.3 * torch.randn_like(layer.bias))
+        if model.upper:
+            model.heads["mean"].weight.mul_(20)
+            model.heads["index"].weight.mul_(20)
     return model
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vq")
-    export(trainable(), folder)
+@pytest.fixture(scope="module", params=CONFIGS)
+def folder(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp(request.param)
+    export(trainable(request.param), folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def coder(folder):
+def coder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vq")
+    export(trainable(), folder)
     return VectorLatents(VQ_CONFIG, read_folder(folder)[1])
 
 
@@ -58,12 +71,6 @@ def test_groups_are_neighbouring_channels_and_come_back():
     assert vectors.shape == (3, 30, 4)
     assert torch.equal(vectors[1, 15 + 5 * 2 + 3], y[1, 4:8, 2, 3])
     assert torch.equal(from_groups(vectors, 2, 3, 5), y)
-
-
-def test_the_choice_is_the_cheapest_codeword():
-    residual, codebooks, penalty = torch.randn(3, 40, 4), torch.randn(3, 7, 4), torch.rand(3, 40, 7)
-    cost = (residual[:, :, None] - codebooks[:, None]).square().sum(-1) + penalty
-    assert torch.equal(choose(residual, codebooks, penalty), cost.argmin(-1))
 
 
 def test_contexts_depend_on_nothing_that_the_decoder_does_not_know():
@@ -81,7 +88,7 @@ def test_contexts_depend_on_nothing_that_the_decoder_does_not_know():
 
 
 def test_a_higher_quality_refines_the_same_description(coder):
-    used = [set(coder.pairs(quality)) for quality in QUALITIES]
+    used = [set(coder.level.pairs(quality)) for quality in QUALITIES]
     assert used[0] and all(low <= high for low, high in zip(used, used[1:])) and len(used[-1]) > len(used[0])
     assert all((s - 1, g) in pairs for pairs in used for s, g in pairs if s)
     y = latents()
@@ -93,13 +100,15 @@ def test_a_higher_quality_refines_the_same_description(coder):
 
 
 def test_the_estimated_rate_is_that_of_the_string(folder):
-    model, graph = Model.from_folder(folder), trainable().eval()
+    model = Model.from_folder(folder)
+    graph = TrainableVectorModel(model.config).eval()
     graph.import_tensors(read_weights(folder)[1])
     pixels = np.random.default_rng(0).integers(0, 256, (192, 256, 3), np.uint8)
     x = to_tensor(pixels)
     for quality in (40, 100):
         with torch.no_grad():
-            estimated = graph(x, torch.tensor([float(quality)]))["y_bpp"].item() * 192 * 256
+            figures = graph(x, torch.tensor([float(quality)]))
+        estimated = (figures["y_bpp"] + figures["z_bpp"]).item() * 192 * 256
         assert model.encode(pixels, 100 * quality).bits == pytest.approx(estimated, rel=0.02)
 
 
@@ -119,7 +128,10 @@ def test_every_size_comes_back_through_a_file(folder, photo, size):
     assert (image.height, image.width) == size
 
 
-@pytest.mark.parametrize("bad", [{"latents": "cubes"}, {"code_dim": 7}, {"codes": 1}, {"stages": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"latents": "cubes"}, {"code_dim": 7}, {"codes": 1}, {"stages": 0}, {"latents": "hvq", "N": 6}],
+)
 def test_architectures_that_cannot_be_built_are_refused(bad):
     with pytest.raises(ModelError):
         ModelConfig(**{"latents": "vq", **bad})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 from click.testing import CliRunner
-from test_vector_entropy import VQ_CONFIG
+from test_vector_entropy import CONFIGS
 
 from cli.main import codec as command
 from codec import weights
@@ -234,22 +234,33 @@ def documented_keys(config, tensors):
     return found
 
 
-def of_other_latents(key, latents):
-    only_scalar = key.startswith(("h_a.", "log_gain.", "z_log_gain.", "entropy.")) and ".vq." not in key
-    return only_scalar if latents == "vq" else ".vq." in key
+def of_latents(key, latents):
+    """Whether models with these latents have a key that the document names."""
+    if key.startswith(("h_a.", "log_gain.", "z_log_gain.", "entropy.h_s.")):
+        return latents in ("scalar", "hvq")
+    if key.startswith(("entropy.upper.", "entropy.lower.")):
+        return latents == "hvq"
+    if key.startswith("entropy.vq."):
+        if "logits" in key or "precision" in key:
+            return latents == "dvae"
+        return latents == "dvae" and not key.endswith(".bits") or latents in ("vq", "hvq")
+    return latents == "scalar" or not key.startswith("entropy.")
 
 
-@pytest.mark.parametrize("model", ["default", "small", "fitted", "vq"])
+@pytest.mark.parametrize("model", ["default", "small", "fitted", *CONFIGS])
 def test_the_document_names_every_key_with_its_type_and_shape(model):
     if model == "default":
         config, tensors = read_folder(weights.find_model())
     else:
-        made = TrainableVectorModel(VQ_CONFIG) if model == "vq" else tiny.trainable()
+        made = TrainableVectorModel(CONFIGS[model]) if model in CONFIGS else tiny.trainable()
         config = made.config
         tensors = {name: tensor.numpy() for name, tensor in made.export_tensors().items()}
         tensors.update(tiny.trellis_tensors(tensors) if model == "fitted" else {})
     documented = documented_keys(config, tensors)
     if "entropy.trellis_cdf" not in tensors:
         documented = {key: what for key, what in documented.items() if ".trellis_" not in key}
-    documented = {key: what for key, what in documented.items() if not of_other_latents(key, config.latents)}
+    if config.latents == "hvq":  # a table for each class
+        stages, groups, *rows = documented["entropy.vq.frequencies"][1]
+        documented["entropy.vq.frequencies"] = "int16", (stages, groups, 4, *rows)
+    documented = {key: what for key, what in documented.items() if of_latents(key, config.latents)}
     assert documented == {key: (str(array.dtype), array.shape) for key, array in tensors.items()}

@@ -140,12 +140,26 @@ class TileReferee:
                 out[(o, *at)] = min(max(rounded, low), high)
         return out
 
-    # --- Vector-quantised latents ------------------------------------------------------------------------------------
+    # --- Latents made of codes ---------------------------------------------------------------------------------------
 
     def vector(self, pull, h, w):
-        """y_hat float32 (M, h, w)."""
-        books, classes, first = (
-            self.tensors[f"entropy.vq.{name}"] for name in ("codebooks", "magnitudes", "first_quality")
+        """y_hat float32 (M, h, w) of one level."""
+        return self.level("entropy.vq", pull, h, w)
+
+    def hierarchical(self, pull, h, w):
+        """y_hat of two levels: the upper one at a quarter of the size, then the lower one."""
+        z = np.clip(self.level("entropy.upper", pull, h // 4, w // 4), -255, 255).astype(np.int64)
+        features, pairs = self.features(z), self.tensors["entropy.vq.first_quality"].shape
+        unit = self.tensors["entropy.lower.unit"].astype(np.float32)[:, None, None] / np.float32(16)
+        mean = self.layer("entropy.lower.mean", features, -4095, 4095).astype(np.float32) * unit
+        classes = self.layer("entropy.lower.index", features, 0, 3).reshape(*pairs, h, w)
+        start = 12 * self.tensors["entropy.upper.first_quality"].size
+        return mean + self.level("entropy.vq", pull, h, w, classes, start)
+
+    def level(self, prefix, pull, h, w, classes=None, start=0):
+        """Sum of the codewords float32 (channels, h, w)."""
+        books, magnitudes, first = (
+            self.tensors[f"{prefix}.{name}"] for name in ("codebooks", "magnitudes", "first_quality")
         )
         stages, groups, _, dim = books.shape
         m, y_hat = {}, np.zeros((groups * dim, h, w), np.float32)
@@ -162,9 +176,11 @@ class TileReferee:
                         near = [(r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)]
                         total = sum(m[s, g][at] for at in near if 0 <= at[0] < h and 0 <= at[1] < w)
                         context = 4 + sum(limit <= total for limit in (1, 3, 6)) + 4 * (history >= 2)
-                    index = pull(12 * (s * groups + g) + context)
+                    pair = s * groups + g
+                    table = pair if classes is None else 4 * pair + int(classes[s, g, r, c])
+                    index = pull(start + 12 * table + context)
                     self.symbols.append(index)
-                    m[s, g][r, c] = classes[s, g, index]
+                    m[s, g][r, c] = magnitudes[s, g, index]
                     y_hat[dim * g : dim * (g + 1), r, c] += books[s, g, index].astype(np.float32)
         return y_hat
 
@@ -179,12 +195,15 @@ def shuffled(a):
 
 
 def rows_of(tensors):
-    """(cumulative frequencies, offset) of every table row, z before y, or those of vector-quantised latents."""
-    if "entropy.vq.frequencies" in tensors:
-        frequencies = tensors["entropy.vq.frequencies"]
-        steps = 1 + frequencies.reshape(-1, frequencies.shape[-1]).astype(np.int64) % 65536
-        return [([0, *row.cumsum().tolist()], 0) for row in steps]
+    """(cumulative frequencies, offset) of every table row, z before y."""
     rows = []
+    for name in ("entropy.upper.frequencies", "entropy.vq.frequencies"):
+        if name in tensors:
+            frequencies = tensors[name]
+            steps = 1 + frequencies.reshape(-1, frequencies.shape[-1]).astype(np.int64) % 65536
+            rows += [([0, *row.cumsum().tolist()], 0) for row in steps]
+    if rows:
+        return rows
     for which in ("z", "y", "trellis"):
         if f"entropy.{which}_cdf" not in tensors:
             continue

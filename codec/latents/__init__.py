@@ -1,7 +1,8 @@
 """What happens between y and the bytes, without torch: latents behind one contract.
 
     scalar      y, z  <->  symbols: quantised latents with a hyperprior and four context passes
-    vector      y     <->  symbols: residual vector quantisation
+    vector      y     <->  symbols: codes, residual vector quantisation
+    hierarchy   y, z  <->  symbols: two levels of codes
     quantisers  residuals of a pass <-> symbols: plain rounding, dependent quantisation
     trellis     the states of dependent quantisation, the search of the encoder
     quadtree    positions of the passes; the walk through them, which encoder, decoder, estimator and counter share
@@ -21,7 +22,7 @@ and ``tables``, the CDF rows that the coder needs. What comes from a weights fil
 
 
 def from_tensors(config, tensors):
-    """The latents of a model: ScalarLatents or VectorLatents.
+    """The latents of a model: ScalarLatents, VectorLatents or HierarchicalLatents.
 
     Args:
         config: ModelConfig. tensors: ``{name: array}`` of its weights file.
@@ -29,10 +30,14 @@ def from_tensors(config, tensors):
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
-    if config.latents == "vq":
-        from .vector import VectorLatents
+    if config.scalar:
+        from .scalar import ScalarLatents
 
-        return VectorLatents(config, tensors)
-    from .scalar import ScalarLatents
+        return ScalarLatents(config, tensors)
+    if config.side_information:
+        from .hierarchy import HierarchicalLatents
 
-    return ScalarLatents(config, tensors)
+        return HierarchicalLatents(config, tensors)
+    from .vector import VectorLatents
+
+    return VectorLatents(config, tensors)

@@ -61,33 +61,49 @@ def named(name, steps):
     return [step if isinstance(step, int) else (f"{name}.layers.{next(number)}", step) for step in steps]
 
 
-def architecture(config):
-    """The Architecture that a ModelConfig means."""
-    width, hidden, N, M = config.entropy_width, config.context_width, config.N, config.M
-    bits, anchors = config.entropy_bits, config.anchors
-    # Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
-    limit, step = 2**config.activation_bits - 1, 64 / 2**config.activation_bits
+def _layers(config):
+    """``(pointwise, depthwise, step, fine)``: makers of LayerSpecs, and the steps of what they give.
+
+    Activations range to 64, whatever the number of their bits. What depthwise layers give is smaller.
+    """
+    bits, limit, step = config.entropy_bits, 2**config.activation_bits - 1, 64 / 2**config.activation_bits
     fine = step / 4
 
     def pointwise(c_in, c_out, in_step, quality=False, in_limit=limit):
         return LayerSpec(
             c_in, c_out, -limit, limit, in_limit, in_step, step,
-            anchors=anchors if quality else 1, activation="leaky", weight_bits=bits,
+            anchors=config.anchors if quality else 1, activation="leaky", weight_bits=bits,
         )  # fmt: skip
 
     def depthwise(c):
         return LayerSpec(c, c, -limit, limit, limit, step, fine, depthwise=True, weight_bits=bits)
+
+    return pointwise, depthwise, step, fine
+
+
+def hyper_synthesis(config):
+    """Steps of h_s: LayerSpecs, and the factors of pixel shuffles between them."""
+    pointwise, depthwise, _, fine = _layers(config)
+    width, N = config.entropy_width, config.N
+    return [
+        pointwise(N, 4 * N, 1.0, quality=True, in_limit=Z_LIMIT), 2,
+        depthwise(N), pointwise(N, 4 * width, fine), 2,
+        depthwise(width), pointwise(width, width, fine),
+    ]  # fmt: skip
+
+
+def architecture(config):
+    """The Architecture that a ModelConfig with scalar latents means."""
+    width, hidden, M = config.entropy_width, config.context_width, config.M
+    bits, anchors = config.entropy_bits, config.anchors
+    pointwise, depthwise, step, fine = _layers(config)
+    limit = 2**config.activation_bits - 1
 
     def head(c, low, high, out_step):
         return LayerSpec(
             c, M // GROUPS, low, high, limit, step, out_step, groups=GROUPS, anchors=anchors, weight_bits=bits
         )
 
-    h_s = [
-        pointwise(N, 4 * N, 1.0, quality=True, in_limit=Z_LIMIT), 2,
-        depthwise(N), pointwise(N, 4 * width, fine), 2,
-        depthwise(width), pointwise(width, width, fine),
-    ]  # fmt: skip
     contexts = [
         Context(
             trunk=[
@@ -100,7 +116,7 @@ def architecture(config):
         )
         for k in range(len(PASSES))
     ]  # fmt: skip
-    return Architecture(h_s, contexts)
+    return Architecture(hyper_synthesis(config), contexts)
 
 
 def scale_table():
@@ -148,7 +164,7 @@ class EntropyNetworks:
 
         The rest, what is known of y, is zero.
         """
-        features = _run(self.h_s, np.ascontiguousarray(z_hat.transpose(1, 2, 0), np.float32), quality)
+        features = run(self.h_s, np.ascontiguousarray(z_hat.transpose(1, 2, 0), np.float32), quality)
         height, width, channels = features.shape
         known = np.zeros((height, width, channels + self.config.M), np.float32)
         known[:, :, :channels] = features
@@ -157,7 +173,7 @@ class EntropyNetworks:
     def predict(self, k, known, quality):
         """Means in 1/16 of a symbol and table rows of pass ``k``: integers (4, M/4, h/2, w/2) in float32."""
         read = known if k else np.ascontiguousarray(known[:, :, : -self.config.M])
-        hidden = _run(self.trunks[k], read, quality)
+        hidden = run(self.trunks[k], read, quality)
         hidden = np.concatenate([hidden[i::2, j::2] for i, j in positions(k)], 2)  # (h/2, w/2, 4 C)
         shape = (GROUPS, self.config.M // GROUPS, *hidden.shape[:2])
         mean, index = (head(hidden, quality).transpose(2, 0, 1) for head in self.heads[k])
@@ -181,13 +197,18 @@ def exact_networks(config, tensors, dtype=None):
     """
 
     def layer(spec, name):
-        keys = {key: f"entropy.{name}.{key}" for key in spec.integers}
-        missing = [key for key in keys.values() if key not in tensors]
-        if missing:
-            raise ModelError(f"the weights lack {missing[0]}")
-        return ExactLayer(spec, {key: tensors[whole] for key, whole in keys.items()}, f"entropy.{name}", dtype)
+        return exact_layer(spec, name, tensors, dtype)
 
     return EntropyNetworks(config, layer, _checked_compand(tensors.get("entropy.compand"), config.activation_bits))
+
+
+def exact_layer(spec, name, tensors, dtype=None):
+    """ExactLayer of the tensors ``entropy.<name>.<integers>`` of a weights file; ModelError as above."""
+    keys = {key: f"entropy.{name}.{key}" for key in spec.integers}
+    missing = [key for key in keys.values() if key not in tensors]
+    if missing:
+        raise ModelError(f"the weights lack {missing[0]}")
+    return ExactLayer(spec, {key: tensors[whole] for key, whole in keys.items()}, f"entropy.{name}", dtype)
 
 
 def multiply_adds(config, side=64):
@@ -210,7 +231,8 @@ def multiply_adds(config, side=64):
     return total / side**2
 
 
-def _run(steps, a, quality):
+def run(steps, a, quality):
+    """Integers (h, w, C) through layers and, where a step is a number, pixel shuffles by it."""
     for step in steps:
         a = shuffle(a, step) if isinstance(step, int) else step(a, quality)
     return a

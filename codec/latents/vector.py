@@ -1,4 +1,4 @@
-"""Vector-quantised latents: y  <->  indices of codewords.
+"""Latents made of codes: y  <->  indices of codewords.
 
 The channels of y (M, h, w) form G = M / code_dim groups, lowest frequencies first. Each group is coded by residual
 vector quantisation: the codeword of stage s approximates what the stages before it left over. Every (stage, group)
@@ -16,7 +16,13 @@ position and, in the second half of a checkerboard, of the four neighbours. Inte
 
 Residual vector quantisation: Juang, Gray 1982; entropy-constrained choice of codewords: Chou, Lookabaugh, Gray 1989;
 learned with the transforms: van den Oord et al. 2017, arXiv:1711.00937; Zeghidour et al. 2021, arXiv:2107.03312
-(codec.quantise.codebook.ResidualVectorQuantiser).
+(codec.quantise.codebook.ResidualVectorQuantiser). Of a discrete VAE (Ramesh et al. 2021, arXiv:2102.12092) the encoder
+chooses the likeliest codeword by its logits, a linear function of r, instead:
+
+    for each stage in use:   k = argmax (r W + b)                             (encoder alone)
+                             r = r - e_k
+
+A second level of codes that this one is conditioned on: :mod:`codec.latents.hierarchy`.
 """
 
 import numpy as np
@@ -33,15 +39,116 @@ CONTEXTS = HISTORIES + 2 * NEIGHBOURHOODS
 MAGNITUDES = 4
 
 
-class VectorLatents:
-    """Codebooks and tables of a model with vector-quantised latents.
+class ResidualCodes:
+    """Codebooks and tables of one level of codes: latents (channels, h, w) <-> indices.
 
     Args:
-        config: ModelConfig with ``latents`` "vq".
+        tensors: ``{name: array}`` of a weights file.
+        prefix: of the level's tensors, such as "entropy.vq".
+        pairs: (stages, groups).
+        codes, dim: codewords of a codebook, channels of a codeword.
+        classes: tables of each context, among which someone who knows more chooses; None: one, without a choice.
+        choice: how an encoder chooses: "bits", the least squared error plus what the bits are worth; or "logits", the
+            likeliest by a linear layer.
+
+    Attributes:
+        tables: rans.Tables for the coder: CONTEXTS of each class of each pair, stage by stage.
+
+    Raises:
+        ModelError: a tensor is missing, damaged, or of another shape.
+    """
+
+    def __init__(self, tensors, prefix, pairs, codes, dim, classes=None, choice="bits"):
+        self._prefix, self._dim, self._codes = prefix, dim, codes
+        self._classes = classes or 1
+        self.codebooks = _floats(tensors, f"{prefix}.codebooks", (*pairs, codes, dim))
+        if choice == "bits":
+            self.bits, self.logits = _floats(tensors, f"{prefix}.bits", (*pairs, codes)), None
+        else:
+            weight = _floats(tensors, f"{prefix}.logits_weight", (*pairs, dim, codes))
+            self.bits, self.logits = None, (weight, _floats(tensors, f"{prefix}.logits_bias", (*pairs, codes)))
+        self.magnitudes = _integers(tensors, f"{prefix}.magnitudes", np.int8, (*pairs, codes), 0, MAGNITUDES - 1)
+        self.first_quality = _integers(tensors, f"{prefix}.first_quality", np.int32, pairs, 0, None)
+        rows = (classes, CONTEXTS) if classes else (CONTEXTS,)
+        frequencies = _integers(tensors, f"{prefix}.frequencies", np.int16, (*pairs, *rows, codes + 1), None, None)
+        self.tables = _tables(frequencies.reshape(-1, codes + 1), prefix)
+
+    def pairs(self, quality):
+        """(stage, group) of every pair in use at a quality in hundredths, in the order of the file."""
+        return [(s, g) for s, g in np.ndindex(self.first_quality.shape) if self.first_quality[s, g] <= quality]
+
+    def encode(self, queue, y, quality, worth, classes=None, start=0):
+        """Queue the indices of latents (channels, h, w) and return what the decoder will see of them.
+
+        Args:
+            queue: coded.Queue.
+            worth: squared error per bit, for the choice.
+            classes: of the tables, integers (stages, groups, h, w). start: first of the tables' rows in the coder's.
+        """
+        height, width = y.shape[1:]
+        chosen = self.choose(to_groups(y, self._dim), quality, worth)
+
+        def indices_of(s, g, half, rows):
+            indices = chosen[s, g].reshape(height, width)[half]
+            queue.push(rows, indices)
+            return indices
+
+        return self._walk(height, width, quality, indices_of, classes, start)
+
+    def decode(self, source, height, width, quality, classes=None, start=0):
+        """Inverse of :meth:`encode`: the same latents from a coded.Source, bit for bit."""
+        last = self._codes - 1
+        pull = lambda s, g, half, rows: source.pull(rows, 0, last)  # noqa: E731
+        return self._walk(height, width, quality, pull, classes, start)
+
+    def choose(self, residual, quality, worth):
+        """``{(stage, group): int64 (n,)}``, the best codewords for vectors (G, n, dim), which change in place."""
+        chosen = {}
+        for s, g in self.pairs(quality):
+            codebook = self.codebooks[s, g]
+            if self.logits is None:
+                cost = np.square(codebook).sum(1) + np.float32(worth) * self.bits[s, g]
+                chosen[s, g] = (cost - 2 * (residual[g] @ codebook.T)).argmin(1)
+            else:
+                weight, bias = self.logits
+                chosen[s, g] = (residual[g] @ weight[s, g] + bias[s, g]).argmax(1)
+            residual[g] -= codebook[chosen[s, g]]
+        return chosen
+
+    def _walk(self, height, width, quality, indices_of, classes, start):
+        """The indices of all pairs, pair by pair, each in two halves; the sum of their codewords (channels, h, w).
+
+        Args:
+            indices_of: ``indices_of(s, g, half, rows) -> indices`` at the positions ``half``, bool (h, w), of a pair,
+                given the rows of their tables. The encoder queues them, the decoder pulls them.
+        """
+        first = checkerboard(height, width)
+        nothing = np.zeros((height, width), np.int64)
+        magnitudes = {}
+        vectors = np.zeros((self.codebooks.shape[1], height * width, self._dim), np.float32)
+        for s, g in self.pairs(quality):
+            earlier = [magnitudes.get((s, g - i), nothing) for i in (1, 2, 3)]
+            history = histories(earlier, magnitudes.get((s - 1, g), nothing))
+            table = (s * self.first_quality.shape[1] + g) * self._classes + (0 if classes is None else classes[s, g])
+            index = np.zeros((height, width), np.int64)
+            for half in (first, ~first):
+                # Rows of the first half do not look at the pair's own magnitudes, those of the second at its first.
+                rows = start + table * CONTEXTS + contexts(history, self.magnitudes[s, g][index])
+                index[half] = indices_of(s, g, half, rows[half].astype(np.int32))
+            magnitudes[s, g] = self.magnitudes[s, g][index].astype(np.int64)
+            vectors[g] += self.codebooks[s, g][index.ravel()]
+        return from_groups(vectors, height, width)
+
+
+class VectorLatents:
+    """One level of codes.
+
+    Args:
+        config: ModelConfig with ``latents`` "vq" or "dvae", which differ in how the encoder chooses.
         tensors: ``{name: array}`` of a weights file.
 
     Attributes:
-        tables: rans.Tables for the coder: CONTEXTS of each pair, stage by stage.
+        level: ResidualCodes. tables: its own.
 
     Raises:
         ModelError: a tensor is missing, damaged, or does not fit the config.
@@ -50,17 +157,9 @@ class VectorLatents:
     def __init__(self, config, tensors):
         self.config = config
         pairs = (config.stages, config.M // config.code_dim)
-        codes, dim = config.codes, config.code_dim
-        self.codebooks = _floats(tensors, "codebooks", (*pairs, codes, dim))
-        self.bits = _floats(tensors, "bits", (*pairs, codes))
-        self.magnitudes = _integers(tensors, "magnitudes", np.int8, (*pairs, codes), 0, MAGNITUDES - 1)
-        self.first_quality = _integers(tensors, "first_quality", np.int32, pairs, 0, None)
-        frequencies = _integers(tensors, "frequencies", np.int16, (*pairs, CONTEXTS, codes + 1), None, None)
-        self.tables = _tables(frequencies.reshape(-1, codes + 1))
-
-    def pairs(self, quality):
-        """(stage, group) of every pair in use at a quality in hundredths, in the order of the file."""
-        return [(s, g) for s, g in np.ndindex(self.first_quality.shape) if self.first_quality[s, g] <= quality]
+        choice = "logits" if config.latents == "dvae" else "bits"
+        self.level = ResidualCodes(tensors, "entropy.vq", pairs, config.codes, config.code_dim, choice=choice)
+        self.tables = self.level.tables
 
     dependent = False  # as ScalarLatents has it
 
@@ -76,18 +175,11 @@ class VectorLatents:
         Returns:
             Encoded, with z_hat None.
         """
-        assert z is None and not (lattice or dependent), "vectors have no side information, no lattice and no trellis"
-        height, width = y.shape[1:]
-        chosen = self._choose(to_groups(y, self.config.code_dim), quality)
+        assert z is None and not (lattice or dependent), "latents of one level of codes have nothing but codes"
         queue = Queue()
-
-        def indices_of(s, g, half, rows):
-            indices = chosen[s, g].reshape(height, width)[half]
-            queue.push(rows, indices)
-            return indices
-
-        known = self._walk(height, width, quality, indices_of)
-        return Encoded(None, self._reconstruct(known, height, width), queue.rows, queue.symbols, queue.crc)
+        worth = squared_error_per_bit(self.config.lmbda(quality / QUALITY_UNIT))
+        y_hat = self.level.encode(queue, y, quality, worth)
+        return Encoded(None, y_hat, queue.rows, queue.symbols, queue.crc)
 
     def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
         """Inverse of :meth:`encode` for latents of size (height, width).
@@ -103,57 +195,21 @@ class VectorLatents:
         Raises:
             Corrupt: the indices are not those of an encoder, or belong to a plain transform.
         """
-        if lattice or dependent:
-            raise Corrupt(f"corrupt: {'a plain transform' if lattice else 'a trellis'}, where this model has none")
+        refuse_others(lattice, dependent)
         source = Source(coder)
-        last = self.config.codes - 1
-        known = self._walk(height, width, quality, lambda s, g, half, rows: source.pull(rows, 0, last))
+        y_hat = self.level.decode(source, height, width, quality)
         source.finish(crc)
-        return self._reconstruct(known, height, width)
+        return y_hat
 
     def estimate(self, z, y, quality, lattice=False):
         """Bits of :meth:`encode`'s indices by the tables, without the coder's few bytes for its states: float."""
         return self.encode(z, y, quality, lattice).bits(self.tables)
 
-    def _choose(self, residual, quality):
-        """``{(stage, group): int64 (n,)}``, the best codewords for vectors (G, n, code_dim), which change in place."""
-        worth = np.float32(squared_error_per_bit(self.config.lmbda(quality / QUALITY_UNIT)))
-        chosen = {}
-        for s, g in self.pairs(quality):
-            codebook = self.codebooks[s, g]
-            cost = np.square(codebook).sum(1) + worth * self.bits[s, g]
-            chosen[s, g] = (cost - 2 * (residual[g] @ codebook.T)).argmin(1)
-            residual[g] -= codebook[chosen[s, g]]
-        return chosen
 
-    def _walk(self, height, width, quality, indices_of):
-        """The indices (h, w) of all pairs, pair by pair, each in two halves: ``{(stage, group): int64 (h, w)}``.
-
-        Args:
-            indices_of: ``indices_of(s, g, half, rows) -> indices`` at the positions ``half``, bool (h, w), of a pair,
-                given the rows of their tables. The encoder queues them, the decoder pulls them.
-        """
-        first = checkerboard(height, width)
-        nothing = np.zeros((height, width), np.int64)
-        known, magnitudes = {}, {}
-        for s, g in self.pairs(quality):
-            earlier = [magnitudes.get((s, g - i), nothing) for i in (1, 2, 3)]
-            history = histories(earlier, magnitudes.get((s - 1, g), nothing))
-            start = (s * self.first_quality.shape[1] + g) * CONTEXTS
-            index = np.zeros((height, width), np.int64)
-            for half in (first, ~first):
-                # Rows of the first half do not look at the pair's own magnitudes, those of the second at its first.
-                rows = start + contexts(history, self.magnitudes[s, g][index])[half]
-                index[half] = indices_of(s, g, half, rows.astype(np.int32))
-            known[s, g], magnitudes[s, g] = index, self.magnitudes[s, g][index].astype(np.int64)
-        return known
-
-    def _reconstruct(self, indices, height, width):
-        """Sum of the codewords (M, h, w); one function, so that both sides add in the same order."""
-        vectors = np.zeros((self.codebooks.shape[1], height * width, self.config.code_dim), np.float32)
-        for (s, g), index in indices.items():
-            vectors[g] += self.codebooks[s, g][index.ravel()]
-        return from_groups(vectors, height, width)
+def refuse_others(lattice, dependent):
+    """Corrupt for a tile of a plain transform, or of a trellis: latents made of codes have neither."""
+    if lattice or dependent:
+        raise Corrupt(f"corrupt: {'a plain transform' if lattice else 'a trellis'}, where this model has none")
 
 
 def to_groups(y, code_dim):
@@ -203,26 +259,25 @@ def checkerboard(height, width):
 # --- The weights file ----------------------------------------------------------------------------------------------
 
 
-def _tensor(tensors, key, shape):
-    name = f"entropy.vq.{key}"
+def _tensor(tensors, name, shape):
     if name not in tensors:
         raise ModelError(f"the weights lack {name}")
     if tensors[name].shape != shape:
         raise ModelError(f"{name} is {tensors[name].shape}, not {shape}")
-    return name, tensors[name]
+    return tensors[name]
 
 
-def _floats(tensors, key, shape):
+def _floats(tensors, name, shape):
     """A tensor of finite floats, as float32."""
-    name, tensor = _tensor(tensors, key, shape)
+    tensor = _tensor(tensors, name, shape)
     if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
         raise ModelError(f"{name} is not made of finite floats")
     return tensor.astype(np.float32)
 
 
-def _integers(tensors, key, dtype, shape, low, high):
+def _integers(tensors, name, dtype, shape, low, high):
     """A tensor of integers of a dtype within limits, where there are any."""
-    name, tensor = _tensor(tensors, key, shape)
+    tensor = _tensor(tensors, name, shape)
     if tensor.dtype != dtype:
         raise ModelError(f"{name} is {tensor.dtype}, not {np.dtype(dtype)}")
     if (low is not None and tensor.min() < low) or (high is not None and tensor.max() > high):
@@ -230,10 +285,10 @@ def _integers(tensors, key, dtype, shape, low, high):
     return tensor
 
 
-def _tables(frequencies):
+def _tables(frequencies, prefix):
     """Tables of 16-bit frequencies, less one and wrapped to int16, (rows, K + 1) with the escape."""
     steps = 1 + (frequencies.astype(np.int64) & 0xFFFF)
     if (steps.sum(1) != TOTAL).any():
-        raise ModelError("a table of the vector-quantised latents does not add up")
+        raise ModelError(f"a table of {prefix}.frequencies does not add up")
     cdf = np.pad(steps.cumsum(1), ((0, 0), (1, 0))).astype(np.int32)
     return Tables(cdf.ravel(), np.full(len(cdf), cdf.shape[1], np.int32), np.zeros(len(cdf), np.int32))

@@ -58,8 +58,8 @@ class TorchEngine(engine.Transforms):
             yield piece, _inside(y, piece, outer, 1)
 
     def side_information(self, y, quality):
-        """Gained y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4); None where there is none."""
-        if self.config.latents == "vq":
+        """y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4); None where there is none."""
+        if not self.config.side_information:
             return None
         y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
         return self._run(self._transforms.side_information, y, quality)

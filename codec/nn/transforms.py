@@ -202,17 +202,19 @@ class Gained(nn.Module):
     def analyse(self, x, quality):
         """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
         y = self.g_a(x, quality)
-        return y if self.config.latents == "vq" else y * self.log_gain(quality).exp()[:, :, None, None]
+        return y * self.log_gain(quality).exp()[:, :, None, None] if self.config.scalar else y
 
     def side_information(self, y, quality):
-        """Gained y -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
-        if self.config.latents == "vq":
+        """y, as :meth:`analyse` scales it -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
+        if not self.config.side_information:
             return None
+        if not self.config.scalar:  # h_a reads symbols
+            y = y * self.log_gain(quality).exp()[:, :, None, None]
         return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
 
     def synthesise(self, y_hat, quality):
         """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
-        if self.config.latents == "scalar":
+        if self.config.scalar:
             y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
         return self.g_s(y_hat, quality)
 
@@ -225,7 +227,7 @@ class Transforms(Gained):
         self.config = config
         self.g_a = Analysis(config)
         self.g_s = Synthesis(config)
-        if config.latents == "vq":
+        if not config.side_information:
             return  # codewords have sizes of their own, and their prior needs no side information
         self.h_a = HyperAnalysis(config)
         # One table for both ways: two of them drift apart in channels that a quality hardly uses.

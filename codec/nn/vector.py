@@ -1,4 +1,4 @@
-"""The torch side of :mod:`codec.latents.vector`: groups, contexts and the choice of codewords, for batches."""
+"""The torch side of :mod:`codec.latents.vector`: groups and contexts, for batches."""
 
 import torch
 import torch.nn.functional as F
@@ -19,20 +19,6 @@ def from_groups(vectors, batch, height, width):
     groups, _, code_dim = vectors.shape
     vectors = vectors.view(groups, batch, height, width, code_dim).permute(1, 0, 4, 2, 3)
     return vectors.reshape(batch, groups * code_dim, height, width)
-
-
-def choose(residual, codebooks, penalty):
-    """Index of the best codeword for each vector.
-
-    Args:
-        residual: float (G, n, d). codebooks: float (G, K, d).
-        penalty: float, broadcastable to (G, n, K): what a codeword's bits are worth as squared error.
-
-    Returns:
-        int64 (G, n).
-    """
-    cost = codebooks.square().sum(2)[:, None] + penalty
-    return torch.baddbmm(cost.expand(*residual.shape[:2], -1), residual, codebooks.mT, alpha=-2).argmin(2)
 
 
 def histories(earlier, stage_before):

@@ -37,7 +37,7 @@ _MODULES = {
     ),
     "rounding": ("LATENT_QUANTISERS", "LatentQuantiser", "add_uniform_noise", "latent_quantiser"),
     "codebook": (
-        "CategoricalQuantiser", "Codebook", "FiniteScalarQuantiser", "HierarchicalVectorQuantiser",
+        "CategoricalQuantiser", "Codebook", "Deferred", "FiniteScalarQuantiser", "HierarchicalVectorQuantiser",
         "ResidualVectorQuantiser", "SimVQ", "VectorQuantiser", "commit_codebooks", "discard_codebooks",
     ),
     "weights": (

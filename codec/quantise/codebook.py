@@ -6,10 +6,10 @@ All modules return a :class:`Quantised`; its ``z_q`` has the dtype of z, and cod
 
 :class:`Codebook` is what they are made of, and what a codec builds its own scheme from: G codebooks side by side.
 
-A codebook that learns by moving averages does so in two steps. In training mode a forward pass only notes what it saw;
-:func:`commit_codebooks` takes it over. A trainer calls it after a step of the optimiser whose gradients were finite,
-and :func:`discard_codebooks` where they were not, so that a batch that the weights do not learn from leaves no trace in
-the codebooks either.
+A codebook that learns by moving averages does so in two steps (:class:`Deferred`). In training mode a forward pass only
+notes what it saw; :func:`commit_codebooks` takes it over. A trainer calls it after a step of the optimiser whose
+gradients were finite, and :func:`discard_codebooks` where they were not, so that a batch that the weights do not learn
+from leaves no trace in the codebooks either.
 """
 
 import math
@@ -43,7 +43,20 @@ class Quantised(NamedTuple):
 # --- Codebooks -----------------------------------------------------------------------------------------------------
 
 
-class Codebook(nn.Module):
+class Deferred(nn.Module):
+    """A module whose state follows what its forward passes saw, but only when the trainer says so.
+
+    Forward passes in training mode note what they see; ``commit`` learns from it, ``discard`` forgets it.
+    """
+
+    def commit(self):
+        raise NotImplementedError
+
+    def discard(self):
+        raise NotImplementedError
+
+
+class Codebook(Deferred):
     """G codebooks of K entries of D numbers, which follow the vectors that choose them.
 
     Args:
@@ -165,7 +178,7 @@ class Codebook(nn.Module):
         if self.commits == 0:  # entries may have been set by hand
             self.sums.copy_(self.entries / self.codes)
         if self._seen is not None:
-            self._follow(*(_sum_over_processes(t) for t in self._seen))
+            self._follow(*(sum_over_processes(t) for t in self._seen))
         if self.zero_first:
             self.entries[:, 0] = 0
         self.commits += 1
@@ -237,20 +250,21 @@ class Codebook(nn.Module):
 
 
 def commit_codebooks(model):
-    """:meth:`Codebook.commit` for every codebook in ``model``: the optimiser took a step with finite gradients."""
+    """``commit`` every :class:`Deferred` in ``model``: the optimiser took a step with finite gradients."""
     for module in model.modules():
-        if isinstance(module, Codebook):
+        if isinstance(module, Deferred):
             module.commit()
 
 
 def discard_codebooks(model):
-    """:meth:`Codebook.discard` for every codebook in ``model``: the step was not taken."""
+    """``discard`` in every :class:`Deferred` in ``model``: the step was not taken."""
     for module in model.modules():
-        if isinstance(module, Codebook):
+        if isinstance(module, Deferred):
             module.discard()
 
 
-def _sum_over_processes(t):
+def sum_over_processes(t):
+    """A tensor summed over the processes of torch.distributed; itself where there is one."""
     if distributed.is_available() and distributed.is_initialized():
         t = t.clone()
         distributed.all_reduce(t)

@@ -34,8 +34,9 @@ from ..training.transforms import Centre
 
 REFERENCE = "mixed"
 DITHERED = "universal"
-VQ = "vq"  # not a way to round: residual vector quantisation, with a prior of its own
-NAMES = (*LATENT_QUANTISERS, VQ)
+# Not ways to round, but latents made of codes, with priors of their own: name -> (latents, how codebooks learn).
+CODES = {"vq": ("vq", "ema"), "vq-loss": ("vq", "loss"), "hvq": ("hvq", "ema"), "dvae": ("dvae", "ema")}
+NAMES = (*LATENT_QUANTISERS, *CODES)
 QUALITIES = (0, 15, 30, 45, 60, 75, 90, 100)
 # About 16 kMAC/px in all: small enough that a run takes minutes on one core.
 SMALL = ModelConfig(
@@ -90,7 +91,7 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
         names: quantisers, of NAMES.
         seeds: ints.
         folder: Path; one folder per run in it. A run that was cut off goes on from its checkpoint.
-        architecture: ModelConfig of the scalar models; with "vq" its latents alone differ.
+        architecture: ModelConfig of the scalar models; in those with codes the latents alone differ.
         progress: show a bar for each training run.
         say: called with a line of text before each run.
 
@@ -107,13 +108,15 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
         done = run / "points.json"
         if not done.exists():
             say(f"run {number} of {len(runs)}: {name}, seed {seed}")
+            latents, codebook = CODES.get(name, ("scalar", "ema"))
             config = TrainingConfig(
                 pictures=settings.pictures,
                 output=str(run),
                 resume=str(run) if (run / "checkpoint.pt").exists() else "",
-                architecture=json.dumps({**asdict(architecture), "latents": "vq" if name == VQ else "scalar"}),
-                quantiser=REFERENCE if name == VQ else name,
-                freeze="" if name == VQ else "dequantiser",
+                architecture=json.dumps({**asdict(architecture), "latents": latents}),
+                quantiser=REFERENCE if name in CODES else name,
+                codebook=codebook,
+                freeze="" if name in CODES else "dequantiser",
                 steps=settings.steps,
                 batch=settings.batch,
                 crop=settings.crop,

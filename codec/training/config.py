@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 
 from ..config import ModelConfig
-from ..quantise import LATENT_QUANTISERS
 from ..config import STRIDE
+from ..errors import ModelError
+from ..quantise import LATENT_QUANTISERS
 
 
 @dataclass
@@ -20,9 +21,10 @@ class TrainingConfig:
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"M": 256}'. When
             resuming, of those that differ from the weights' own: depths and widths may grow from exported weights, and
             the new network computes the same as the old one at first.
-        latents: "scalar" or "vq"; with "vq" the model's latents are vector-quantised. For new models.
+        latents: "scalar", "vq", "hvq" or "dvae": rounded, or made of codes (ModelConfig). For new models.
         quantiser: what stands for rounding of scalar latents while training; a name in quantise.LATENT_QUANTISERS.
             Quantisers with a temperature cool down as the run goes on.
+        codebook: how the codebooks of "vq" and "hvq" learn: "ema", moving averages, or "loss", the codebook loss.
         entropy_bits: of the weights of the integer entropy networks, 1 to 8. For new models.
         steps: stop after this many optimiser steps in all; 0 for no limit.
         max_minutes: stop after this much wall-clock time; 0 for no limit. The learning rate reaches its end at
@@ -66,6 +68,7 @@ class TrainingConfig:
     architecture: str = "{}"
     latents: str = "scalar"
     quantiser: str = "mixed"
+    codebook: str = "ema"
     entropy_bits: int = 8
     steps: int = 0
     max_minutes: float = 0.0
@@ -105,13 +108,13 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
+        if self.codebook not in ("ema", "loss"):
+            raise ValueError(f"codebook is {self.codebook!r}; there are ema and loss")
         if self.fit_crops < 0:
             raise ValueError("fit_crops must not be negative")
         for name in ("decay", "drawn", "downscale", "eyes"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if self.eyes and self.latents != "scalar":
-            raise ValueError(f"eyes is for scalar latents, not for {self.latents}")
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; there are auto, bf16 and float32")
 
@@ -120,3 +123,21 @@ class TrainingConfig:
         return ModelConfig.from_dict(
             {"latents": self.latents, "entropy_bits": self.entropy_bits, **json.loads(self.architecture)}
         )
+
+    def check_latents(self, model):
+        """ModelError for a setting that latents of this kind do not look at, rather than leave it unheard.
+
+        Args:
+            model: ModelConfig of the new model, or of the weights that a run goes on from, which keep their own.
+        """
+        for name in ("latents", "entropy_bits"):
+            value, own = getattr(self, name), getattr(model, name)
+            if value != own and value != getattr(TrainingConfig, name) and name not in json.loads(self.architecture):
+                raise ModelError(f"{name} is {value!r}, and that of the weights is {own!r}: it is for new models")
+        unheard = {"quantiser": not model.scalar, "eyes": not model.scalar, "codebook": model.latents not in ("vq", "hvq")}
+        unheard["entropy_bits"] = "entropy_bits" in model.unused
+        for name, ignored in unheard.items():
+            if ignored and getattr(self, name) != getattr(TrainingConfig, name):
+                raise ModelError(
+                    f"{name} is {getattr(self, name)!r}, which {model.latents} latents do not look at; leave it out"
+                )

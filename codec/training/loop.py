@@ -22,6 +22,7 @@ from ..files import write_bytes_atomic
 from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..quantise import commit_codebooks, discard_codebooks
 from ..weights import model_id
 from .data import Crops, validation_crops
 from .eyes import Eyes
@@ -75,7 +76,7 @@ def train(config, progress=True):
     finally:
         run.crops.close()
     export_folder = run.output / "export"
-    if config.fit_crops and run.bare.config.latents == "scalar" and run.done() >= 1 and fabric.global_rank == 0:
+    if config.fit_crops and run.bare.config.scalar and run.done() >= 1 and fabric.global_rank == 0:
         shown = progress and fabric.global_rank == 0
         fit_folder(export_folder, export_folder, config.pictures, config.seed, shown, crops=config.fit_crops)
     return export_folder
@@ -84,11 +85,11 @@ def train(config, progress=True):
 def picture_losses(figures, lmbda, balance):
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
-    ``figures`` is what the trainable model returns; a commitment loss and ``extra_mse`` count as distortion.
-    ``lmbda`` (B,).
+    ``figures`` is what the trainable model returns; where there are ``extra_bpp`` and ``extra_mse``, they count as rate
+    and distortion. ``lmbda`` (B,).
     """
-    distortion = figures["mse"] + figures.get("commitment", 0.0) + figures.get("extra_mse", 0.0)
-    loss = figures["y_bpp"] + figures["z_bpp"] + lmbda * distortion
+    rate = figures["y_bpp"] + figures["z_bpp"] + figures.get("extra_bpp", 0.0)
+    loss = rate + lmbda * (figures["mse"] + figures.get("extra_mse", 0.0))
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
@@ -289,9 +290,7 @@ class _Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * self._factor(group.get("role"))
-        scalar = self.bare.config.latents == "scalar"
-        if scalar:
-            self.bare.quantiser.anneal(self.done())
+        self.bare.anneal(self.done())
         look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
         with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
@@ -312,7 +311,10 @@ class _Run:
             for layer in self.bare.modules():
                 if isinstance(layer, TrainableLayer):
                     layer.clip_weights_()
+            commit_codebooks(self.bare)
             self._average(rate)
+        else:
+            discard_codebooks(self.bare)
         bpp = (figures["y_bpp"] + figures["z_bpp"]).detach()
         row = {
             "loss": loss.detach(),
@@ -322,7 +324,7 @@ class _Run:
             "lr": torch.tensor(rate, device=x.device),
             **{name: torch.tensor(value) for name, value in mean_dead(shares).items()},
         }
-        if scalar:
+        if self.bare.config.side_information:
             row["z_share"] = figures["z_bpp"].detach().sum() / bpp.sum()
         return row
 
@@ -365,6 +367,7 @@ class _Run:
         with self._autocast():
             first = max(self.step - 4, -self.before.get("steps", 0))
             calibrate(self.ema, (self._calibration(n) for n in range(first, self.step)))
+        discard_codebooks(self.ema)
         return self.ema
 
     def _calibration(self, step):
@@ -393,7 +396,7 @@ class _Run:
                 row[f"valid_ssimulacra2_{lmbda}"] = figures["ssimulacra2"].mean().item()
         row["valid_loss"] = sum(losses) / len(losses)
         row.update(health(model, crops[:8].to(device).float().div(255)))
-        if self.bare.config.latents == "vq":
+        if not self.bare.config.scalar:
             perplexity, used = model.perplexity(), model.first_quality() <= 100
             for stage in range(len(used)):
                 if used[stage].any():
@@ -438,9 +441,12 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config, quantiser="mixed"):
-    """The trainable model of a ModelConfig; ``quantiser`` names that of scalar latents."""
-    return TrainableVectorModel(config) if config.latents == "vq" else TrainableModel(config, quantiser)
+def trainable_model(config, quantiser="mixed", codebook="ema"):
+    """The trainable model of a ModelConfig.
+
+    ``quantiser`` names that of scalar latents, ``codebook`` how the codebooks of others learn.
+    """
+    return TrainableModel(config, quantiser) if config.scalar else TrainableVectorModel(config, codebook)
 
 
 ENCODER = ("transforms.g_a.", "transforms.h_a.", "transforms.log_gain.", "transforms.z_log_gain.")
@@ -493,6 +499,7 @@ def matrix_names(model):
     for name, module in model.named_modules():
         if isinstance(module, TrainableLayer):
             inside = not module.spec.depthwise and module.spec.groups == 1 and module.log_step is None
+            inside = inside and not name.startswith("heads.")
         else:
             inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
             inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
@@ -505,9 +512,10 @@ def _is_skeleton(name):
 
 
 def _learns_fast(name):
-    """Whether a parameter is a gain of z, a step size or part of a prior, whose natural scale is larger than a weight's."""
+    """Whether a parameter is a gain of z, a step size or part of a prior or codebook: of larger scale than a weight."""
     parts = name.split(".")
-    return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in ("log_step", "sharpness", "shrink", "log_prior")
+    fast = ("log_step", "sharpness", "shrink", "log_prior", "entries", "logits_base", "log_precision")
+    return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in fast
 
 
 def export(model, folder, **facts):
@@ -548,8 +556,11 @@ def read_weights(folder):
 
 def _starting_point(config):
     """``(checkpoint or None, trainable model, facts of earlier runs)`` for a run's ``resume`` setting."""
+    ways = config.quantiser, config.codebook
     if not config.resume:
-        return None, trainable_model(config.model_config(), config.quantiser), {}
+        own = config.model_config()
+        config.check_latents(own)
+        return None, trainable_model(own, *ways), {}
     path = Path(config.resume)
     if path.is_dir() and (path / "checkpoint.pt").exists():
         path = path / "checkpoint.pt"
@@ -561,20 +572,27 @@ def _starting_point(config):
             raise ModelError(f"{path}: not a checkpoint ({error})") from None
         if _changed(own, config.architecture) != own:
             raise ModelError(f"{path}: a checkpoint keeps its architecture; exported weights may grow")
-        model = trainable_model(own, config.quantiser)
-        model.load_state_dict(checkpoint["model"])
+        config.check_latents(own)
+        if config.codebook != checkpoint["config"].get("codebook", "ema"):
+            raise ModelError(f"{path}: a checkpoint keeps the way in which its codebooks learn")
+        model = trainable_model(own, *ways)
+        try:
+            model.load_state_dict(checkpoint["model"])
+        except RuntimeError:
+            raise ModelError(f"{path}: of another version; go on from its exported weights") from None
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
         raise ModelError(f"{path}: nothing to resume from")
     own, tensors = read_weights(path)
-    model = trainable_model(own, config.quantiser)
+    config.check_latents(own)
+    model = trainable_model(own, *ways)
     try:
         model.import_tensors(tensors)
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{path}: cannot be trained on: {error}") from None
     wanted = _changed(own, config.architecture)
     if wanted != own:
-        small, model = model, trainable_model(wanted, config.quantiser)
+        small, model = model, trainable_model(wanted, *ways)
         grow(model, small)
     return None, model, json.loads((path / "config.json").read_text(encoding="utf-8")).get("training", {})
 

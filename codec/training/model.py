@@ -64,6 +64,10 @@ class TrainableModel(nn.Module):
                 if net[head].log_step is not None:
                     net[head].log_step.sub_(math.log(10))
 
+    def anneal(self, progress):
+        """Set the quantiser's temperature, if it has one, for ``progress`` in [0, 1] of the training."""
+        self.quantiser.anneal(progress)
+
     def forward(self, x, quality, generator=None):
         """Bits and squared error per picture.
 

@@ -322,7 +322,7 @@ class TrainableTransforms(Gained):
         super().__init__()
         self.config = config
         self.g_a, self.g_s = Analysis(config), Synthesis(config)
-        if config.latents == "vq":
+        if not config.side_information:
             return
         self.h_a = HyperAnalysis(config)
         self.log_gain = Gain(-quantisation_step(config).log()[:, None].expand(-1, config.M))
