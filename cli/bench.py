@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from .common import Quality, require
+from .common import Counts, Quality, require
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
-from .study import Counts
 
 AGAINST = ("jpeg", "webp")  # unless asked otherwise, and this one where it can be had without asking for an extra:
 RIVAL = "compressai:mbt2018-mean"

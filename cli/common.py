@@ -34,6 +34,18 @@ class Quality(click.FloatRange):
         return number
 
 
+class Counts(click.ParamType):
+    """Whole numbers from 1 up between commas, as a rising tuple without repetitions."""
+
+    name = "counts"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        count = click.IntRange(min=1)
+        return tuple(sorted({count.convert(part.strip(), param, ctx) for part in value.split(",")}))
+
+
 def describe(error) -> str:
     """An error as one line that says what is wrong, for the user who meets it."""
     if isinstance(error, OSError) and error.strerror:

@@ -5,7 +5,7 @@ import functools
 import click
 
 from .common import coder_options, require
-from .report import check_output
+from .files import check_output
 
 
 @click.command()

@@ -6,12 +6,7 @@ from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
 from .common import Quality, coder_options, limit_option, run
-from .files import COMPRESSED_SUFFIXES, plan
-
-# What is taken from a folder; a file named by itself may be anything that is readable.
-PICTURE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".avif", ".jp2"
-)  # fmt: skip
+from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
 
 
 @click.command()

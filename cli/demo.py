@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from .common import Failure, Quality, coder_options
-from .files import expand
-from .compress import PICTURE_SUFFIXES
+from .files import PICTURE_SUFFIXES, expand
 
 
 @click.command(hidden=True)

@@ -13,6 +13,10 @@ from codec.errors import CodecError
 
 from .common import Failure
 
+# What is taken from a folder; a file named by itself may be anything that is readable.
+PICTURE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".avif", ".jp2"
+)  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
 
@@ -291,3 +295,16 @@ def _is_folder(inputs, output, written) -> bool:
 def _identity(path: Path) -> str:
     """One spelling for one file: links followed, and case folded where the system ignores it (Windows)."""
     return os.path.normcase(os.path.realpath(path))
+
+
+def check_output(file, force, *inputs):
+    """Refuse now what would be refused, or lost, when all the work is done."""
+    path = Path(file)
+    if path.is_dir():
+        raise Failure(f"{path}: is a folder")
+    if not path.absolute().parent.is_dir():
+        raise Failure(f"{path}: the folder {path.parent} does not exist")
+    if any(path.resolve() == Path(name).resolve() for name in inputs):
+        raise Failure(f"{path}: would be written over an input")
+    if path.is_file() and not force:
+        raise Failure(f"{path}: exists already; --force overwrites")

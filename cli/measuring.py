@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from .common import Failure, Quality, describe
-from .files import STREAM, expand
-from .compress import PICTURE_SUFFIXES
+from .files import PICTURE_SUFFIXES, STREAM, expand
 
 OURS = "codec"  # our name in tables and files
 WIDTH = 110  # of what is printed

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from .common import Failure, coder_options, require
+from .common import coder_options, require
+from .files import check_output
 from .measuring import Names, Qualities, find_pictures
 
 
@@ -119,16 +120,3 @@ def _views(results, pictures, qualities, against, model, device, threads):
             pixels = read_picture(path).pixels
             found.append(making.views(picture, pixels, coder, qualities, anchors, title, bar.update, failed))
     return found
-
-
-def check_output(file, force, *inputs):
-    """Refuse now what would be refused, or lost, when all the work is done."""
-    path = Path(file)
-    if path.is_dir():
-        raise Failure(f"{path}: is a folder")
-    if not path.absolute().parent.is_dir():
-        raise Failure(f"{path}: the folder {path.parent} does not exist")
-    if any(path.resolve() == Path(name).resolve() for name in inputs):
-        raise Failure(f"{path}: would be written over an input")
-    if path.is_file() and not force:
-        raise Failure(f"{path}: exists already; --force overwrites")

@@ -5,21 +5,9 @@ from pathlib import Path
 
 import click
 
-from .common import Failure, require
+from .common import Counts, Failure, require
 
 QUANTISERS_NEED = ("torch", "compressai", "lightning", "matplotlib", "scipy")
-
-
-class Counts(click.ParamType):
-    """Whole numbers from 1 up between commas, as a rising tuple without repetitions."""
-
-    name = "counts"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        count = click.IntRange(min=1)
-        return tuple(sorted({count.convert(part.strip(), param, ctx) for part in value.split(",")}))
 
 
 @click.group()
@@ -103,7 +91,7 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
         plots.write_all(folder, rows)
 
 
-class Names(click.ParamType):
+class QuantiserNames(click.ParamType):
     """Quantisers by name between commas, each once."""
 
     name = "names"
@@ -126,7 +114,7 @@ class Names(click.ParamType):
 @click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
 @click.option(
-    "--quantisers", type=Names(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae", show_default=True,
+    "--quantisers", type=QuantiserNames(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae", show_default=True,
     metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
 )  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")

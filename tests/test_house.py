@@ -117,3 +117,10 @@ def test_names_with_an_underscore_stay_in_their_module():
 
 def test_training_and_evaluation_ask_nothing_of_the_commands():
     assert not [name for name in TREES if name.startswith("codec.") for other in IMPORTS[name] if other[:3] == "cli"]
+
+
+def test_no_command_imports_another():
+    shared = {"cli.common", "cli.files", "cli.main", "cli.measuring"}
+    commands = {name for name in TREES if name.startswith("cli.")} - shared
+    assert len(commands) > 8
+    assert not [f"{name}: {other}" for name in commands for other in IMPORTS[name] & commands]
