@@ -18,7 +18,8 @@ def shipped():
 
 
 def psnr_db(a, b):
-    return 10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))
+    with np.errstate(divide="ignore"):  # a picture of one pixel may come back as it was
+        return 10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 65), (63, 64), (64, 63), (65, 65)])

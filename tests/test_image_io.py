@@ -793,6 +793,18 @@ def test_metadata_is_saved_where_the_format_has_room(tmp_path, extension):
         assert not back.info.get("icc_profile") and 0x013B not in back.getexif()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about the damage
+@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\x08\0\0\0" + bytes(70_000)])
+def test_exif_that_cannot_be_read_or_kept_costs_no_picture(tmp_path, exif):
+    image = to_image(gradient(), exif=exif)
+    dict(image.getexif())
+    image.info["exif"] = b"Exif\0\0" + exif
+    for extension in image_io.FORMATS:
+        save_picture(image, tmp_path / f"picture{extension}")
+        with Image.open(tmp_path / f"picture{extension}") as back:
+            assert back.size == image.size
+
+
 @pytest.mark.parametrize("extension", [".bmp", ".ppm", ".webp"])
 def test_formats_without_the_profile_get_srgb(tmp_path, extension):
     grey = extension == ".webp"  # which has profiles, but no grey
