@@ -38,7 +38,7 @@ from .data import find_pictures
 from .scale_mixture import ScaleMixture, coder_rows
 
 ROUNDS = 3  # of dependent quantisation
-STEPS = 3  # of Newton's method
+STEPS = 2  # of Newton's method
 CROPS, SIDE = 256, 256
 PRIOR = 50.0  # symbols, that the mixture counts as in each row
 STILL = 100.0  # symbols, that the shift of all qualities together counts as at each of them
@@ -71,7 +71,7 @@ def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progre
             y = engine.analyse(pixels.transpose(2, 0, 1), quality)
             samples.append(_Sample(pixels, quality, y, engine.side_information(y, quality)))
             bar.update()
-        synthesis = Transforms(config).float().eval().requires_grad_(False)
+        synthesis = Transforms(config).float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         synthesis.load_state_dict(
             {name: torch.from_numpy(a.astype(np.float32)) for name, a in float_weights(config, tensors).items()}
         )
