@@ -96,7 +96,8 @@ class Codec:
             CodecError: not enough memory for it. TypeError: something else than bytes.
         """
         if isinstance(data, (str, os.PathLike)):
-            raise TypeError(f"decompress needs the bytes of a file, not its name: pathlib.Path({str(data)!r}).read_bytes()")
+            cure = f"pathlib.Path({str(data)!r}).read_bytes()"
+            raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
 
     def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
