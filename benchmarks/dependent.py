@@ -2,8 +2,7 @@
 
     python benchmarks/dependent.py PICTURES... [--model MODEL] [--qualities 10,30,50,70,90] [--timed PICTURE] [--rounds 7]
 
-Real files on both sides, PSNR of decoded pictures; BD-rates of the mean curve against plain rounding, of the full search
-and of effort 0. With --timed the seconds of one picture, in turns: the least and the median of the rounds.
+Real files on both sides, PSNR of decoded pictures; BD-rate of the mean curve against plain rounding. With --timed the seconds of one picture, in turns: the least and the median of the rounds.
 """
 
 import argparse
@@ -21,8 +20,7 @@ from codec.training.data import find_pictures
 
 KINDS = {
     "plain rounding": {"dependent": False},
-    "effort 0": {"dependent": True, "effort": 0},
-    "dependent": {"dependent": True, "effort": 1},
+    "dependent": {"dependent": True},
 }
 
 

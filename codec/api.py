@@ -79,14 +79,14 @@ class Codec:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths.
             exif: keep EXIF metadata. The orientation is applied in any case.
-            effort: 0 (fast) to 1 (small), an integer: how thoroughly to search for the best symbols. Decoding takes as
-                long either way.
+            effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
+                way through it; 0 rounds, which is a little faster on both sides.
 
         Raises:
             ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
             ValueError: quality or effort is out of range.
         """
-        return self._compress(self._read(image), hundredths(quality), exif, checked_effort(effort))
+        return self._compress(self._read(image), hundredths(quality), exif, _dependent(effort))
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -113,7 +113,7 @@ class Codec:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, checked_effort(effort)
+        how = hundredths(quality), exif, _dependent(effort)
 
         def read(image):
             return self._read(image.copy() if isinstance(image, np.ndarray) else image)
@@ -149,18 +149,18 @@ class Codec:
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
         pixels = self._read(image).pixels
-        coded = self.model.encode(pixels, hundredths(quality), effort=checked_effort(effort))
+        coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
     def _read(self, image):
         with np.errstate(all="ignore"):
             return image_io.read_picture(image, self.max_pixels)
 
-    def _compress(self, picture, quality, exif, effort):
+    def _compress(self, picture, quality, exif, dependent):
         height, width = picture.pixels.shape[:2]
 
         def pack():
-            coded = self.model.encode(picture.pixels, quality, effort=effort)
+            coded = self.model.encode(picture.pixels, quality, dependent=dependent)
             return bitstream.pack(
                 bitstream.Container(
                     model_id=self.model_id,
@@ -204,6 +204,11 @@ class Codec:
 
     def _load(self, folder):
         return Model.from_folder(folder, self.threads, self.backend, self.device)
+
+
+def _dependent(effort):
+    """What an effort means to :meth:`Model.encode`."""
+    return None if checked_effort(effort) else False
 
 
 def _within_memory(work, width, height):

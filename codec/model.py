@@ -22,7 +22,6 @@ from .engine import Engine, PlainTransforms, float_weights, read_folder
 from .errors import CodecError, Corrupt, ModelError
 from .extras import installed, lacks
 from .latents import rans
-from .quality import EFFORT_MAX
 from .threads import current_threads
 
 TILE = TILE_SIDE // STEP  # side of a tile in latent positions
@@ -101,7 +100,7 @@ class Model:
 
     # --- Pixels -> tiles --------------------------------------------------------------------------------------------
 
-    def encode(self, pixels, quality, plain=None, effort=EFFORT_MAX, dependent=None):
+    def encode(self, pixels, quality, plain=None, dependent=None):
         """A picture as coded tiles.
 
         Args:
@@ -110,7 +109,6 @@ class Model:
             plain: whether to use the plain transform; None: for a picture that is hardly a photograph, where it costs
                 less in rate and distortion, and for those almost without detail, which take few bits either way,
                 where it is nearer. Pictures whose tiles have one colour each need neither.
-            effort: 0 to EFFORT_MAX, what the encoder may spend on the search for the best symbols.
             dependent: whether to quantise by the trellis; None: where the model has tables for it and the transform is
                 the learned one.
 
@@ -121,15 +119,15 @@ class Model:
             colours = _tile_colours(pixels)
             if colours is not None:
                 return Coded(tuple(Tile(colour, 1, zlib.crc32(colour)) for colour in colours), flat=True)
-            plain = self._plain_is_better(pixels, quality, effort, dependent)
-        return self._encode(pixels, quality, plain, effort, dependent)
+            plain = self._plain_is_better(pixels, quality, dependent)
+        return self._encode(pixels, quality, plain, dependent)
 
-    def _encode(self, pixels, quality, plain, effort, dependent):
+    def _encode(self, pixels, quality, plain, dependent):
         dependent = not plain and (self.latents.dependent if dependent is None else dependent)
-        tiles = self._encode_tiles(pixels, quality, plain, dependent, effort)
+        tiles = self._encode_tiles(pixels, quality, plain, dependent)
         return Coded(tuple(tiles), plain, dependent=dependent)
 
-    def _plain_is_better(self, pixels, quality, effort, dependent):
+    def _plain_is_better(self, pixels, quality, dependent):
         if self.plain is None:
             return False
         strangeness = self.plain.strangeness(pixels)
@@ -139,7 +137,7 @@ class Model:
         worth = 0.0 if strangeness < FLAT else 1.0  # of bits
         costs = []
         for plain in (False, True):
-            coded = self._encode(middle, quality, plain, effort, dependent)
+            coded = self._encode(middle, quality, plain, dependent)
             decoded = self.decode(coded, *middle.shape[:2], quality)
             error = np.square(decoded.astype(np.float32) - middle).sum(dtype=np.float64) / 3
             costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)

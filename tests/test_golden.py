@@ -40,13 +40,15 @@ def latents(model, container):
     assert rows <= TILE and columns <= TILE, "golden files have one tile"
     (tile,) = container.tiles
     decoder = rans.Decoder(model.tables, tile.data, tile.lanes)
-    found = model.latents.decode(decoder, rows, columns, container.quality, container.plain, tile.symbols_crc)
+    found = model.latents.decode(
+        decoder, rows, columns, container.quality, container.plain, tile.symbols_crc, container.dependent
+    )
     decoder.finish()
     return [found]
 
 
 def test_default_and_released_models_have_files():
-    expected = {f"{name}-{quality}" for name, (_, qualities, _) in PICTURES.items() for quality in qualities}
+    expected = {f"{name}-{quality}" for name, (_, qualities, *_) in PICTURES.items() for quality in qualities}
     for model in {weights.default_model_id(), *filter(weights.is_released, weights.list_models())}:
         found = {path.stem for path in FILES if path.parent.name == model}
         assert found >= expected, f"python tests/golden/make.py makes those of {model}"
@@ -55,7 +57,7 @@ def test_default_and_released_models_have_files():
 
 def test_they_are_small_and_hold_every_kind():
     containers = [bitstream.unpack(path.read_bytes()) for path in FILES]
-    for attribute in ("grey", "plain", "flat", "alpha"):
+    for attribute in ("grey", "plain", "flat", "dependent", "alpha"):
         assert any(getattr(container, attribute) for container in containers)
     newest = FOLDER / weights.default_model_id()
     assert sum(path.stat().st_size for path in newest.iterdir()) < 60_000
@@ -79,8 +81,8 @@ def test_they_decode_to_their_pixels(codecs, path, backend):
 def test_their_pictures_are_coded_alike(codecs, path, backend):
     coder, old = codecs(path.parent.name, backend), path.read_bytes()
     name, _, quality = path.stem.rpartition("-")
-    make, _, plain = PICTURES[name]
-    new = encoded(coder, make(), int(quality), plain)
+    make, _, *how = PICTURES[name]
+    new = encoded(coder, make(), int(quality), *how)
     assert abs(len(new) - len(old)) <= 2 + len(old) // 50
     before, after = bitstream.unpack(old), bitstream.unpack(new)
     assert dataclasses.replace(before, tiles=()) == dataclasses.replace(after, tiles=())

@@ -20,9 +20,9 @@ def setting(config, model):
     return config, tensors, latents.from_tensors(config, tensors)
 
 
-def check(config, tensors, codes, z, y, quality, plain=False, dependent=False, effort=1):
+def check(config, tensors, codes, z, y, quality, plain=False, dependent=False):
     """The tile of some latents, decoded twice."""
-    encoded = codes.encode(z, y, quality, plain, dependent, effort)
+    encoded = codes.encode(z, y, quality, plain, dependent)
     coder = rans.Encoder(codes.tables)
     encoded.write(coder)
     lanes, data = coder.flush()
@@ -39,7 +39,7 @@ def check(config, tensors, codes, z, y, quality, plain=False, dependent=False, e
     "quality, kind",
     [
         *((quality, {"plain": plain}) for quality in (0, 4321, 10000) for plain in (False, True)),
-        *((4321, {"dependent": True, "effort": effort}) for effort in (0, 1)),
+        (4321, {"dependent": True}),
     ],
     ids=str,
 )

@@ -105,7 +105,7 @@ class HierarchicalLatents:
 
     dependent = False  # as ScalarLatents has it
 
-    def encode(self, z, y, quality, lattice=False, dependent=False, effort=None):
+    def encode(self, z, y, quality, lattice=False, dependent=False):
         """Indices of one picture or tile, and what the decoder will make of them.
 
         Args:

@@ -11,7 +11,6 @@ import numpy as np
 
 from .. import quality as scale
 from ..errors import ModelError
-from ..quality import EFFORT_MAX
 from ..quantise.reference import round_half_up
 from .networks import LEVELS, Y_LIMIT
 from .quadtree import PASSES
@@ -50,12 +49,11 @@ class Rounding:
     def __init__(self, start, dequantiser, lattice=False):
         self._start, self._dequantiser, self._lattice = start, dequantiser, lattice
 
-    def quantise(self, k, residual, indexes, effort=EFFORT_MAX):
+    def quantise(self, k, residual, indexes):
         """Quantised of pass ``k``.
 
         Args:
             residual: float32, latents less their means, in symbols. indexes: float32, rows that the networks say.
-            effort: 0 to EFFORT_MAX; rounding takes none.
         """
         symbols = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
         symbols = symbols if self._lattice else np.where(indexes > 0, symbols, np.float32(0))
@@ -99,12 +97,12 @@ class Dependent(Rounding):
         super().__init__(start, dequantiser)
         self._rates = [Rates(tables, start + k * self.levels, LEVELS) for k in range(len(PASSES))]
 
-    def quantise(self, k, residual, indexes, effort=EFFORT_MAX):
-        """As :meth:`Rounding.quantise`; ``effort`` 0 takes what is cheapest symbol by symbol."""
+    def quantise(self, k, residual, indexes):
+        """As :meth:`Rounding.quantise`."""
         rounded, chained = self._orders(indexes)
         residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
         low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]))
-        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), SLOPE, Y_LIMIT, greedy=effort == 0)
+        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), SLOPE, Y_LIMIT)
         return _assemble(indexes, rounded, low, chained, high, quantisers)
 
     def receive(self, k, indexes, source):

@@ -15,7 +15,6 @@ import numpy as np
 
 from .. import quality as scale
 from ..errors import Corrupt, ModelError
-from ..quality import EFFORT_MAX
 from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
@@ -68,7 +67,7 @@ class ScalarLatents:
             raise Corrupt("corrupt: dependent quantisation, where there is none")
         return self._trellis if dependent else self._lattice if lattice else self._rounding
 
-    def encode(self, z, y, quality, lattice=False, dependent=False, effort=EFFORT_MAX):
+    def encode(self, z, y, quality, lattice=False, dependent=False):
         """Symbols of one picture or tile, and what the decoder will make of them.
 
         Args:
@@ -78,7 +77,6 @@ class ScalarLatents:
             lattice: y_hat is made of whole numbers, and symbols of row 0 are coded too: for latents of the plain
                 transform, which the networks predict less well.
             dependent: quantise by the trellis, which needs tables of its own, and no lattice.
-            effort: of that, 0 to EFFORT_MAX.
 
         Returns:
             Encoded.
@@ -91,7 +89,7 @@ class ScalarLatents:
         quantiser, shifts, passes = self.quantiser(lattice, dependent), [], split(y)
 
         def symbols_of(k, means, indexes):
-            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes, effort)
+            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes)
             quantiser.send(k, found, queue.push)
             shifts.append(quantiser.shift(quality, found))
             return found.values

@@ -113,7 +113,7 @@ def walk(rows, pull, machine=EIGHT):
     return k, quantiser
 
 
-def choose(residual, bits, slope, limit, machine=EIGHT, greedy=False):
+def choose(residual, bits, slope, limit, machine=EIGHT):
     """Indices of symbols and their quantisers: the encoder's side.
 
     Args:
@@ -121,10 +121,9 @@ def choose(residual, bits, slope, limit, machine=EIGHT, greedy=False):
         bits: ``bits(quantiser, k) -> float`` (n,), what each index would cost; k integers (n,), or 0 for all.
         slope: what a bit is worth, in squared symbols.
         limit: largest magnitude of an index.
-        greedy: take what is cheapest symbol by symbol, instead of looking for the cheapest way.
 
     Returns:
-        ``(k, quantisers)``, int64 (n,), that minimise squared error + slope * bits, but for the greedy.
+        ``(k, quantisers)``, int64 (n,), that minimise squared error + slope * bits.
     """
     width = chains(residual.size)
     if not width:
@@ -134,7 +133,7 @@ def choose(residual, bits, slope, limit, machine=EIGHT, greedy=False):
     # Chains that end a symbol earlier get one that costs nothing.
     spare = length * width - residual.size
     cost, index = (np.pad(a, ((0, 0), (0, spare))).reshape(4, length, width).swapaxes(0, 1) for a in (cost, index))
-    branch = (_greedy if greedy else _viterbi)(cost, machine)  # (length, width)
+    branch = _viterbi(cost, machine)  # (length, width)
     k = np.take_along_axis(index, branch[:, None], 1)[:, 0]
     return k.ravel()[: residual.size].astype(np.int64), (branch >> 1).ravel()[: residual.size]
 
@@ -163,20 +162,6 @@ def branches(residual, bits, slope, limit):
                 chosen[nothing < own] = 0
                 np.minimum(own, nothing, out=own)
     return cost, index
-
-
-def _greedy(cost, machine):
-    """The branch, 2 quantiser + parity, that is cheapest at each step: int64 (length, width)."""
-    length, _, width = cost.shape
-    better = cost[:, 1::2] < cost[:, ::2]  # odd rather than even, by quantiser
-    state, lanes = np.zeros(width, np.intp), np.arange(width)
-    branch = np.empty((length, width), np.int64)
-    for t in range(length):
-        quantiser = machine.quantiser[state]
-        parity = better[t][quantiser, lanes]
-        branch[t] = 2 * quantiser + parity
-        state = machine.next_state[state, parity.view(np.int8)]
-    return branch
 
 
 def _viterbi(cost, machine):

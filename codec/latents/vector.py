@@ -163,12 +163,12 @@ class VectorLatents:
 
     dependent = False  # as ScalarLatents has it
 
-    def encode(self, z, y, quality, lattice=False, dependent=False, effort=None):
+    def encode(self, z, y, quality, lattice=False, dependent=False):
         """Indices of one picture or tile, and what the decoder will make of them.
 
         Args:
             z: None; there is no side information. lattice: False; there is no plain transform.
-            dependent: False; vectors are not quantised by a trellis. effort: makes no difference.
+            dependent: False; vectors are not quantised by a trellis.
             y: float32 (M, h, w).
             quality: int, hundredths.
 

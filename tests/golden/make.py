@@ -59,17 +59,19 @@ def flat():
     return np.full((45, 33, 3), (18, 52, 86), np.uint8)
 
 
-# Name -> how it is made, the qualities, and whether by the plain transform (None: as the codec chooses).
+# Name -> how it is made, the qualities, whether by the plain transform, and whether by dependent quantisation (None: as
+# the codec chooses).
 PICTURES = {
-    "photo": (photo, (10, 50, 90), False),
-    "grey": (grey, (50, 90), False),
-    "cut-out": (cut_out, (50,), False),
-    "drawing": (drawing, (50,), True),
-    "flat": (flat, (50,), None),
+    "photo": (photo, (10, 50, 90), False, None),
+    "rounded": (photo, (50,), False, False),
+    "grey": (grey, (50, 90), False, None),
+    "cut-out": (cut_out, (50,), False, None),
+    "drawing": (drawing, (50,), True, None),
+    "flat": (flat, (50,), None, None),
 }
 
 
-def encoded(coder, picture, quality, plain):
+def encoded(coder, picture, quality, plain, dependent):
     """The bytes of a file, by one transform or the other whatever suits the picture."""
     from codec import bitstream, image_io
     from codec.quality import hundredths
@@ -77,8 +79,8 @@ def encoded(coder, picture, quality, plain):
     container = bitstream.unpack(coder.compress(picture, quality))
     if plain is None:
         return bitstream.pack(container)
-    coded = coder.model.encode(image_io.read_picture(picture).pixels, hundredths(quality), plain)
-    return bitstream.pack(dataclasses.replace(container, plain=coded.plain, flat=coded.flat, tiles=coded.tiles))
+    coded = coder.model.encode(image_io.read_picture(picture).pixels, hundredths(quality), plain, dependent)
+    return bitstream.pack(dataclasses.replace(container, **coded._asdict()))
 
 
 def main():
@@ -95,9 +97,9 @@ def main():
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, (make, qualities, plain) in PICTURES.items():
+    for name, (make, qualities, *how) in PICTURES.items():
         for quality in qualities:
-            data = encoded(coder, make(), quality, plain)
+            data = encoded(coder, make(), quality, *how)
             path = folder / f"{name}-{quality}.bin"
             path.write_bytes(data)
             coder.decompress(data).save(path.with_suffix(".png"), optimize=True)
