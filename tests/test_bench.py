@@ -15,7 +15,6 @@ from test_vector_entropy import CONFIGS
 from test_vector_entropy import trainable as trainable_vq
 from tiny import CONFIG, trainable
 
-import cli.bench
 from cli.main import codec as codec_command
 from codec import Codec
 from codec.errors import CodecError

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_latents import random_latents, through_coder
-from tiny import CONFIG, coding, trellis_tensors
+from tiny import CONFIG, coding
 
 import codec
 from codec import bitstream
 from codec.errors import Corrupt, ModelError, Truncated
-from codec.latents import quantisers, rans, trellis
+from codec.latents import rans, trellis
 from codec.latents.scalar import ScalarLatents
 from codec.model import Model
 
