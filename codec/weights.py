@@ -119,6 +119,7 @@ def model_id(folder):
     Raises:
         ModelError: a file cannot be read, or the folder is named after another id (a damaged installation).
     """
+    folder = Path(folder)
     found = _id_of(folder)
     if folder.parent in (shipped_folder(), user_folder()) and folder.name != found:
         raise ModelError(f"{folder}: the model is damaged (its id is {found}); reinstall")

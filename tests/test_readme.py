@@ -12,7 +12,7 @@ from PIL import Image
 
 # Arguments that keep long commands short here; what the README shows stays what a user would type.
 SHORT = {
-    "train": ["--steps", "1", "--set", "batch=1", "--set", "crop=64", "--device", "cpu"],
+    "train": ["--steps", "1", "--set", "batch=1", "--set", "crop=64", "--set", "fit_crops=2", "--device", "cpu"],
     "bench": ["--sizes", "64x64", "--repeats", "1", "--against", "jpeg"],
     "evaluate": ["--qualities", "20,80", "--against", "none"],
 }
