@@ -150,8 +150,9 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
 @study.command()
 @click.option("--samples", type=click.IntRange(min=1000), default=100_000, show_default=True, metavar="N")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option("--drawing", metavar="FILE", help="Also draw the trellis, as .svg or .png.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def dependent(samples, seed, no_progress):
+def dependent(samples, seed, drawing, no_progress):
     """Measure quantisers against the rate-distortion bound.
 
     Scalar quantisation, the same with decisions that count the bits, and dependent quantisation with 4 and 8 states,
@@ -171,3 +172,6 @@ def dependent(samples, seed, no_progress):
         rows = measurement.study(samples, seed, step)
     click.echo(measurement.table(rows))
     click.echo(f"seed {seed}, {samples} samples")
+    if drawing:
+        require("study", "matplotlib")
+        measurement.draw_trellis(drawing)

@@ -36,7 +36,11 @@ def test_quantisers_come_nearer_to_it_in_order():
     assert scalar - eight > 0.5
 
 
-def test_the_command():
-    done = CliRunner().invoke(codec_command, ["study", "dependent", "--samples", "2000", "--no-progress"])
+def test_the_command(tmp_path):
+    drawing = tmp_path / "trellis.svg"
+    arguments = ["study", "dependent", "--samples", "2000", "--no-progress", "--drawing", str(drawing)]
+    done = CliRunner().invoke(codec_command, arguments)
     assert done.exit_code == 0, done.output
     assert done.output.count("| Gaussian |") == done.output.count("| Laplacian |") == 12
+    text = drawing.read_text(encoding="utf-8")
+    assert text.startswith("<?xml") and text.count("<path") > 7 * 16

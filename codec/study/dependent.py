@@ -109,3 +109,35 @@ def table(rows):
             f"| {row.source} | {row.method} | {row.step:g} | {row.bits:.3f} | {row.snr_db:.2f} | {row.distance_db:.2f} |"
         )
     return "\n".join(lines)
+
+
+def draw_trellis(path, samples=7, machine=trellis.EIGHT, seed=1):
+    """Write a picture of a trellis, and in it the way of a few Gaussian samples that Viterbi's algorithm finds.
+
+    Args:
+        path: of an image that Matplotlib writes, such as an SVG.
+    """
+    import matplotlib.pyplot as plt
+
+    residual = 1.5 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+    k, quantiser = trellis.choose(residual, lambda q, k: 1.5 + np.abs(k), np.float32(SLOPE), LIMIT, machine)
+    states = len(machine.quantiser)
+    figure, axes = plt.subplots(figsize=(1.3 * samples, 0.45 * states + 1))
+    for t in range(samples):
+        for state in range(states):
+            for parity, style in ((0, "-"), (1, "--")):
+                axes.plot([t, t + 1], [state, machine.next_state[state, parity]], style, color="0.8", linewidth=0.8)
+    state = 0
+    for t, (r, index, q) in enumerate(zip(residual, k, quantiser)):
+        following = machine.next_state[state, index & 1]
+        axes.plot([t, t + 1], [state, following], "--" if index & 1 else "-", color="C3", linewidth=2)
+        value = trellis.reconstruct(index, q) * trellis.STEP_SYMBOLS
+        axes.text(t + 0.5, -1.1, f"{r:.2f}\nk = {index}\n{value:.3f}", ha="center", va="bottom", fontsize=8)
+        state = following
+    for state in range(states):
+        axes.text(-0.15, state, f"{state} (Q{machine.quantiser[state]})", ha="right", va="center", fontsize=8)
+    axes.text(-0.15, -1.1, "latent\nindex\nvalue", ha="right", va="bottom", fontsize=8)
+    axes.invert_yaxis()
+    axes.set_axis_off()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if str(path).endswith(".svg") else None)
+    plt.close(figure)
