@@ -123,6 +123,7 @@ def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say
                 lr=settings.lr,
                 warmup=min(100, settings.steps // 10),
                 ema=0.99,
+                fit_crops=0,  # shifts would be fitted as well
                 device="cpu",
                 seed=seed,
             )
