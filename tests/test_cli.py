@@ -572,7 +572,7 @@ def test_every_training_option_is_a_setting():
     from codec.training.config import TrainingConfig
 
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    own = {"until", "config_file", "overrides", "show_config", "no_progress"}
+    own = {"until", "fit_tables", "config_file", "overrides", "show_config", "no_progress"}
     assert {parameter.name for parameter in train_command.params} - own <= fields
 
 

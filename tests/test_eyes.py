@@ -9,6 +9,7 @@ from tiny import training_config as config
 
 from codec.errors import ModelError
 from codec.evaluation.ssimulacra2 import ssimulacra2
+from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.eyes import Eyes, ssimulacra2_loss
 from codec.training.loop import picture_losses, train
@@ -135,9 +136,10 @@ def test_weights_whose_quality_does_nothing_are_too_young(model, photo, monkeypa
         Eyes.measured(0.3, model, x)
 
 
-def test_a_run_keeps_its_prices_and_logs_the_score(pictures, tmp_path):
+def test_a_run_keeps_its_prices_and_logs_the_score(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "EYES_CROPS", 2)
     folder = tmp_path / "run"
-    train(config(pictures, folder, steps=2, eyes=0.5, valid=str(pictures)), progress=False)
+    train(config(pictures, folder, steps=2, eyes=0.5, crop=64, valid=str(pictures)), progress=False)
     first = weights_of(folder)[1]["price"]
     assert len(first) == 9 and min(first) > 0
     train(config(pictures, folder, steps=3, eyes=0.5, resume=str(folder)), progress=False)

@@ -4,6 +4,7 @@ Samples are independent, rates are entropies of what is chosen, tables are fitte
 are centroids. The bound comes from the algorithm of Blahut (1972, IEEE Trans. Information Theory 18(4)).
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ def draw(source, count, rng):
     return rng.laplace(0, 0.5**0.5, count).astype(np.float32)
 
 
+@functools.cache
 def bound(source, reach=12.0, spacing=0.06, rounds=400):
     """Points of the rate-distortion function of a source of deviation 1: bits, rising, and mean squared errors."""
     x = np.arange(-reach, reach + spacing / 2, spacing)

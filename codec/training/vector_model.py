@@ -272,6 +272,8 @@ class TrainableVectorModel(nn.Module):
         ValueError: no such way for codebooks to learn.
     """
 
+    eyes = None  # as TrainableModel has it
+
     def __init__(self, config, codebook="ema"):
         super().__init__()
         if codebook not in ("ema", "loss"):
