@@ -260,6 +260,9 @@ def _picture_of(image, name) -> Picture:
     else:
         convert, grey, icc = _colour_plan(image)
         pixels, alpha = _planes(image, convert)
+        levels = _srgb_levels(image.info)
+        if levels is not None:
+            pixels = levels[pixels]
         if image.format == "BMP" and alpha is not None and not alpha.any():
             alpha = None  # a fourth byte that nobody filled in; viewers show such files as opaque
     if alpha is not None:
@@ -486,6 +489,22 @@ def _srgb_transform(icc, mode):
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
         return lambda image: ImageCms.applyTransform(image, transform)
     return None
+
+
+def _srgb_levels(info):
+    """uint8 (256,): the sRGB level of each level of a PNG that states nothing but gAMA; None where they are the same.
+
+    Exponents within 5 % of 1 / 2.2 mean sRGB, as in libpng.
+    """
+    exponent = info.get("gamma")
+    if not exponent or any(info.get(name) is not None for name in ("srgb", "icc_profile", "chromaticity")):
+        return None
+    if abs(exponent * 2.2 - 1) <= 0.05:
+        return None
+    light = (np.arange(256) / 255) ** (1 / exponent)
+    # IEC 61966-2-1
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.floor(255 * encoded + 0.5).astype(np.uint8)
 
 
 # --- Alpha --------------------------------------------------------------------------------------------------

@@ -269,6 +269,25 @@ def test_transparent_grey_is_compared_at_the_depth_of_the_file(depth):
     np.testing.assert_array_equal(picture.pixels[seen][:, 0], samples[seen] * (255 // (2**depth - 1)))
 
 
+@pytest.mark.parametrize(("gamma", "wanted"), [(100_000, 188), (45_455, 128)])
+def test_gamma_alone_is_brought_to_srgb(gamma, wanted):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 7), (0, 128, 255)).save(file, "PNG")
+    contents = struct.pack(">I", gamma)
+    chunk = struct.pack(">I", 4) + b"gAMA" + contents + struct.pack(">I", zlib.crc32(b"gAMA" + contents))
+    data = file.getvalue()
+    picture = read_picture(io.BytesIO(data[:33] + chunk + data[33:]))  # behind IHDR
+    assert (picture.pixels == (0, wanted, 255)).all()  # half of the light is level 188: IEC 61966-2-1
+
+
+def test_a_bmp_whose_fourth_bytes_are_all_zero_is_opaque():
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([gradient(), np.zeros((40, 56), np.uint8)])).save(file, "BMP")
+    picture = read_picture(file.seek(0) or file)
+    assert picture.alpha is None
+    np.testing.assert_array_equal(picture.pixels, gradient())
+
+
 def test_colours_are_kept_where_nothing_would_be_visible():
     picture = read_picture(np.dstack([gradient(), np.zeros((40, 56), np.uint8)]))
     np.testing.assert_array_equal(picture.pixels, gradient())
