@@ -281,9 +281,12 @@ def test_gamma_alone_is_brought_to_srgb(gamma, wanted):
 
 
 def test_a_bmp_whose_fourth_bytes_are_all_zero_is_opaque():
-    file = io.BytesIO()
-    Image.fromarray(np.dstack([gradient(), np.zeros((40, 56), np.uint8)])).save(file, "BMP")
-    picture = read_picture(file.seek(0) or file)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 56, -40, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(52)
+    samples = np.dstack([gradient()[..., ::-1], np.zeros((40, 56), np.uint8)]).tobytes()
+    file = b"BM" + struct.pack("<IHHI", 14 + 108 + len(samples), 0, 0, 14 + 108) + header + samples
+    assert Image.open(io.BytesIO(file)).mode == "RGBA"
+    picture = read_picture(io.BytesIO(file))
     assert picture.alpha is None
     np.testing.assert_array_equal(picture.pixels, gradient())
 
