@@ -4,8 +4,9 @@ What is kept of a picture, and why:
 
 **Depth.** Eight bits. Pictures of 16 bits a sample are divided by 257 and rounded, so that white stays white
 (Pillow would clip them). Pillow itself reads 16-bit *colour* PNG files as 8 bits, dropping the low byte. Mode
-"I" is taken as 16 bits, mode "F" as 0 to 1 if nothing exceeds 1 and otherwise as 0 to 255; values outside are
-refused rather than guessed at.
+"I" is taken as 16 bits, mode "F" as 0 to 1 if nothing exceeds 1.5 and otherwise as 0 to 255; floats outside by at
+most half of the range are clipped, other values are refused rather than guessed at. TIFF files say how many bits
+a sample has, and whether 0 is white.
 
 **Grey.** A picture whose mode is grey ("1", "L", "LA", 16 bit, float, an (H, W) array) is coded as RGB with
 three equal channels and comes back grey. An RGB picture comes back as RGB even where all of it happens to be
@@ -87,7 +88,12 @@ _EXIF_PREFIX = b"Exif\x00\x00"  # stands before the TIFF structure in JPEG, and 
 
 _SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}  # mode: what profiles for it call their colour space
 _GREY_MODES = frozenset(["1", "L", "LA", "La"])
+_SHALLOW_GREY = {"L;2": 2, "L;4": 4}  # of PNG -> bits a sample
 _DEEP_MODES = frozenset(["I", "F"])  # and those that begin with "I;16"
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+# Filters leave floats a little outside of their range: as a share of it, what is clipped; more has no agreed meaning.
+_OVERSHOOT = 0.5
 
 # Pixels converted at a time: bounds the temporaries beside the picture itself to a few tens of MiB.
 _STRIP_PIXELS = 2**20
@@ -238,7 +244,14 @@ def _read_pillow(image, name, max_pixels) -> Picture:
 
 
 def _picture_of(image, name) -> Picture:
+    samples = _stored_as(image)
     image.load()  # truncated files end here; PNG metadata may follow the pixels
+    transparent = image.info.get("transparency")
+    if samples in _SHALLOW_GREY and isinstance(transparent, int):
+        # The one see-through sample stands in the file at the depth of the file; Pillow has spread the others over 8 bits.
+        depth = _SHALLOW_GREY[samples]
+        image = image.copy()
+        image.info["transparency"] = transparent % 2**depth * 255 // (2**depth - 1)
     orientation, exif = _orientation(image), _upright_exif(image)
 
     if image.mode in _DEEP_MODES or image.mode.startswith("I;16"):
@@ -247,9 +260,21 @@ def _picture_of(image, name) -> Picture:
     else:
         convert, grey, icc = _colour_plan(image)
         pixels, alpha = _planes(image, convert)
+        levels = _srgb_levels(image.info)
+        if levels is not None:
+            pixels = levels[pixels]
+        if image.format == "BMP" and alpha is not None and not alpha.any():
+            alpha = None  # a fourth byte that nobody filled in; viewers show such files as opaque
     if alpha is not None:
         alpha = _turn_upright(alpha, orientation)
     return _finish(_turn_upright(pixels, orientation), alpha, grey, icc, exif)
+
+
+def _stored_as(image):
+    """Pillow's name of how the file stores samples, as long as they have not been loaded; else None."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else None
+    return arguments if isinstance(arguments, str) else None
 
 
 def _finish(pixels, alpha, grey, icc=None, exif=None) -> Picture:
@@ -310,12 +335,16 @@ def _deep_planes(image, name):
     low, high = np.array(extrema).T
     low, high = low.min(), high.max()  # NaN if there is one, unlike Pillow's getextrema
     if image.mode == "F":
-        scale, limit = (255, 1) if high <= 1 else (1, 255)
+        scale, limit = (255, 1) if high <= 1 + _OVERSHOOT else (1, 255)
+        slack = _OVERSHOOT * limit
     else:
-        scale, limit = 1 / 257, 65535
-    if not 0 <= low <= high <= limit:  # also where either is NaN
+        bits = _tiff_bits(image)
+        # 65535 / 257 = 255 exactly, and no 16-bit value lies halfway between two results.
+        scale, limit, slack = (1 / 257, 65535, 0) if bits is None else (255 / (2**bits - 1), 2**bits - 1, 0)
+    if not -slack <= low <= high <= limit + slack:  # also where either is NaN
         raise ImageError(_about(name, f"samples from {low:g} to {high:g}; needed 0 to {limit}"))
 
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
     transparent = image.info.get("transparency")  # the one sample value that is see-through, if any
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     alpha = None
@@ -325,9 +354,18 @@ def _deep_planes(image, name):
         samples = np.asarray(strip)
         if alpha is not None:
             alpha[rows] = np.where(samples == transparent, 0, 255)
-        # 65535 / 257 = 255 exactly, and no 16-bit value lies halfway between two results.
+        if slack:
+            samples = samples.clip(0, limit)
+        if white_is_zero:
+            samples = limit - samples
         pixels[rows] = np.floor(samples * np.float64(scale) + 0.5)[..., None]
     return pixels, alpha
+
+
+def _tiff_bits(image):
+    """Bits a sample that a TIFF of 9 to 15 says it has; Pillow leaves their values as they are."""
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
+    return bits if 8 < bits < 16 else None
 
 
 def _turn_upright(plane, orientation):
@@ -453,6 +491,22 @@ def _srgb_transform(icc, mode):
     return None
 
 
+def _srgb_levels(info):
+    """uint8 (256,): the sRGB level of each level of a PNG that states nothing but gAMA; None where they are the same.
+
+    Exponents within 5 % of 1 / 2.2 mean sRGB, as in libpng.
+    """
+    exponent = info.get("gamma")
+    if not exponent or any(info.get(name) is not None for name in ("srgb", "icc_profile", "chromaticity")):
+        return None
+    if abs(exponent * 2.2 - 1) <= 0.05:
+        return None
+    light = (np.arange(256) / 255) ** (1 / exponent)
+    # IEC 61966-2-1
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.floor(255 * encoded + 0.5).astype(np.uint8)
+
+
 # --- Alpha --------------------------------------------------------------------------------------------------
 
 
@@ -508,8 +562,7 @@ def _fill_transparent(pixels, alpha):
     from blocks.
     """
     if not alpha.any():
-        pixels[:] = 128
-        return
+        return  # whoever stored colours of which nothing at all is visible may have meant them
     bands = [rows for rows in _row_bands(*alpha.shape) if not alpha[rows].all()]
     if not bands:
         return

@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -223,13 +224,77 @@ def test_floats_are_from_0_to_1_or_to_255(small_strips):
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [(np.int32, -1), (np.int32, 65536)] + [(np.float32, value) for value in (-0.1, 256, "nan", "inf")],
+    [(np.int32, -1), (np.int32, 65536)] + [(np.float32, value) for value in (-0.6, 400, "nan", "inf")],
 )
 def test_samples_without_agreed_meaning_are_refused(dtype, value, small_strips):
     samples = np.ones((40, 56), dtype)
     samples[20, 20] = value
     with pytest.raises(ImageError, match="samples from .* needed 0 to"):
         read_picture(Image.fromarray(samples))
+
+
+def test_floats_a_little_outside_of_their_range_are_clipped(small_strips):
+    ramp = np.linspace(0, 1, 40 * 56, dtype=np.float32).reshape(40, 56)
+    ramp[0, 0], ramp[-1, -1] = -0.02, 1.04
+    wanted = np.floor(ramp.clip(0, 1).astype(float) * 255 + 0.5)
+    picture = read_picture(saved(Image.fromarray(ramp), "TIFF"))
+    np.testing.assert_array_equal(picture.pixels[..., 0], wanted)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint16, 65535), (np.float32, 1)])
+def test_a_tiff_in_which_0_is_white_is_no_negative(dtype, white, small_strips):
+    stored = np.linspace(0, white, 40 * 56).reshape(40, 56).astype(dtype)
+    data = bytearray(saved(Image.fromarray(stored), "TIFF").fp.getvalue())
+    entry = data.index(struct.pack("<HHIH", 262, 3, 1, 1))  # PhotometricInterpretation: BlackIsZero
+    data[entry + 8] = 0
+    picture = read_picture(io.BytesIO(data))
+    wanted = np.floor((white - stored.astype(float)) * 255 / white + 0.5)
+    assert np.abs(picture.pixels[..., 0] - wanted).max() <= (dtype is np.float32)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_transparent_grey_is_compared_at_the_depth_of_the_file(depth):
+    samples = np.arange(16, dtype=np.uint8)[None] % 2**depth
+    packed = np.packbits(np.unpackbits(samples[0, :, None], axis=1)[:, 8 - depth :])
+
+    def chunk(kind, contents):
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 1, depth, 0, 0, 0, 0))
+    png += chunk(b"tRNS", struct.pack(">H", 3))
+    png += chunk(b"IDAT", zlib.compress(b"\0" + packed.tobytes())) + chunk(b"IEND", b"")
+    picture = read_picture(io.BytesIO(png))
+    np.testing.assert_array_equal(picture.alpha, np.where(samples == 3, 0, 255))
+    seen = samples != 3
+    np.testing.assert_array_equal(picture.pixels[seen][:, 0], samples[seen] * (255 // (2**depth - 1)))
+
+
+@pytest.mark.parametrize(("gamma", "wanted"), [(100_000, 188), (45_455, 128)])
+def test_gamma_alone_is_brought_to_srgb(gamma, wanted):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 7), (0, 128, 255)).save(file, "PNG")
+    contents = struct.pack(">I", gamma)
+    chunk = struct.pack(">I", 4) + b"gAMA" + contents + struct.pack(">I", zlib.crc32(b"gAMA" + contents))
+    data = file.getvalue()
+    picture = read_picture(io.BytesIO(data[:33] + chunk + data[33:]))  # behind IHDR
+    assert (picture.pixels == (0, wanted, 255)).all()  # half of the light is level 188: IEC 61966-2-1
+
+
+def test_a_bmp_whose_fourth_bytes_are_all_zero_is_opaque():
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 56, -40, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(52)
+    samples = np.dstack([gradient()[..., ::-1], np.zeros((40, 56), np.uint8)]).tobytes()
+    file = b"BM" + struct.pack("<IHHI", 14 + 108 + len(samples), 0, 0, 14 + 108) + header + samples
+    assert Image.open(io.BytesIO(file)).mode == "RGBA"
+    picture = read_picture(io.BytesIO(file))
+    assert picture.alpha is None
+    np.testing.assert_array_equal(picture.pixels, gradient())
+
+
+def test_colours_are_kept_where_nothing_would_be_visible():
+    picture = read_picture(np.dstack([gradient(), np.zeros((40, 56), np.uint8)]))
+    np.testing.assert_array_equal(picture.pixels, gradient())
+    assert not picture.alpha.any()
 
 
 def test_animations_give_their_first_frame(tmp_path):
@@ -606,7 +671,7 @@ def test_fill_copes_with_every_size_and_with_nothing_visible(size):
     for alpha in (np.zeros(size, np.uint8), np.eye(*size, dtype=np.uint8)):
         picture = read_picture(np.dstack([pixels, alpha]))
         np.testing.assert_array_equal(picture.alpha, alpha)
-        assert visible(picture, pixels) == 0 if alpha.any() else (picture.pixels == 128).all()
+        assert visible(picture, pixels) == 0 if alpha.any() else (picture.pixels == pixels).all()
 
 
 def test_fill_of_grey_stays_grey():
