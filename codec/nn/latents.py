@@ -183,6 +183,10 @@ class Dequantiser(nn.Module):
         super().__init__()
         self.shrink = nn.Parameter(torch.zeros(anchors, LEVELS, self.MAGNITUDES))
 
+    def within(self):
+        """The shifts, at most 1 in magnitude: what a weights file may hold; float (anchors, LEVELS, MAGNITUDES)."""
+        return self.shrink.clamp(-1, 1)
+
     def forward(self, symbols, indexes, quality):
         """Shift of each latent towards its mean, in symbols.
 
@@ -192,7 +196,8 @@ class Dequantiser(nn.Module):
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=self.shrink.device).expand(len(symbols))
         left, position = anchor_position(quality, len(self.shrink))
-        table = torch.lerp(self.shrink[left], self.shrink[left + 1], position[:, None, None])
+        shrink = self.within()
+        table = torch.lerp(shrink[left], shrink[left + 1], position[:, None, None])
         magnitude = symbols.detach().abs().clamp(1, self.MAGNITUDES)
         cell = (indexes.detach() * self.MAGNITUDES + magnitude - 1).long()
         shift = table.flatten(1).gather(1, cell.flatten(1)).view_as(symbols)

@@ -154,7 +154,7 @@ class TrainableModel(nn.Module):
         for name, layer in self.networks.layers():
             tensors.update({f"entropy.{name}.{key}": t for key, t in layer.integers().items()})
         tensors["entropy.compand"] = self.networks.compand.to(torch.int16)
-        tensors["entropy.shrink"] = self.dequantiser.shrink.to(torch.float16)
+        tensors["entropy.shrink"] = self.dequantiser.within().to(torch.float16)
         # On a copy: tables are buffers, and would change size under the optimiser's feet.
         z_prior = copy.deepcopy(self.z_prior)
         _fit_support(z_prior)
