@@ -274,26 +274,21 @@ if not os.path.exists("/proc/self/statm"):
     print("null"); sys.exit()
 run("compress", "b.png", "--threads", 2)
 found = []
-for megabytes in (16, 60):
+for megabytes in (16, 30):
     for name in ("a.bin", "b.bin"):
         if os.path.exists(name): os.unlink(name)
     result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2)
     found.append([*result, sorted(name for name in os.listdir() if name.endswith(".bin"))])
-run("compress", "a.png", "--force", "--threads", 2)
-run("decompress", "a.bin", "-o", "back.png", "--threads", 2)
-back = limited(resource.RLIMIT_AS, used() + 15 * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", "--threads", 2)
-print(json.dumps([found, back, os.listdir("out")]))
+print(json.dumps(found))
 """
     result, said = limited(root, code)
     if result is None:
         pytest.skip("memory is counted in /proc")
-    found, (status, back), left = result
-    for status_, output, made in found:
+    for status, output, made in result:
         lines = without_warning(output).splitlines()
-        assert status_ == 1 and "a.png: not enough memory for 1.5 megapixels" in lines[0] and lines[0].startswith("codec: "), output
+        assert status == 1 and "a.png: not enough memory for 1.5 megapixels" in lines[0] and lines[0].startswith("codec: "), output
         assert "b.png -> b.bin" in lines[1] and made == ["b.bin"]
         assert re.fullmatch(r"codec: 1 file, \S+ \S+ to \S+ bytes, 1 failed", lines[2]) and len(lines) == 3
-    assert status == 1 and "codec: a.bin: not enough memory for 1.5 megapixels\n" in back and left == ["b.png"]
     assert said == ""  # nor does a library talk
 
 
