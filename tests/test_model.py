@@ -69,7 +69,7 @@ def test_global_settings_of_pytorch_change_no_symbol_and_stay(model, folder):
 
 
 def test_estimated_rate_is_the_rate_of_the_tiles(photo):
-    """The shipped model in the training graph, against the integer networks and the coder."""
+    """The shipped model in the training graph, which rounds, against the integer networks and the coder."""
     config, tensors = read_weights(find_model())
     graph = TrainableModel(config).eval()
     graph.import_tensors(tensors)
@@ -80,7 +80,7 @@ def test_estimated_rate_is_the_rate_of_the_tiles(photo):
         with torch.no_grad():
             figures = graph(x, torch.tensor([float(quality)]))
         estimated += (figures["y_bpp"] + figures["z_bpp"]).item() * x.shape[2] * x.shape[3]
-        written += model.encode(photo, 100 * quality, plain=False).bits
+        written += model.encode(photo, 100 * quality, plain=False, dependent=False).bits
     assert written == pytest.approx(estimated, rel=0.01)
 
 
