@@ -81,6 +81,11 @@ def dct_psnr_db(pixels, config, quality):
     return psnr_db(pixels, decoded)
 
 
+def cost(bpp, psnr_db, config, quality):
+    """Rate and distortion of a picture, in bits per pixel: bpp + lambda * MSE."""
+    return bpp + config.lmbda(quality) * 255**2 / 10 ** (psnr_db / 10)
+
+
 def coded(pixels, model, quality, plain=None):
     """``(bpp, PSNR, how it was coded)``: learned, plain or flat; bits of the tiles, header excluded."""
     found = model.encode(pixels, hundredths(quality), plain)

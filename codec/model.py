@@ -25,7 +25,9 @@ from .latents import rans
 from .threads import current_threads
 
 TILE = TILE_SIDE // STEP  # side of a tile in latent positions
-FLAT, STRANGE = 0.02, 4.0  # a picture whose strangeness is not between these is hardly a photograph
+# Strangeness of pictures: almost without detail below FLAT, a soft gradient below SMOOTH, and hardly a photograph from
+# STRANGE on; for these the plain transform is tried. 1 of 12 photographs is smooth, 1 of 20 strange.
+FLAT, SMOOTH, STRANGE = 0.02, 0.3, 4.0
 TRIAL = 2048  # side of the middle of a picture, in pixels, on which the transform is chosen
 
 
@@ -106,9 +108,9 @@ class Model:
         Args:
             pixels: uint8 (H, W, 3).
             quality: int, hundredths in [0, 10000].
-            plain: whether to use the plain transform; None: for a picture that is hardly a photograph, where it costs
-                less in rate and distortion, and for those almost without detail, which take few bits either way,
-                where it is nearer. Pictures whose tiles have one colour each need neither.
+            plain: whether to use the plain transform; None: for a picture that is smooth or hardly a photograph,
+                where it costs less in rate and distortion, and for those almost without detail, which take few bits
+                either way, where it is nearer. Pictures whose tiles have one colour each need neither.
             dependent: whether to quantise by the trellis; None: where the model has tables for it and the transform is
                 the learned one.
 
@@ -131,7 +133,7 @@ class Model:
         if self.plain is None:
             return False
         strangeness = self.plain.strangeness(pixels)
-        if FLAT <= strangeness < STRANGE:
+        if SMOOTH <= strangeness < STRANGE:
             return False
         middle = _middle(pixels)
         worth = 0.0 if strangeness < FLAT else 1.0  # of bits
