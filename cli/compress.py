@@ -5,16 +5,15 @@ import click
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
-from .common import Quality, coder_options, limit_option, run
+from .common import coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
+from .targets import quality_options, target_among
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="PICTURES...")
 @click.option("-o", "--output", metavar="PATH", help="File to write; a folder for several pictures.")
-@click.option(
-    "-q", "--quality", type=Quality(), default=50, show_default=True, help="0 (small) to 100 (faithful)."
-)
+@quality_options
 @click.option(
     "--suffix", type=click.Choice(COMPRESSED_SUFFIXES), default=COMPRESSED_SUFFIXES[0], show_default=True,
     help="Of files that are named after their pictures.",
@@ -37,7 +36,7 @@ from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def compress(
     inputs, output, quality, suffix, force, skip_existing, recursive, effort, exif, model, max_pixels, device, threads,
-    quiet,
+    quiet, **targets,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -47,7 +46,11 @@ def compress(
 
     Nothing is written when an output exists (without --force or --skip-existing). When one of several pictures
     fails, the others are still compressed and the exit status is 1.
+
+    With a target the quality is searched for each picture, in at most eight trials; a picture for which none meets it
+    fails.
     """
+    target = target_among(targets)
     jobs = plan(
         inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES, recursive=recursive,
         force=force, skip_existing=skip_existing,
@@ -67,11 +70,12 @@ def compress(
     def work(job):
         job.check()
         size = job.source.bytes
-        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif, effort=effort)
+        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif, effort=effort, **target)
         job.write_bytes(data)
         header = bitstream.read_header(data)
-        target = "standard output" if job.target is None else job.target
+        place = "standard output" if job.target is None else job.target
         bpp = 8 * len(data) / (header.width * header.height)
-        return f"{job} -> {target}: {len(data):,} bytes, {bpp:.3f} bpp", size, len(data)
+        found = f", quality {header.quality / 100:g}" if target else ""
+        return f"{job} -> {place}: {len(data):,} bytes, {bpp:.3f} bpp{found}", size, len(data)
 
     run(jobs, work, verb="compressing", quiet=quiet, prepare=load)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import fail, succeed, without_warning
 
 import codec
 from codec import bitstream, targets
@@ -167,3 +168,41 @@ def test_batches_have_targets_for_each_picture(coder, photo):
 def test_pictures_too_small_for_a_measure_say_so(coder, photo):
     with pytest.raises(CodecError, match="too small for SSIMULACRA2"):
         coder.compress(photo[:7], target_ssimulacra2=70)
+
+
+# --- On the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_takes_targets_and_words(tmp_path, photo):
+    picture, file = tmp_path / "picture.png", tmp_path / "picture.bin"
+    Image.fromarray(photo).save(picture)
+    said = without_warning(succeed("compress", picture, "--target-size", "2kB"))
+    quality = bitstream.read_header(file.read_bytes()).quality / 100
+    assert 1980 <= file.stat().st_size <= 2000 and said.endswith(f"bpp, quality {quality:g}\n")
+    for word, quality in PRESETS.items():
+        succeed("compress", picture, "-q", word, "--force", "--quiet")
+        assert bitstream.read_header(file.read_bytes()).quality == 100 * quality
+
+
+def test_a_picture_for_which_no_quality_meets_the_target_fails_alone(tmp_path, photo):
+    Image.fromarray(photo).save(tmp_path / "large.png")
+    Image.fromarray(photo[:8, :8]).save(tmp_path / "small.png")
+    lines = without_warning(fail("compress", tmp_path, "--target-size", "2kB", "--quiet")).splitlines()
+    assert lines[0].startswith(f"codec: {tmp_path / 'small.png'}: 2,000 bytes cannot be reached: quality 100 takes ")
+    assert len(lines) == 2 and sorted(path.name for path in tmp_path.glob("*.bin")) == ["large.bin"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--target-size", "2kB", "-q", "50"], "--quality and --target-size do not go together"),
+        (["--target-bpp", "1", "--target-psnr", "40"], "--target-bpp and --target-psnr do not go together"),
+        (["--target-size", "lots"], "'lots' is no size such as 200kB"),
+        (["--target-psnr", "nan"], "not a number"),
+        (["--target-bpp", "0"], "x>0"),
+        (["--target-ssimulacra2", "100.1"], "x<=100"),
+        (["-q", "best"], "web, default, archive"),
+    ],
+)
+def test_targets_that_make_no_sense_have_status_2(options, said):
+    assert said in fail("compress", "a.png", *options, status=2)
