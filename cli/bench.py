@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from . import progress
 from .common import Counts, Quality, require
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 
@@ -86,8 +87,6 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
         against = AGAINST if missing("torch", "compressai") else (*AGAINST, RIVAL)
     anchors = find_anchors(against, device=device, random_weights=True)
 
-    from tqdm import tqdm
-
     from codec import Codec
     from codec.evaluation import bench as measuring
     from codec.evaluation.rate_distortion import conditions
@@ -98,8 +97,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     coder = Codec(model, device=device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
     total = measuring.steps(anchors, sizes, threads, repeats)
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "step") as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)

@@ -4,6 +4,7 @@ import functools
 
 import click
 
+from . import progress
 from .common import coder_options, require
 from .files import check_output
 
@@ -33,8 +34,6 @@ def compare(original, others, output, force, model, device, threads):
     if output is not None:
         check_output(output, force, original, *others)
 
-    from tqdm import tqdm
-
     from codec.evaluation import compare as comparing
     from codec.files import write_bytes_atomic
 
@@ -49,8 +48,7 @@ def compare(original, others, output, force, model, device, threads):
 
         return Codec(model, device=device, threads=threads)
 
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=len(others), unit="file", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(len(others), "file") as bar:
 
         def step(path):
             bar.set_description_str(str(path), refresh=False)

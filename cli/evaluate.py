@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import click
 
+from . import progress
 from .common import Failure, coder_options, require
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
@@ -91,8 +92,6 @@ def evaluate(
     each = max(1, total_threads // workers) if workers > 1 else threads
     anchors = find_anchors(against, each, device)
 
-    from tqdm import tqdm
-
     from codec import Codec
     from codec.evaluation import rate_distortion as rd
     from codec.evaluation.journal import Journal
@@ -117,10 +116,9 @@ def evaluate(
     failures = []
     counts = Counter()
     total = steps * len(pictures)
-    # disable=None: no bar unless stderr is a terminal.
     with (
         Journal(journal_file, rd.Row, common) if journal_file else nullcontext() as journal,
-        tqdm(total=total, unit="coding", leave=False, dynamic_ncols=True, disable=None) as bar,
+        progress.bar(total, "coding") as bar,
     ):
 
         def step(row):
@@ -139,7 +137,7 @@ def evaluate(
     if not rows:
         raise Failure("none of the pictures could be used")
     names = [anchor.name for anchor in anchors]
-    with tqdm(total=len(anchors), desc="BD-rates", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(len(anchors), "codec", "BD-rates") as bar:
         summary = rd.summarise(rows, OURS, names, bootstrap, interpolation, bar.update)
     if cold:
         summary = _add_cold(summary, entrants, rows[0].picture, dict(pictures))
@@ -299,14 +297,14 @@ def _add_cold(summary, entrants, picture, paths):
     """The summary with the figures of fresh processes, on one picture, at the middle of every ladder."""
     from dataclasses import replace
 
-    from tqdm import tqdm
-
     from codec.evaluation.process import cold
     from codec.image_io import read_picture
 
     pixels = read_picture(paths[picture]).pixels
     found = {}
-    for entrant in tqdm(entrants, "cold", leave=False, dynamic_ncols=True, disable=None):
-        quality = entrant.qualities[len(entrant.qualities) // 2]
-        found[entrant.name] = cold(entrant, picture, pixels, quality)
+    with progress.bar(len(entrants), "codec", "fresh processes") as bar:
+        for entrant in entrants:
+            quality = entrant.qualities[len(entrant.qualities) // 2]
+            found[entrant.name] = cold(entrant, picture, pixels, quality)
+            bar.update()
     return replace(summary, cold=found)

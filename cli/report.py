@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from . import progress
 from .common import coder_options, require
 from .files import check_output
 from .measuring import Names, Qualities, find_pictures
@@ -86,8 +87,6 @@ def report(
 
 def _views(results, pictures, qualities, against, model, device, threads):
     """The pictures for the viewer; a codec of the results that cannot be run here is named and left out."""
-    from tqdm import tqdm
-
     from codec import Codec
     from codec.errors import CodecError
     from codec.evaluation import report as making
@@ -113,8 +112,7 @@ def _views(results, pictures, qualities, against, model, device, threads):
     title = making.titles(results)[name]
     total = len(pictures) * len(qualities) * (1 + len(anchors))
     found = []
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=total, unit="picture", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "picture") as bar:
         for picture, path in pictures:
             bar.set_description_str(picture, refresh=True)
             pixels = read_picture(path).pixels

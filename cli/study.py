@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from . import progress
 from .common import Counts, Failure, require
 
 QUANTISERS_NEED = ("torch", "compressai", "lightning", "matplotlib", "scipy")
@@ -52,7 +53,6 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
         folder.mkdir(parents=True, exist_ok=True)
 
     import torch
-    from tqdm import tqdm
 
     from codec.study import gradients as measurement
     from codec.study.problems import all_problems
@@ -68,7 +68,7 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
 
     started = time.perf_counter()
     total = sum(len(one.estimators()) for one in problems)
-    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "line") as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
@@ -158,12 +158,10 @@ def dependent(samples, seed, drawing, no_progress):
     Scalar quantisation, the same with decisions that count the bits, and dependent quantisation with 4 and 8 states,
     of independent Gaussian and Laplacian samples. docs/quantisation.md explains the figures.
     """
-    from tqdm import tqdm
-
     from codec.study import dependent as measurement
 
     total = len(measurement.SOURCES) * len(measurement.STEPS) * len(measurement.METHODS)
-    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=no_progress or None) as bar:
+    with progress.bar(total, "line", hidden=no_progress) as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
