@@ -9,6 +9,7 @@ import click
 
 from . import progress
 from .common import Failure, coder_options, require
+from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
 SHOWN_VIOLATIONS = 20  # the JSON file has all
@@ -34,7 +35,7 @@ MIB = 2**20
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
 @click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows.")
+@click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables.")
 @click.option(
     "--resume", "journal_file", metavar="FILE",
     help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",
@@ -77,7 +78,7 @@ def evaluate(
     require("eval", "scipy")
     pictures = find_pictures(inputs, recursive)
     for file in (csv_file, json_file, journal_file):
-        if file is not None:
+        if file not in (None, STREAM):
             check_writable(file)
 
     from codec.evaluation.anchors import find_anchors
@@ -125,6 +126,9 @@ def evaluate(
             counts[row.picture] += 1
             bar.set_description_str(f"{row.picture} {row.codec}", refresh=False)
             bar.update()
+            if progress.is_verbose():
+                said = f"{row.picture} {row.codec} {row.quality:g}: {row.bytes:,} bytes, {row.psnr_db:.2f} dB"
+                bar.write(f"codec: {said}", file=sys.stderr)
 
         def failed(name, error):
             failures.append(name)
@@ -144,15 +148,25 @@ def evaluate(
 
     if csv_file is not None:
         rd.write_csv(csv_file, rows)
-    if json_file is not None:
-        rd.write_json(json_file, conditions, summary, rows)
+    if json_file == STREAM:
+        click.echo(rd.as_json(conditions, summary, rows))
+    else:
+        if json_file is not None:
+            rd.write_json(json_file, conditions, summary, rows)
+        _print_tables(summary, conditions, len(pictures) - len(failures), anchors, journal, journal_file, len(rows))
+    if failures:
+        click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
+        click.get_current_context().exit(1)
 
-    measured = len(pictures) - len(failures)
+
+def _print_tables(summary, conditions, measured, anchors, journal, journal_file, rows):
+    """What the command says where nobody asked for JSON."""
+    workers, ours = conditions["workers"], conditions["codecs"][OURS]
     line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
     click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
     if journal is not None and journal.found:
-        click.echo(f"{journal.found} of {len(rows)} rows from {journal_file}")
-    titles = {OURS: f"codec, model {coder.model_id}, {device}"}
+        click.echo(f"{journal.found} of {rows} rows from {journal_file}")
+    titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
         click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
@@ -166,9 +180,6 @@ def evaluate(
             click.echo(f"\n{by_metric_table(summary.bd_rate, titles)}")
     if summary.cold:
         click.echo(f"\n{cold_table(summary.cold)}")
-    if failures:
-        click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
-        click.get_current_context().exit(1)
 
 
 def means_table(curve, times=True, metrics=("psnr", "ms_ssim")) -> str:

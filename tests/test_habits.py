@@ -139,6 +139,16 @@ def test_json_is_a_line_a_file_and_names_what_failed(tree):
     assert back["bytes"] == (tree / "b.png").stat().st_size and (back["width"], back["mode"]) == (48, "RGB")
 
 
+def test_evaluation_prints_json_in_the_place_of_tables(tree, monkeypatch):
+    said = succeed("evaluate", "in", "--against", "none", "--qualities", "20,80", "--metrics", "psnr", "--json", "-", "--bootstrap", "0")
+    found = json.loads(said)
+    assert [row["quality"] for row in found["rows"]] == [20, 80] * 2 and "means" in found
+    assert not (tree / "-").exists()
+    succeed("compress", "in/a.png", "-o", "a.bin", "--quiet")
+    view = json.loads(succeed("compare", "in/a.png", "a.bin", "--json"))["views"][0]
+    assert view["bytes"] == (tree / "a.bin").stat().st_size and view["psnr_db"] > 20
+
+
 def test_quiet_and_verbose_are_everywhere(tree):
     from cli.main import COMMANDS
 
