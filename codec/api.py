@@ -1,16 +1,20 @@
 """The story, top to bottom: a picture becomes bytes, bytes become a picture."""
 
+import contextlib
 import copy
 import functools
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
+from PIL import Image
 
 from . import bitstream, image_io, targets, weights
-from .errors import CodecError, ModelError, is_memory, not_enough_memory
+from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
+from .remote import RemotePath, is_url
 from .threads import Lock, set_threads
 
 
@@ -76,7 +80,9 @@ class Codec:
         """The picture as the bytes of one file.
 
         Args:
-            image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
+            image: path, URL (with the extra ``remote``), binary file, the bytes of one, PIL.Image, or array: uint8, bool or
+                uint16 (H, W, 3), also (H, W) or (H, W, 1) grey and (H, W, 4) with alpha; floats from 0 to 1 of those
+                shapes or (3, H, W). What numpy.asarray takes, such as a tensor on the CPU, counts as an array.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: keep EXIF metadata. The orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
@@ -91,24 +97,26 @@ class Codec:
         how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
         return self._compress(self._read(image), *how)
 
-    def decompress(self, data):
-        """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
+    def decompress(self, data, *, as_array=False):
+        """PIL.Image of a compressed file; mode RGB, L, RGBA or LA, as the original was.
+
+        Args:
+            data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its position.
+            as_array: return uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2), writable, in the place of an image.
 
         Raises:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
-            CodecError: not enough memory for it. TypeError: something else than bytes.
+            CodecError: it cannot be read, or not enough memory for it. TypeError: none of these.
         """
-        if isinstance(data, (str, os.PathLike)):
-            cure = f"pathlib.Path({str(data)!r}).read_bytes()"
-            raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
-        return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
+        image = self._decompress(_unpacked(data))
+        return np.array(image) if as_array else image
 
     def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
-                has been read, so that two are held at a time.
+                has been read, so that two are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
             quality, exif, effort, target: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
@@ -119,6 +127,7 @@ class Codec:
         how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
 
         def read(image):
+            image = _readable(image)
             return self._read(image.copy() if isinstance(image, np.ndarray) else image)
 
         def finish(reading):
@@ -136,18 +145,20 @@ class Codec:
                 done.append(_outcome(on_error, finish, before))
         return done
 
-    def decompress_batch(self, files, *, on_error="raise"):
+    def decompress_batch(self, files, *, on_error="raise", as_array=False):
         """A list of PIL.Images, each the same as :meth:`decompress` gives.
 
         Args:
-            files: an iterable of files' bytes, asked for one at a time.
+            files: an iterable of files, as :meth:`decompress` takes them, asked for one at a time.
+            as_array: as for :meth:`decompress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a file that has failed.
 
         Raises:
             TypeError: a single file or its name in the place of several.
         """
         _check_batch("decompress", files, on_error)
-        return [_outcome(on_error, self.decompress, data) for data in files]
+        work = functools.partial(self.decompress, as_array=as_array)
+        return [_outcome(on_error, work, data) for data in files]
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
@@ -157,7 +168,7 @@ class Codec:
 
     def _read(self, image):
         with np.errstate(all="ignore"):
-            return image_io.read_picture(image, self.max_pixels)
+            return image_io.read_picture(_readable(image), self.max_pixels)
 
     def _compress(self, picture, quality, exif, dependent, target=None):
         height, width = picture.pixels.shape[:2]
@@ -215,6 +226,39 @@ class Codec:
         return Model.from_folder(folder, self.threads, self.backend, self.device)
 
 
+def _readable(image):
+    """What :func:`image_io.read_picture` takes, of what users have."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    if is_url(image):
+        return RemotePath(image).open()
+    if hasattr(image, "__array__") and not isinstance(image, (np.ndarray, Image.Image)):
+        return np.asarray(image)
+    return image
+
+
+def _unpacked(data):
+    """The container of a compressed file that is given by its contents, its name, or itself."""
+    if isinstance(data, (str, os.PathLike)):
+        name = os.fsdecode(data)
+        with _named(name), RemotePath(name).open() if is_url(name) else open(name, "rb") as file:
+            return bitstream.unpack(bitstream.read_file(file))
+    if hasattr(data, "read"):
+        return bitstream.unpack(bitstream.read_file(data))
+    return bitstream.unpack(data if isinstance(data, bytes) else memoryview(data))
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Errors of reading a file begin with its name."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        raise CodecError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def _dependent(effort):
     """What an effort means to :meth:`Model.encode`."""
     return None if checked_effort(effort) else False
@@ -247,7 +291,7 @@ def _outcome(on_error, work, *arguments):
 def _check_batch(verb, items, on_error):
     single = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(items, "read")
     if single or getattr(items, "ndim", 4) < 4 or not hasattr(items, "__iter__"):
-        what = {"compress": "pictures", "decompress": "files' bytes"}[verb]
+        what = {"compress": "pictures", "decompress": "files"}[verb]
         raise TypeError(f"{verb}_batch needs an iterable of {what}, not a {type(items).__name__}; {verb} takes a single one")
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}; there are 'raise' and 'return'")
@@ -281,9 +325,9 @@ def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
     return _shared().compress(image, quality, exif=exif, effort=effort, **target)
 
 
-def decompress(data):
+def decompress(data, *, as_array=False):
     """See :meth:`Codec.decompress`; with the installed models, on the CPU."""
-    return _shared().decompress(data)
+    return _shared().decompress(data, as_array=as_array)
 
 
 def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
@@ -291,6 +335,6 @@ def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_er
     return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **target)
 
 
-def decompress_batch(files, *, on_error="raise"):
+def decompress_batch(files, *, on_error="raise", as_array=False):
     """See :meth:`Codec.decompress_batch`."""
-    return _shared().decompress_batch(files, on_error=on_error)
+    return _shared().decompress_batch(files, on_error=on_error, as_array=as_array)

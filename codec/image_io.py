@@ -116,8 +116,9 @@ def read_picture(image, max_pixels=bitstream.MAX_PIXELS) -> Picture:
     """The pixels of a picture, and what belongs to them; see the module's docstring for what is kept.
 
     Args:
-        image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or a uint8 array of shape
-            (H, W), (H, W, 3) or (H, W, 4): grey, RGB or RGBA. None of them is changed; the result may share an array's
+        image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or an array of shape
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float from
+            0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an array's
             memory.
         max_pixels: larger pictures are refused before memory is asked for; at most ``bitstream.MAX_PIXELS``.
 
@@ -219,18 +220,42 @@ def _all_of(file):
 
 
 def _read_array(array, max_pixels) -> Picture:
+    array = _eight_bits(array)
+    height, width = array.shape[:2]
+    _check_size(width, height, "array", max_pixels)
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ImageError(
-            f"array: needed uint8 of shape (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} {array.shape}"
-        )
-    _check_size(array.shape[1], array.shape[0], "array", max_pixels)
     if grey:
         return Picture(np.repeat(array[..., None], 3, axis=2), grey=True)
     if array.shape[2] == 4:
         return _finish(np.array(array[..., :3], order="C"), np.array(array[..., 3], order="C"), grey=False)
     # Writable, as torch.from_numpy asks for; copied only where it is not.
     return Picture(np.require(array, requirements="CW"))
+
+
+def _eight_bits(array):
+    """An array of one of the kinds that are taken as uint8 (H, W), (H, W, 3) or (H, W, 4)."""
+    wrong = ImageError(
+        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 of "
+        f"those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
+    )
+    floats = array.dtype.kind == "f"
+    if not (floats or array.dtype in (np.bool_, np.uint8, np.uint16)):
+        raise wrong
+    if floats and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)  # as networks have it
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise wrong
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if floats:
+        if array.size and not (-_OVERSHOOT <= array.min() and array.max() <= 1 + _OVERSHOOT):  # NaN, too
+            raise ImageError(f"array: floats from {array.min():g} to {array.max():g}; needed 0 to 1")
+        return np.floor(255 * np.clip(array.astype(np.float32), 0, 1) + np.float32(0.5)).astype(np.uint8)
+    return array
 
 
 def _read_pillow(image, name, max_pixels) -> Picture:

