@@ -111,6 +111,26 @@ class Codec:
         image = self._decompress(_unpacked(data))
         return np.array(image) if as_array else image
 
+    def verify(self, data):
+        """Check a compressed file by all its checksums: header, metadata, and the symbols of every tile; no pixels are made.
+
+        Args:
+            data: as for :meth:`decompress`.
+
+        Raises:
+            BitstreamError: it is damaged. ModelError: its model is not installed. CodecError: as of :meth:`decompress`.
+        """
+        container = _unpacked(data)
+        height, width = container.height, container.width
+        bitstream.check_size(width, height, self.max_pixels)
+
+        def work():
+            self._model(container.model_id).verify(container, height, width, container.quality)
+            if container.alpha:
+                image_io.decode_alpha(container.alpha, width, height)
+
+        _within_memory(work, width, height)
+
     def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
@@ -328,6 +348,11 @@ def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
 def decompress(data, *, as_array=False):
     """See :meth:`Codec.decompress`; with the installed models, on the CPU."""
     return _shared().decompress(data, as_array=as_array)
+
+
+def verify(data):
+    """See :meth:`Codec.verify`."""
+    _shared().verify(data)
 
 
 def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):

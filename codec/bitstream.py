@@ -275,6 +275,28 @@ def read_header(source) -> Header:
     return _read_header(_Reader(_read_up_to(source, HEADER_MAX) if hasattr(source, "read") else source))
 
 
+def read_metadata(file) -> tuple[Header, dict]:
+    """The header of a file, and ``{"exif": bytes, "icc": bytes}`` as far as they are there and undamaged; no tiles are read.
+
+    Args:
+        file: a binary file that can seek, read from its position on.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header.
+    """
+    start = file.tell()
+    header = read_header(file)
+    found, offset = {}, header.size
+    for entry in header.sections:
+        if entry.type in (EXIF, ICC):
+            file.seek(start + offset)
+            section = _read_up_to(file, entry.length)
+            if zlib.crc32(section) == entry.crc:
+                found[_NAMES[entry.type]] = section
+        offset += entry.length
+    return header, found
+
+
 def tile_grid(width: int, height: int) -> tuple[int, int]:
     """(columns, rows) of the tiles of a picture."""
     return -(-width // TILE_SIDE), -(-height // TILE_SIDE)

@@ -197,6 +197,16 @@ def test_clocks_have_hours_where_there_are_some():
     assert [progress.clock(seconds) for seconds in (7.9, 725, 10920)] == ["0:07", "12:05", "3:02:00"]
 
 
+def test_info_verifies_the_picture_on_request(tree):
+    succeed("compress", "in/a.png", "--quiet")
+    assert json.loads(succeed("info", "in/a.bin", "--verify", "--json"))["verified"] is True
+    data = bytearray(Path("in/a.bin").read_bytes())
+    data[-5] ^= 1
+    Path("in/a.bin").write_bytes(data)
+    succeed("info", "in/a.bin", "--quiet")
+    assert fail("info", "in/a.bin", "--verify").startswith("codec: in/a.bin: ")
+
+
 # --- Dates, streams -----------------------------------------------------------------------------------------------------
 
 
