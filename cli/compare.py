@@ -47,7 +47,7 @@ def compare(original, others, output, force, model, device, threads):
     def coder():
         from codec import Codec
 
-        return Codec(model, device=device, threads=threads)
+        return Codec(model, device=device, threads=threads, fallback="never")
 
     # disable=None: no bar unless stderr is a terminal.
     with tqdm(total=len(others), unit="file", leave=False, dynamic_ncols=True, disable=None) as bar:

@@ -7,6 +7,7 @@ from codec.quality import EFFORT_MAX
 
 from .common import Quality, coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
+from .pictures import frames_of, keeping_options, remark, warn_of_picture_suffix
 
 
 @click.command()
@@ -28,7 +29,7 @@ from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
     "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT_MAX, show_default=True,
     help="1 searches for the cheapest symbols, 0 rounds: faster, and some 5 % larger.",
 )  # fmt: skip
-@click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
+@keeping_options
 @click.option(
     "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
 )
@@ -36,8 +37,8 @@ from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, plan
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def compress(
-    inputs, output, quality, suffix, force, skip_existing, recursive, effort, exif, model, max_pixels, device, threads,
-    quiet,
+    inputs, output, quality, suffix, force, skip_existing, recursive, effort, keeping, all_frames, model, max_pixels,
+    device, threads, quiet,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -45,9 +46,13 @@ def compress(
     ending in .bin (see --suffix) beside it, or what -o says; -o - writes to standard output. Pictures whose
     names differ by their extension alone keep it: a.png.bin and a.jpg.bin.
 
+    EXIF, XMP, IPTC, resolution and ICC profile are kept. Text, drawings and pictures that have been compressed harder
+    before are kept without loss where that takes fewer bytes (see --fallback).
+
     Nothing is written when an output exists (without --force or --skip-existing). When one of several pictures
     fails, the others are still compressed and the exit status is 1.
     """
+    warn_of_picture_suffix(output, PICTURE_SUFFIXES)
     jobs = plan(
         inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES, recursive=recursive,
         force=force, skip_existing=skip_existing,
@@ -66,11 +71,24 @@ def compress(
 
     def work(job):
         job.check()
+        if not all_frames:
+            return one(job, job)
+        done = [one(job, part, frame) for frame, part in enumerate(job.numbered(len(frames_of(job.source))))]
+        lines, _, written = zip(*done, strict=True)
+        return "\n".join(lines), job.source.bytes, sum(written)
+
+    def one(job, part, frame=0):
         size = job.source.bytes
-        data = coder.compress(job.source.path or job.source.open(), quality, exif=exif, effort=effort)
-        job.write_bytes(data)
+
+        def on_remark(text):
+            if not quiet:
+                remark(job, text)
+
+        source = job.source.path or job.source.open()
+        data = coder.compress(source, quality, effort=effort, frame=frame, on_remark=on_remark, **keeping)
+        part.write_bytes(data)
         header = bitstream.read_header(data)
-        target = "standard output" if job.target is None else job.target
+        target = "standard output" if part.target is None else part.target
         bpp = 8 * len(data) / (header.width * header.height)
         return f"{job} -> {target}: {len(data):,} bytes, {bpp:.3f} bpp", size, len(data)
 

@@ -8,6 +8,7 @@ from codec import bitstream
 
 from .common import Failure, coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, STREAM, plan
+from .pictures import remark, writing_options
 
 
 @click.command()
@@ -26,11 +27,13 @@ from .files import COMPRESSED_SUFFIXES, STREAM, plan
 @click.option(
     "--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it."
 )
+@writing_options
 @limit_option
 @coder_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def decompress(
-    inputs, output, extension, force, skip_existing, recursive, model, max_pixels, device, threads, quiet
+    inputs, output, extension, force, skip_existing, recursive, model, max_pixels, device, threads, quiet, writing,
+    depth,
 ):  # fmt: skip
     """Decompress files to pictures.
 
@@ -41,7 +44,7 @@ def decompress(
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
     status is 1.
     """
-    from codec.image_io import FORMATS, encode_picture
+    from codec.image_io import DEEP_EXTENSIONS, FORMATS
 
     suffix = "." + (extension or "png").lower().lstrip(".")
     if suffix not in FORMATS:
@@ -56,6 +59,10 @@ def decompress(
     if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
+    written = {suffix if job.target is None else job.target.suffix.lower() for job in jobs.jobs}
+    if depth == 16 and not written <= set(DEEP_EXTENSIONS):
+        raise Failure(f"--depth 16: only {_names(DEEP_EXTENSIONS)} are written with 16 bits")
+
     @functools.cache
     def coder():
         from codec import Codec
@@ -66,12 +73,15 @@ def decompress(
         job.check()
         with job.source.open() as file:
             data = bitstream.read_file(file)
-        bitstream.unpack(data)  # refuses damaged files before any network is loaded
-        image = coder().decompress(data)
+        container = bitstream.unpack(data)  # refuses damaged files before any network is loaded
         target = "standard output" if job.target is None else job.target
-        picture = encode_picture(image, suffix if job.target is None else job.target.suffix.lower(), target)
+        extension = suffix if job.target is None else job.target.suffix.lower()
+        picture, remarks = coder().to_file(data, extension, depth=depth, writing=writing, name=target)
         job.write_bytes(picture)
-        return f"{job} -> {target}: {image.width} x {image.height}", len(data), len(picture)
+        if not quiet:
+            for text in remarks:
+                remark(target, text)
+        return f"{job} -> {target}: {container.width} x {container.height}", len(data), len(picture)
 
     run(jobs, work, verb="decompressing", quiet=quiet)
 

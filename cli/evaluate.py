@@ -99,7 +99,7 @@ def evaluate(
 
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
-    coder = Codec(model, device=device, threads=threads)
+    coder = Codec(model, device=device, threads=threads, fallback="never")
     make = functools.partial(Codec, model, device=device, threads=each)
     settings = {"model": coder.model_id, "device": str(device), "qualities": qualities}
     entrants = [rd.Entrant(OURS, coder, qualities, make, settings)]

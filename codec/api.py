@@ -2,16 +2,63 @@
 
 import copy
 import functools
+import math
 import os
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import bitstream, image_io, weights
+from . import bitstream, image_io, metadata, weights
 from .errors import CodecError, ModelError, is_memory, not_enough_memory
+from .fallback import MODES, stored_instead
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
 from .threads import Lock, set_threads
+
+
+# Bytes a pixel of a source file that may be smaller than what we make of it: noise takes 1.5 at quality 100.
+_SOURCE_RATE = 2.0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What of a picture is kept, and in which form: the options of :meth:`Codec.compress` beside the quality.
+
+    Attributes:
+        fallback: "auto": where the file would not be smaller than the source, or for text and drawings that a lossless
+            coder holds in fewer bytes, it carries the source's own bytes or a lossless WebP. "always": in any case, so that
+            nothing is lost. "never".
+        strip: leave out EXIF, XMP and IPTC; the ICC profile and the resolution stay.
+        strip_gps: leave out positions.
+        alpha_quality: 0 to 100; 100 is lossless.
+        allow_truncated: read a JPEG that ends too early as far as it goes.
+        frame: which one of an animation, or page.
+        on_remark: called with each line that the picture's owner should read.
+    """
+
+    fallback: str = "auto"
+    strip: bool = False
+    strip_gps: bool = False
+    alpha_quality: float = 100
+    allow_truncated: bool = False
+    frame: int = 0
+    on_remark: Callable[[str], None] = str
+
+    def __post_init__(self):
+        if self.fallback not in MODES:
+            raise ValueError(f"fallback {self.fallback!r}: there are {', '.join(MODES)}")
+        if not 0 <= self.alpha_quality <= 100:
+            raise ValueError(f"alpha_quality {self.alpha_quality} is not between 0 and 100")
+
+    def reading(self):
+        """Fields of image_io.Reading."""
+        return {
+            "deep": True, "exact": True, "frame": self.frame, "allow_truncated": self.allow_truncated,
+            "keep_source": {"never": 0.0, "auto": _SOURCE_RATE, "always": math.inf}[self.fallback],
+        }  # fmt: skip
 
 
 class Codec:
@@ -28,6 +75,7 @@ class Codec:
         backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
         max_pixels: larger pictures are refused, both ways, before memory is asked for.
+        fallback: of :class:`Keeping`, where a call does not say it; "never" to measure the codec itself.
 
     Raises:
         ModelError: there is no such model, or its files are damaged. CodecError: there is no such backend or device.
@@ -38,12 +86,13 @@ class Codec:
         >>> image = codec.decompress(data)
     """
 
-    def __init__(self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS):
+    def __init__(self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, fallback="auto"):  # fmt: skip
         if threads is not None:
             set_threads(threads)
         self.device, self.threads = str(device), threads
         self.backend = backend or ("onnx" if self.device == "cpu" else "torch")
         self.max_pixels = max_pixels
+        self.fallback = Keeping(fallback).fallback
         if self.backend not in ("onnx", "torch"):
             raise CodecError(f"backend {backend}: there are onnx and torch")
         if self.backend == "onnx" and self.device != "cpu":
@@ -65,58 +114,106 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        return _opened, (model, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
+        return _opened, (model, self.model_id, self.device, self.threads, self.backend, self.max_pixels, self.fallback)
 
     @property
     def model(self):
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+    def compress(self, image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **keeping):
         """The picture as the bytes of one file.
 
         Args:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths.
-            exif: keep EXIF metadata. The orientation is applied in any case.
+            exif: bytes that take the place of the picture's own EXIF; otherwise without effect. Metadata is kept unless
+                ``strip`` is given; the orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
                 way through it; 0 rounds, which is a little faster on both sides.
+            keeping: fields of :class:`Keeping`: ``fallback``, ``strip``, ``strip_gps``, ``alpha_quality``,
+                ``allow_truncated``, ``frame``, ``on_remark``.
 
         Raises:
             ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
             ValueError: quality or effort is out of range.
         """
-        return self._compress(self._read(image), hundredths(quality), exif, _dependent(effort))
+        how = hundredths(quality), exif, _dependent(effort), self._keeping(keeping)
+        return self._compress(self._read(image, how[-1]), *how)
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
+
+        Its ``info`` holds the metadata that was kept, under Pillow's names.
 
         Raises:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
             CodecError: not enough memory for it. TypeError: something else than bytes.
         """
+        picture = self.decompress_picture(data)
+        found = picture.metadata
+        return image_io.to_image(
+            picture.pixels, picture.alpha, picture.grey, picture.icc, found.exif, xmp=found.xmp, iptc=found.iptc, dpi=found.dpi
+        )
+
+    def decompress_picture(self, data, depth=8):
+        """image_io.Picture of a compressed file's bytes: pixels, alpha and metadata apart.
+
+        Args:
+            data: as for :meth:`decompress`, with the same errors.
+            depth: 8: pixels are uint8; 16: uint16, at the precision of the model, whatever the depth of the original.
+        """
         if isinstance(data, (str, os.PathLike)):
             cure = f"pathlib.Path({str(data)!r}).read_bytes()"
             raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
-        return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
+        if depth not in (8, 16):
+            raise ValueError(f"depth {depth}: there are 8 and 16")
+        return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)), depth)
 
-    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+    def to_file(self, data, extension, *, depth=8, writing=image_io.Writing(), name="picture"):
+        """A compressed file's bytes as the bytes of a picture file, and a list of lines that say what was left out.
+
+        A picture that was kept as it was comes back as it was, where its format is asked for.
+
+        Args:
+            data: as for :meth:`decompress`, with the same errors.
+            extension: one of ``image_io.FORMATS``.
+            depth: as for :meth:`decompress_picture`; 16 for ``image_io.DEEP_EXTENSIONS``.
+            writing: image_io.Writing.
+            name: for messages.
+
+        Raises:
+            ImageError: the picture does not fit the format.
+        """
+        container = bitstream.unpack(data)
+        bitstream.check_size(container.width, container.height, self.max_pixels)
+        if container.stored and writing.quality is None and depth == 8:
+            kept = container.tiles[0].data
+            bare = metadata.of_container(container) == (metadata.Metadata(), None)
+            if bare and bitstream.stored_kind(kept) == image_io.FORMATS[extension].name:
+                image_io.read_stored(container)  # what is damaged, or lies about its size, is no picture
+                return kept, []
+        if depth == 16:
+            return image_io.encode_picture(self._decompress(container, 16), extension, name, writing)
+        return image_io.encode_picture(self.decompress(data), extension, name, writing)
+
+    def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **keeping):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
                 has been read, so that two are held at a time.
-            quality, exif, effort: as for :meth:`compress`.
+            quality, exif, effort, keeping: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, _dependent(effort)
+        how = hundredths(quality), exif, _dependent(effort), self._keeping(keeping)
 
         def read(image):
-            return self._read(image.copy() if isinstance(image, np.ndarray) else image)
+            return self._read(image.copy() if isinstance(image, np.ndarray) else image, how[-1])
 
         def finish(reading):
             return self._compress(reading.result(), *how)
@@ -148,46 +245,83 @@ class Codec:
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
-        pixels = self._read(image).pixels
+        pixels = image_io.filled(self._read(image, Keeping(fallback="never"))).pixels
         coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
-    def _read(self, image):
-        with np.errstate(all="ignore"):
-            return image_io.read_picture(image, self.max_pixels)
+    def _keeping(self, given):
+        return Keeping(**{"fallback": self.fallback, **given})
 
-    def _compress(self, picture, quality, exif, dependent):
+    def _read(self, image, keeping):
+        with np.errstate(all="ignore"):
+            return image_io.read_picture(image, self.max_pixels, **keeping.reading())
+
+    def _compress(self, picture, quality, exif, dependent, keeping):
         height, width = picture.pixels.shape[:2]
 
-        def pack():
-            coded = self.model.encode(picture.pixels, quality, dependent=dependent)
-            return bitstream.pack(
-                bitstream.Container(
-                    model_id=self.model_id,
-                    quality=quality,
-                    width=width,
-                    height=height,
-                    grey=picture.grey,
-                    plain=coded.plain,
-                    flat=coded.flat,
-                    dependent=coded.dependent,
-                    tiles=coded.tiles,
-                    alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
-                    icc=picture.icc,
-                    exif=picture.exif if exif else None,
-                )
+        def work():
+            kept = _kept(picture, exif, keeping)
+            changed = kept.metadata != picture.metadata or keeping.strip or keeping.strip_gps
+            coded = None if keeping.fallback == "always" else self._coded(kept, quality, dependent, keeping)
+            stored = stored_instead(kept, keeping.fallback, coded and len(coded), bare=changed)
+            if stored is not None:
+                keeping.on_remark(stored.remark)
+                return _stored(kept, stored)
+            if picture.size and len(coded) > picture.size:
+                keeping.on_remark(f"the file is larger than the picture: {len(coded):,} bytes instead of {picture.size:,}")
+            return coded
+
+        for remark in picture.remarks:
+            keeping.on_remark(remark)
+        return _within_memory(work, width, height)
+
+    def _coded(self, picture, quality, dependent, keeping):
+        """The bytes of a file of a picture, coded."""
+        height, width = picture.pixels.shape[:2]
+        pixels = picture.pixels
+        if picture.alpha is not None and keeping.fallback != "never":
+            pixels = pixels.copy()  # a lossless file keeps what is not visible
+        pixels = image_io.filled(replace(picture, pixels=pixels)).pixels
+        coded = self.model.encode(pixels, quality, dependent=dependent)
+        alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, keeping.alpha_quality)
+        return bitstream.pack(
+            bitstream.Container(
+                model_id=self.model_id,
+                quality=quality,
+                width=width,
+                height=height,
+                grey=picture.grey,
+                plain=coded.plain,
+                flat=coded.flat,
+                dependent=coded.dependent,
+                equal=not picture.grey and image_io.has_equal_channels(pixels),
+                tiles=coded.tiles,
+                alpha=alpha,
+                **metadata.sections(picture.metadata, picture.icc),
             )
+        )
 
-        return _within_memory(pack, width, height)
-
-    def _decompress(self, container):
+    def _decompress(self, container, depth=8):
         height, width = container.height, container.width
         bitstream.check_size(width, height, self.max_pixels)
+        found, icc = metadata.of_container(container)
 
         def decode():
-            decoded = self._model(container.model_id).decode(container, height, width, container.quality)
-            alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
-            return image_io.to_image(decoded, alpha, container.grey, container.icc, container.exif)
+            if container.stored:
+                picture = image_io.read_stored(container, deep=depth == 16)
+                given = {name: data for name, data in vars(found).items() if data}
+                picture = replace(picture, icc=icc or picture.icc, metadata=replace(picture.metadata, **given))
+            else:
+                model = self._model(container.model_id)
+                dtype = np.uint8 if depth == 8 else np.uint16
+                pixels = model.decode(container, height, width, container.quality, dtype)
+                if container.equal:
+                    pixels = np.repeat(image_io.mean_channel(pixels)[..., None], 3, axis=2)
+                alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
+                picture = image_io.Picture(pixels, alpha, container.grey, icc, found)
+            if depth == 16 and picture.pixels.dtype == np.uint8:
+                picture = replace(picture, pixels=picture.pixels.astype(np.uint16) * np.uint16(257))
+            return picture
 
         return _within_memory(decode, width, height)
 
@@ -204,6 +338,37 @@ class Codec:
 
     def _load(self, folder):
         return Model.from_folder(folder, self.threads, self.backend, self.device)
+
+
+def _kept(picture, exif, keeping):
+    """The picture with the metadata that is to be kept."""
+    found = picture.metadata
+    if isinstance(exif, (bytes, bytearray)):
+        given = bytes(exif).removeprefix(metadata.PREFIX)
+        found = replace(found, exif=metadata.upright_exif(given) if given else None)
+    if keeping.strip:
+        found = replace(found, exif=None, xmp=None, iptc=None)
+    elif keeping.strip_gps:
+        found = metadata.without_positions(found)
+    return replace(picture, metadata=found)
+
+
+def _stored(picture, stored):
+    """The bytes of a file that carries a picture file."""
+    height, width = picture.pixels.shape[:2]
+    return bitstream.pack(
+        bitstream.Container(
+            model_id=bitstream.NO_MODEL,
+            quality=bitstream.LOSSLESS,
+            width=width,
+            height=height,
+            grey=picture.grey,
+            stored=True,
+            stored_alpha=picture.alpha is not None,
+            tiles=(bitstream.Tile(stored.data, 1, zlib.crc32(stored.data)),),
+            **({} if stored.complete else metadata.sections(picture.metadata, picture.icc)),
+        )
+    )
 
 
 def _dependent(effort):
@@ -267,9 +432,9 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **keeping):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif, effort=effort)
+    return _shared().compress(image, quality, exif=exif, effort=effort, **keeping)
 
 
 def decompress(data):
@@ -277,9 +442,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **keeping):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **keeping)
 
 
 def decompress_batch(files, *, on_error="raise"):

@@ -217,14 +217,14 @@ def pack(container: Container) -> bytes:
             bytes([VERSION, flags]),
             bytes.fromhex(container.model_id),
             container.quality.to_bytes(2, "little"),
-            _varint(container.width),
-            _varint(container.height),
+            varint_bytes(container.width),
+            varint_bytes(container.height),
             *(
-                _varint(len(tile.data)) + _varint(tile.lanes) + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
+                varint_bytes(len(tile.data)) + varint_bytes(tile.lanes) + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
                 for tile in container.tiles
             ),
             bytes([len(sections)]),
-            *(bytes([type_]) + _varint(len(section)) + _crc(section) for type_, section in sections),
+            *(bytes([type_]) + varint_bytes(len(section)) + _crc(section) for type_, section in sections),
         ]
     )
     contents = [section for _, section in sections] + [tile.data for tile in container.tiles]
@@ -564,6 +564,14 @@ def _check_section(type_: int, length: int, width: int, height: int) -> None:
         raise Corrupt(f"corrupt: the {_NAMES[type_]} section is announced but empty")
 
 
+def varints(data: bytes) -> list[int]:
+    """The varints that some bytes consist of."""
+    reader, found = _Reader(data), []
+    while reader.position < len(reader.data):
+        found.append(reader.varint())
+    return found
+
+
 def _truncated(needed: int, found: int) -> Truncated:
     return Truncated(f"truncated: needed {needed} bytes, found {found}")
 
@@ -572,7 +580,7 @@ def _crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(_CRC_BYTES, "little")
 
 
-def _varint(value: int) -> bytes:
+def varint_bytes(value: int) -> bytes:
     """Unsigned LEB128, as short as possible."""
     assert 0 <= value < 2**32
     encoded = bytearray()

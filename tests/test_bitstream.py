@@ -81,7 +81,7 @@ def with_sections(*entries):
     """PLAIN with sections (type, contents), in any order and of any type."""
     header = PLAIN_BYTES[:26] + bytes([len(entries)])
     for type_, contents in entries:
-        header += bytes([type_]) + format2._varint(len(contents)) + format2._crc(contents)
+        header += bytes([type_]) + format2.varint_bytes(len(contents)) + format2._crc(contents)
     return with_checksum(header) + b"".join(contents for _, contents in entries) + b"latents"
 
 
@@ -340,7 +340,7 @@ def test_files_are_read_as_far_as_their_header_says(pipe):
 
 def test_foreign_and_lying_files_cost_no_memory(tmp_path):
     path = tmp_path / "large.bin"
-    lying = plain_with(20, format2._varint(20_000_000), 1)
+    lying = plain_with(20, format2.varint_bytes(20_000_000), 1)
     for start, errors in ((b"", NotThisFormat), (PLAIN_BYTES, Corrupt), (lying, Truncated)):
         path.write_bytes(start)
         if start != lying:
@@ -492,7 +492,7 @@ def test_stored_pictures_are_bounded_before_they_are_read():
     start = pack(dataclasses.replace(STORED, packed_icc=None, packed_exif=None))[:20]
     for length, error in ((limit, Corrupt), (limit + 1, TooLarge)):
         with pytest.raises(error):
-            unpack(start + format2._varint(length) + b"\1" + bytes(20))
+            unpack(start + format2.varint_bytes(length) + b"\1" + bytes(20))
 
 
 def test_equal_channels_are_said_once():
@@ -590,7 +590,7 @@ def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
     with pytest.raises(TooLarge, match=name):
         pack(dataclasses.replace(PLAIN, **{name: bytes(limit + 1)}))
     with pytest.raises(TooLarge, match=name):  # before any of it has been seen
-        unpack(PLAIN_BYTES[:26] + bytes([1, type_]) + format2._varint(limit + 1) + bytes(4))
+        unpack(PLAIN_BYTES[:26] + bytes([1, type_]) + format2.varint_bytes(limit + 1) + bytes(4))
     with pytest.raises(Corrupt, match=f"{name} section is announced but empty"):
         pack(dataclasses.replace(PLAIN, **{name: b""}))
     with pytest.raises(Corrupt, match=f"{name} section is announced but empty"):
@@ -619,7 +619,7 @@ def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
 def test_sizes_beyond_the_limits_are_refused_both_ways(width, height, error):
     with pytest.raises(error):
         pack(dataclasses.replace(PLAIN, width=width, height=height))
-    sizes = format2._varint(width) + format2._varint(height)
+    sizes = format2.varint_bytes(width) + format2.varint_bytes(height)
     with pytest.raises(error):
         unpack(plain_with(16, sizes, 4))
     with pytest.raises(error):  # before anything else is read
@@ -628,7 +628,7 @@ def test_sizes_beyond_the_limits_are_refused_both_ways(width, height, error):
 
 @pytest.mark.parametrize("size", [(16384, 16384), (4097, 65519), (65535, 4096), (65535, 1), (2048, 1024)])
 def test_a_few_bytes_that_claim_a_huge_picture_are_refused_at_once(size):
-    sizes = format2._varint(size[0]) + format2._varint(size[1])
+    sizes = format2.varint_bytes(size[0]) + format2.varint_bytes(size[1])
     columns, rows = tile_grid(*size)
     for data in ((PLAIN_BYTES[:16] + sizes + bytes(26))[:26], plain_with(16, sizes, 4)):
         tracemalloc.start()
@@ -650,13 +650,13 @@ def test_tiles_are_bounded_by_their_pixels_both_ways(width, height, pixels):
     assert unpack(pack(container)) == container
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         pack(dataclasses.replace(container, tiles=(Tile(bytes(limit + 1), 2, 0), *tiles[1:])))
-    forged = pack(container)[:16] + format2._varint(width) + format2._varint(height) + format2._varint(limit + 1)
+    forged = pack(container)[:16] + format2.varint_bytes(width) + format2.varint_bytes(height) + format2.varint_bytes(limit + 1)
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         unpack(forged + bytes([2]) + bytes(9 * len(tiles)))
 
 
 def test_a_section_of_the_future_is_bounded():
-    announced = bytes([1, 254]) + format2._varint(2**28 + 1)
+    announced = bytes([1, 254]) + format2.varint_bytes(2**28 + 1)
     with pytest.raises(TooLarge, match="section 254; at most 268435456"):
         unpack(PLAIN_BYTES[:26] + announced)
 
