@@ -41,7 +41,7 @@ def writing_options(command):
     """Of ``codec decompress``; they arrive as ``writing``, an image_io.Writing, and ``depth``."""
     options = (
         click.option(
-            "--depth", type=click.Choice(["8", "16"]), default="8", show_default=True, help="Bits a sample: 16 for png, ppm, pgm, pnm."
+            "--depth", type=click.Choice(["8", "16"]), help="Bits a sample; 16 for png, ppm, pgm and pnm.  [8]",
         ),
         click.option("--background", metavar="COLOUR", default="white", show_default=True,
                      help="Behind transparent parts, in formats without alpha: a name or #rrggbb."),
@@ -58,7 +58,7 @@ def writing_options(command):
             colour = ImageColor.getrgb(background)[:3]
         except ValueError:
             raise click.BadParameter(f"{background!r} is no colour.", param_hint="'--background'") from None
-        return command(**given, writing=Writing(output_quality, colour), depth=int(depth))
+        return command(**given, writing=Writing(output_quality, colour), depth=depth and int(depth))
 
     return _decorated(gather, command, options)
 

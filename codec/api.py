@@ -150,11 +150,7 @@ class Codec:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
             CodecError: not enough memory for it. TypeError: something else than bytes.
         """
-        picture = self.decompress_picture(data)
-        found = picture.metadata
-        return image_io.to_image(
-            picture.pixels, picture.alpha, picture.grey, picture.icc, found.exif, xmp=found.xmp, iptc=found.iptc, dpi=found.dpi
-        )
+        return _image_of(self.decompress_picture(data))
 
     def decompress_picture(self, data, depth=8):
         """image_io.Picture of a compressed file's bytes: pixels, alpha and metadata apart.
@@ -170,15 +166,16 @@ class Codec:
             raise ValueError(f"depth {depth}: there are 8 and 16")
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)), depth)
 
-    def to_file(self, data, extension, *, depth=8, writing=image_io.Writing(), name="picture"):
+    def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture"):
         """A compressed file's bytes as the bytes of a picture file, and a list of lines that say what was left out.
 
-        A picture that was kept as it was comes back as it was, where its format is asked for.
+        A lossy picture that was kept as it was comes back as it was, where its format is asked for.
 
         Args:
             data: as for :meth:`decompress`, with the same errors.
             extension: one of ``image_io.FORMATS``.
-            depth: as for :meth:`decompress_picture`; 16 for ``image_io.DEEP_EXTENSIONS``.
+            depth: as for :meth:`decompress_picture`; 16 for ``image_io.DEEP_EXTENSIONS``. None: 8, but 16 for what was
+                kept without loss and has them, where the format does.
             writing: image_io.Writing.
             name: for messages.
 
@@ -187,15 +184,18 @@ class Codec:
         """
         container = bitstream.unpack(data)
         bitstream.check_size(container.width, container.height, self.max_pixels)
-        if container.stored and writing.quality is None and depth == 8:
+        form = image_io.FORMATS[extension].name
+        if container.stored and writing.quality is None and depth != 16:
             kept = container.tiles[0].data
             bare = metadata.of_container(container) == (metadata.Metadata(), None)
-            if bare and bitstream.stored_kind(kept) == image_io.FORMATS[extension].name:
+            if bare and bitstream.stored_kind(kept) == form and form in ("JPEG", "WEBP", "AVIF"):
                 image_io.read_stored(container)  # what is damaged, or lies about its size, is no picture
                 return kept, []
-        if depth == 16:
-            return image_io.encode_picture(self._decompress(container, 16), extension, name, writing)
-        return image_io.encode_picture(self.decompress(data), extension, name, writing)
+        if container.stored and depth is None and extension in image_io.DEEP_EXTENSIONS:
+            depth = 16 if image_io.read_stored(container, deep=True).pixels.dtype == np.uint16 else 8
+        picture = self._decompress(container, depth or 8)
+        picture = picture if depth == 16 else _image_of(picture)
+        return image_io.encode_picture(picture, extension, name, writing)
 
     def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **keeping):
         """A list of files' bytes, each the same as :meth:`compress` gives.
@@ -338,6 +338,14 @@ class Codec:
 
     def _load(self, folder):
         return Model.from_folder(folder, self.threads, self.backend, self.device)
+
+
+def _image_of(picture):
+    """PIL.Image of a Picture of 8 bits."""
+    found = picture.metadata
+    return image_io.to_image(
+        picture.pixels, picture.alpha, picture.grey, picture.icc, found.exif, xmp=found.xmp, iptc=found.iptc, dpi=found.dpi
+    )
 
 
 def _kept(picture, exif, keeping):
