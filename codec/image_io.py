@@ -283,6 +283,8 @@ def _opened(file, name, how):
         width, height = (int.from_bytes(prefix[n : n + 4], "big") for n in (16, 20))
         _check_size(width, height, name, how.max_pixels)
         opened = picture_files.open_png(prefix + file.read())
+    elif prefix.startswith(b"RIFF") and (size := picture_files.webp_size(prefix)):
+        _check_size(*size, name, how.max_pixels)
     elif prefix.startswith(b"\xff\xd8\xff"):
         opened = picture_files.open_jpeg(prefix + file.read())
 
@@ -292,7 +294,13 @@ def _opened(file, name, how):
             if opened is None:
                 file.seek(0)
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
-                return make(io.BytesIO(opened.data) if opened else file, name)
+                try:
+                    return make(io.BytesIO(opened.data) if opened else file, name)
+                except Image.DecompressionBombError:
+                    if not prefix.startswith(b"RIFF"):
+                        raise
+                file.seek(0)
+                return picture_files.open_large_webp(file)
         raise ImageError(_about(name, "not a picture of a known kind, or damaged at its beginning"))
 
     return again(), opened, again

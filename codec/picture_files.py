@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from . import bitstream, metadata
 
@@ -170,6 +171,37 @@ def png_chunks(icc, exif, xmp, dpi):
     if xmp:
         found.append((b"iTXt", _XMP_KEYWORD + bytes(5) + xmp))
     return found
+
+
+# --- WebP -------------------------------------------------------------------------------------------------------------
+
+
+def webp_size(start):
+    """(width, height) in the first 30 bytes of a WebP file, or None (RFC 9649)."""
+    kind, body = start[12:16], start[20:30]
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+        return tuple(int.from_bytes(body[n : n + 2], "little") & 0x3FFF for n in (6, 8))
+    if kind == b"VP8L" and body[:1] == b"\x2f":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X":
+        return tuple(int.from_bytes(body[n : n + 3], "little") + 1 for n in (4, 7))
+    return None
+
+
+def open_large_webp(file):
+    """A PIL.Image of a WebP file whose size is beyond Pillow's limit: its reader knows no other."""
+    from PIL import _webp
+
+    decoder = _webp.WebPAnimDecoder(file.read())
+    size, _, _, _, layout = decoder.get_info()
+    mode = "RGB" if layout == "RGBX" else layout
+    image = Image.frombytes(mode, size, decoder.get_next()[0], "raw", layout)
+    image.format = "WEBP"
+    for word, name in (("icc_profile", "ICCP"), ("exif", "EXIF"), ("xmp", "XMP ")):
+        if value := decoder.get_chunk(name):
+            image.info[word] = value
+    return image
 
 
 # --- JPEG -------------------------------------------------------------------------------------------------------------
