@@ -28,6 +28,8 @@ class Codec:
         backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
         max_pixels: larger pictures are refused, both ways, before memory is asked for.
+        tune: instead of a model: "eyes" or "psnr", the shipped model that is trained for SSIMULACRA2 or for squared
+            error. As with None, files of any installed model are decompressed.
 
     Raises:
         ModelError: there is no such model, or its files are damaged. CodecError: there is no such backend or device.
@@ -38,7 +40,11 @@ class Codec:
         >>> image = codec.decompress(data)
     """
 
-    def __init__(self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS):
+    def __init__(
+        self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, *, tune=None
+    ):
+        if model is not None and tune is not None:
+            raise ValueError("a model or a tune, not both: a tune is one of the shipped models")
         if threads is not None:
             set_threads(threads)
         self.device, self.threads = str(device), threads
@@ -48,8 +54,8 @@ class Codec:
             raise CodecError(f"backend {backend}: there are onnx and torch")
         if self.backend == "onnx" and self.device != "cpu":
             raise CodecError(f"device {device}: needs the torch backend")
-        self._any_model = model is None
-        folder = weights.find_model(model)
+        self._any_model, self._tune = model is None, tune
+        folder = weights.find_model(model if tune is None else weights.tuned_model_id(tune))
         self.model_id = weights.model_id(folder)
         self._folder = os.path.abspath(folder)
         self._models = {self.model_id: self._load(folder)}
@@ -65,7 +71,7 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        return _opened, (model, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
+        return _opened, (model, self._tune, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
 
     @property
     def model(self):
@@ -245,9 +251,9 @@ def _check_batch(verb, items, on_error):
 
 
 @functools.lru_cache(maxsize=2)  # for those who send a codec with every task
-def _opened(model, model_id, *settings):
+def _opened(model, tune, model_id, *settings):
     """The Codec that was pickled."""
-    codec = Codec(model, *settings)
+    codec = Codec(model, *settings, tune=tune)
     if codec.model_id != model_id:
         raise ModelError(f"the codec was sent here with model {model_id}; what is installed here is {codec.model_id}")
     return codec
