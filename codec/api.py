@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from . import bitstream, image_io, weights
+from . import bitstream, image_io, targets, weights
 from .errors import CodecError, ModelError, is_memory, not_enough_memory
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
@@ -78,21 +78,24 @@ class Codec:
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
         """The picture as the bytes of one file.
 
         Args:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
-            quality: 0 (smallest) to 100 (best); continuous, in hundredths.
+            quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: keep EXIF metadata. The orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
                 way through it; 0 rounds, which is a little faster on both sides.
+            target: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
+                ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
 
         Raises:
-            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
-            ValueError: quality or effort is out of range.
+            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it, or no quality
+            meets the target. ValueError: quality, effort or target is out of range.
         """
-        return self._compress(self._read(image), hundredths(quality), exif, _dependent(effort))
+        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
+        return self._compress(self._read(image), *how)
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -106,20 +109,20 @@ class Codec:
             raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
 
-    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
                 has been read, so that two are held at a time.
-            quality, exif, effort: as for :meth:`compress`.
+            quality, exif, effort, target: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, _dependent(effort)
+        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
 
         def read(image):
             return self._read(image.copy() if isinstance(image, np.ndarray) else image)
@@ -162,10 +165,10 @@ class Codec:
         with np.errstate(all="ignore"):
             return image_io.read_picture(image, self.max_pixels)
 
-    def _compress(self, picture, quality, exif, dependent):
+    def _compress(self, picture, quality, exif, dependent, target=None):
         height, width = picture.pixels.shape[:2]
 
-        def pack():
+        def pack(quality):
             coded = self.model.encode(picture.pixels, quality, dependent=dependent)
             return bitstream.pack(
                 bitstream.Container(
@@ -184,7 +187,13 @@ class Codec:
                 )
             )
 
-        return _within_memory(pack, width, height)
+        def shown(data):
+            return np.asarray(self._decompress(bitstream.unpack(data)).convert("RGB"))
+
+        def work():
+            return targets.reach(target, picture.pixels, pack, shown) if target else pack(quality)
+
+        return _within_memory(work, width, height)
 
     def _decompress(self, container):
         height, width = container.height, container.width
@@ -273,9 +282,9 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif, effort=effort)
+    return _shared().compress(image, quality, exif=exif, effort=effort, **target)
 
 
 def decompress(data):
@@ -283,9 +292,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **target)
 
 
 def decompress_batch(files, *, on_error="raise"):

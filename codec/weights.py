@@ -9,6 +9,7 @@ they wrote can be read by every later version. They come with the installation, 
 their own, which upgrades leave alone. Standard library and platformdirs only.
 """
 
+import difflib
 import hashlib
 import json
 import re
@@ -130,7 +131,9 @@ def find_model(name=None):
         name = default_model_id()
     folder = (_installed(name) if _is_id(str(name)) else None) or Path(name)
     if not (folder / "weights.safetensors").is_file():
-        raise ModelError(f"no model {name}; installed: {', '.join(list_models()) or 'none'}")
+        close = difflib.get_close_matches(str(name), list_models(), n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise ModelError(f"no model {name}{guess} (installed: {', '.join(list_models()) or 'none'})")
     return folder
 
 
