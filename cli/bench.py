@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from . import progress
-from .common import Counts, Quality, require
+from .common import Counts, Quality, model_options, require
 from .files import STREAM
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 
@@ -55,7 +55,7 @@ class Sizes(click.ParamType):
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
 @click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time; - prints them in place of tables.")
-@click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
+@model_options
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
 def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):
     """Measure speed.

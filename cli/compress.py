@@ -7,7 +7,7 @@ import click
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
-from .common import coder_options, limit_option, run
+from .common import coder_options, limit_option, model_options, run
 from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, Ending, announced, batch_options, plan
 from .progress import is_quiet, is_verbose
 from .targets import quality_options, target_among
@@ -27,9 +27,7 @@ from .targets import quality_options, target_among
     help="1 searches for the cheapest symbols, 0 rounds: faster, and some 5 % larger.",
 )  # fmt: skip
 @click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
-@click.option(
-    "--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists those installed."
-)
+@model_options
 @limit_option
 @coder_options
 def compress(

@@ -23,7 +23,7 @@ from cli.main import COMMANDS
 from cli.main import codec as codec_command
 from cli.train import build_config, minutes_until, read_settings
 from cli.train import train as train_command
-from codec import bitstream
+from codec import bitstream, weights
 
 SUFFIXES = (".png", ".jpg")
 
@@ -354,6 +354,16 @@ def test_damage_is_one_line_and_status_1(tmp_path, compressed, command, damage, 
     message = message.format(size=len(whole), left=len(damaged))
     assert fail(command, compressed) == f"codec: {compressed}: {message}\n"
     assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("tune", weights.TUNES)
+def test_a_tune_picks_a_shipped_model_and_the_file_says_which(tmp_path, picture, tune):
+    out = tmp_path / "out.bin"
+    succeed("compress", picture, "-o", out, "--tune", tune)
+    found = json.loads(succeed("info", out, "--json"))
+    assert (found["model"], found["model_tune"]) == (weights.tuned_model_id(tune), tune)
+    assert f"tuned for {tune}" in succeed("info", out)
+    assert "one of them is enough" in fail("compress", picture, "-f", "--tune", tune, "--model", found["model"], status=2)
 
 
 def test_a_file_of_a_model_that_is_not_here_names_the_model(compressed):
