@@ -87,9 +87,10 @@ def _model_state(model_id: str) -> dict:
         return {
             "model_installed": model_id in weights.list_models(),
             "model_released": weights.is_released(model_id),
+            "model_tune": weights.tune_of(model_id),
         }
     except ModelError:  # no model at all
-        return {"model_installed": False, "model_released": False}
+        return {"model_installed": False, "model_released": False, "model_tune": None}
 
 
 def _bpp(length: int, pixels: int) -> float:
@@ -106,6 +107,7 @@ def _as_text(found: dict) -> str:
     extras = [word for key, word in words if found[key]]
     installed = "installed" if found["model_installed"] else "not installed; decompress needs --model"
     state = "released" if found["model_released"] else "experimental"
+    state = f"tuned for {found['model_tune']}; {state}" if found["model_tune"] else state
     transform = {"plain": ", plain transform", "none": ", one colour a tile"}.get(found["transform"], "")
     coding = [
         f"  quality  {found['quality']:g}{transform}",

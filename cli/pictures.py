@@ -11,8 +11,8 @@ def keeping_options(command):
     """Of ``codec compress``; they arrive as ``keeping``, a dict for ``Codec.compress``, and ``all_frames``."""
     options = (
         click.option(
-            "--fallback", type=click.Choice(["never", "auto", "always"]), default="auto", show_default=True,
-            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.",
+            "--fallback", type=click.Choice(["never", "auto", "always"]),
+            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.  [auto; never with a target]",
         ),
         click.option("--lossless", is_flag=True, help="The same as --fallback always."),
         click.option("--strip", is_flag=True, help="Leave out EXIF, XMP and IPTC."),
@@ -30,7 +30,11 @@ def keeping_options(command):
         names = "fallback", "strip", "strip_gps", "alpha_quality", "allow_truncated"
         keeping = {name: given.pop(name) for name in names}
         if given.pop("lossless"):
+            if keeping["fallback"] not in (None, "always"):
+                raise click.UsageError(f"--lossless and --fallback {keeping['fallback']} do not go together.")
             keeping["fallback"] = "always"
+        if keeping["fallback"] is None:
+            del keeping["fallback"]
         given.pop("exif")
         return command(**given, keeping=keeping)
 

@@ -8,16 +8,16 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from . import bitstream, image_io, metadata, weights
+from . import bitstream, image_io, metadata, targets, weights
 from .errors import CodecError, ModelError, is_memory, not_enough_memory
 from .fallback import MODES, stored_instead
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
 from .threads import Lock, set_threads
-
 
 # Bytes a pixel of a source file that may be smaller than what we make of it: noise takes 1.5 at quality 100.
 _SOURCE_RATE = 2.0
@@ -61,6 +61,16 @@ class Keeping:
         }  # fmt: skip
 
 
+class _How(NamedTuple):
+    """How one picture is compressed."""
+
+    quality: int  # hundredths
+    exif: bytes | bool | None
+    dependent: bool | None
+    target: targets.Target | None
+    keeping: Keeping
+
+
 class Codec:
     """Compresses and decompresses pictures; loads the weights once.
 
@@ -76,6 +86,8 @@ class Codec:
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
         max_pixels: larger pictures are refused, both ways, before memory is asked for.
         fallback: of :class:`Keeping`, where a call does not say it; "never" to measure the codec itself.
+        tune: instead of a model: "eyes" or "psnr", the shipped model that is trained for SSIMULACRA2 or for squared
+            error. As with None, files of any installed model are decompressed.
 
     Raises:
         ModelError: there is no such model, or its files are damaged. CodecError: there is no such backend or device.
@@ -86,7 +98,12 @@ class Codec:
         >>> image = codec.decompress(data)
     """
 
-    def __init__(self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, fallback="auto"):  # fmt: skip
+    def __init__(
+        self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, *, tune=None,
+        fallback="auto",
+    ):  # fmt: skip
+        if model is not None and tune is not None:
+            raise ValueError("a model or a tune, not both: a tune is one of the shipped models")
         if threads is not None:
             set_threads(threads)
         self.device, self.threads = str(device), threads
@@ -97,8 +114,8 @@ class Codec:
             raise CodecError(f"backend {backend}: there are onnx and torch")
         if self.backend == "onnx" and self.device != "cpu":
             raise CodecError(f"device {device}: needs the torch backend")
-        self._any_model = model is None
-        folder = weights.find_model(model)
+        self._any_model, self._tune = model is None, tune
+        folder = weights.find_model(model if tune is None else weights.tuned_model_id(tune))
         self.model_id = weights.model_id(folder)
         self._folder = os.path.abspath(folder)
         self._models = {self.model_id: self._load(folder)}
@@ -114,32 +131,35 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        return _opened, (model, self.model_id, self.device, self.threads, self.backend, self.max_pixels, self.fallback)
+        settings = self.device, self.threads, self.backend, self.max_pixels, self.fallback
+        return _opened, (model, self._tune, self.model_id, *settings)
 
     @property
     def model(self):
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **keeping):
+    def compress(self, image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
         """The picture as the bytes of one file.
 
         Args:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
-            quality: 0 (smallest) to 100 (best); continuous, in hundredths.
+            quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: bytes that take the place of the picture's own EXIF; otherwise without effect. Metadata is kept unless
                 ``strip`` is given; the orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
                 way through it; 0 rounds, which is a little faster on both sides.
-            keeping: fields of :class:`Keeping`: ``fallback``, ``strip``, ``strip_gps``, ``alpha_quality``,
-                ``allow_truncated``, ``frame``, ``on_remark``.
+            options: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
+                ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
+                And fields of :class:`Keeping`: ``fallback`` ("never" where there is a target), ``strip``, ``strip_gps``,
+                ``alpha_quality``, ``allow_truncated``, ``frame``, ``on_remark``.
 
         Raises:
-            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
-            ValueError: quality or effort is out of range.
+            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it, or no quality
+            meets the target. ValueError: quality, effort or target is out of range.
         """
-        how = hundredths(quality), exif, _dependent(effort), self._keeping(keeping)
-        return self._compress(self._read(image, how[-1]), *how)
+        how = self._how(quality, exif, effort, options)
+        return self._compress(self._read(image, how.keeping), how)
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -167,7 +187,7 @@ class Codec:
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)), depth)
 
     def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture"):
-        """A compressed file's bytes as the bytes of a picture file, and a list of lines that say what was left out.
+        """A compressed file's bytes as the bytes of a picture file.
 
         A lossy picture that was kept as it was comes back as it was, where its format is asked for.
 
@@ -179,10 +199,13 @@ class Codec:
             writing: image_io.Writing.
             name: for messages.
 
+        Returns:
+            (the bytes, the file's bitstream.Header, a list of lines that say what was left out).
+
         Raises:
             ImageError: the picture does not fit the format.
         """
-        container = bitstream.unpack(data)
+        container, header = bitstream.unpack(data), bitstream.read_header(data)
         bitstream.check_size(container.width, container.height, self.max_pixels)
         form = image_io.FORMATS[extension].name
         if container.stored and writing.quality is None and depth != 16:
@@ -190,33 +213,34 @@ class Codec:
             bare = metadata.of_container(container) == (metadata.Metadata(), None)
             if bare and bitstream.stored_kind(kept) == form and form in ("JPEG", "WEBP", "AVIF"):
                 image_io.read_stored(container)  # what is damaged, or lies about its size, is no picture
-                return kept, []
+                return kept, header, []
         if container.stored and depth is None and extension in image_io.DEEP_EXTENSIONS:
             depth = 16 if image_io.read_stored(container, deep=True).pixels.dtype == np.uint16 else 8
         picture = self._decompress(container, depth or 8)
         picture = picture if depth == 16 else _image_of(picture)
-        return image_io.encode_picture(picture, extension, name, writing)
+        file, remarks = image_io.encode_picture(picture, extension, name, writing)
+        return file, header, remarks
 
-    def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **keeping):
+    def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
                 has been read, so that two are held at a time.
-            quality, exif, effort, keeping: as for :meth:`compress`.
+            quality, exif, effort, options: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, _dependent(effort), self._keeping(keeping)
+        how = self._how(quality, exif, effort, options)
 
         def read(image):
-            return self._read(image.copy() if isinstance(image, np.ndarray) else image, how[-1])
+            return self._read(image.copy() if isinstance(image, np.ndarray) else image, how.keeping)
 
         def finish(reading):
-            return self._compress(reading.result(), *how)
+            return self._compress(reading.result(), how)
 
         done, before = [], None
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -249,20 +273,28 @@ class Codec:
         coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
-    def _keeping(self, given):
-        return Keeping(**{"fallback": self.fallback, **given})
+    def _how(self, quality, exif, effort, options):
+        """How a picture is compressed: what the arguments of :meth:`compress` say."""
+        wanted = {name: options[name] for name in options if name.startswith("target_")}
+        target = targets.target_of(**wanted)
+        given = {name: options[name] for name in options if name not in wanted}
+        keeping = Keeping(**{"fallback": "never" if target else self.fallback, **given})
+        if target and keeping.fallback == "always":
+            raise ValueError("a target is for what is coded; with fallback 'always' nothing is")
+        return _How(hundredths(quality), exif, _dependent(effort), target, keeping)
 
     def _read(self, image, keeping):
         with np.errstate(all="ignore"):
             return image_io.read_picture(image, self.max_pixels, **keeping.reading())
 
-    def _compress(self, picture, quality, exif, dependent, keeping):
+    def _compress(self, picture, how):
         height, width = picture.pixels.shape[:2]
+        keeping = how.keeping
 
         def work():
-            kept = _kept(picture, exif, keeping)
+            kept = _kept(picture, how.exif, keeping)
             changed = kept.metadata != picture.metadata or keeping.strip or keeping.strip_gps
-            coded = None if keeping.fallback == "always" else self._coded(kept, quality, dependent, keeping)
+            coded = None if keeping.fallback == "always" else self._coded(kept, how)
             stored = stored_instead(kept, keeping.fallback, coded and len(coded), bare=changed)
             if stored is not None:
                 keeping.on_remark(stored.remark)
@@ -275,31 +307,42 @@ class Codec:
             keeping.on_remark(remark)
         return _within_memory(work, width, height)
 
-    def _coded(self, picture, quality, dependent, keeping):
+    def _coded(self, picture, how):
         """The bytes of a file of a picture, coded."""
         height, width = picture.pixels.shape[:2]
         pixels = picture.pixels
-        if picture.alpha is not None and keeping.fallback != "never":
+        if picture.alpha is not None and how.keeping.fallback != "never":
             pixels = pixels.copy()  # a lossless file keeps what is not visible
         pixels = image_io.filled(replace(picture, pixels=pixels)).pixels
-        coded = self.model.encode(pixels, quality, dependent=dependent)
-        alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, keeping.alpha_quality)
-        return bitstream.pack(
-            bitstream.Container(
-                model_id=self.model_id,
-                quality=quality,
-                width=width,
-                height=height,
-                grey=picture.grey,
-                plain=coded.plain,
-                flat=coded.flat,
-                dependent=coded.dependent,
-                equal=not picture.grey and image_io.has_equal_channels(pixels),
-                tiles=coded.tiles,
-                alpha=alpha,
-                **metadata.sections(picture.metadata, picture.icc),
+        alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, how.keeping.alpha_quality)
+        equal = not picture.grey and image_io.has_equal_channels(pixels)
+        sections = metadata.sections(picture.metadata, picture.icc)
+
+        def pack(quality):
+            coded = self.model.encode(pixels, quality, dependent=how.dependent)
+            return bitstream.pack(
+                bitstream.Container(
+                    model_id=self.model_id,
+                    quality=quality,
+                    width=width,
+                    height=height,
+                    grey=picture.grey,
+                    plain=coded.plain,
+                    flat=coded.flat,
+                    dependent=coded.dependent,
+                    equal=equal,
+                    tiles=coded.tiles,
+                    alpha=alpha,
+                    **sections,
+                )
             )
-        )
+
+        def shown(data):
+            return np.asarray(_image_of(self._decompress(bitstream.unpack(data))).convert("RGB"))
+
+        if how.target:
+            return targets.reach(how.target, image_io.to_eight_bits(pixels), pack, shown)
+        return pack(how.quality)
 
     def _decompress(self, container, depth=8):
         height, width = container.height, container.width
@@ -418,9 +461,9 @@ def _check_batch(verb, items, on_error):
 
 
 @functools.lru_cache(maxsize=2)  # for those who send a codec with every task
-def _opened(model, model_id, *settings):
+def _opened(model, tune, model_id, *settings):
     """The Codec that was pickled."""
-    codec = Codec(model, *settings)
+    codec = Codec(model, *settings, tune=tune)
     if codec.model_id != model_id:
         raise ModelError(f"the codec was sent here with model {model_id}; what is installed here is {codec.model_id}")
     return codec
@@ -440,9 +483,9 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **keeping):
+def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif, effort=effort, **keeping)
+    return _shared().compress(image, quality, exif=exif, effort=effort, **options)
 
 
 def decompress(data):
@@ -450,9 +493,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **keeping):
+def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **keeping)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **options)
 
 
 def decompress_batch(files, *, on_error="raise"):

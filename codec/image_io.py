@@ -53,7 +53,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from . import bitstream, colour, metadata, picture_files
-from .errors import BitstreamError, CodecError, Corrupt, ImageError, is_memory, not_enough_memory
+from .errors import (
+    BitstreamError,
+    CodecError,
+    Corrupt,
+    ImageError,
+    is_memory,
+    not_enough_memory,
+)
 from .files import write_bytes_atomic
 from .metadata import Metadata
 

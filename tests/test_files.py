@@ -288,7 +288,7 @@ print(json.dumps(found))
         lines = without_warning(output).splitlines()
         assert status == 1 and "a.png: not enough memory for 1.5 megapixels" in lines[0] and lines[0].startswith("codec: "), output
         assert "b.png -> b.bin" in lines[1] and made == ["b.bin"]
-        assert re.fullmatch(r"codec: 1 file, \S+ \S+ to \S+ bytes, 1 failed", lines[2]) and len(lines) == 3
+        assert re.fullmatch(r"codec: 1 file, \S+ \S+ to \S+ bytes in \S+ \(.*/s\), 1 failed", lines[2]) and len(lines) == 3
     assert said == ""  # nor does a library talk
 
 
@@ -315,7 +315,7 @@ def test_files_of_other_programs_are_passed_over_and_counted(folder):
     with open(folder / "large.bin", "wb") as file:
         file.truncate(3 * 2**30)
     said = succeed("decompress", folder, "-o", folder / "out")
-    assert re.search(r"^codec: 3 files, \S+ \S+ to \S+ \S+, 2 passed over \(of other programs\)$", said, re.MULTILINE)
+    assert re.search(r"^codec: 3 files, \S+ \S+ to \S+ \S+ in \S+ \(.*/s\), 2 passed over \(of other programs\)$", said, re.MULTILINE)
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "b.png", "c.png"]
     assert "codec: 3 files, 2 passed over (of other programs)" in succeed("info", folder)
     (folder / "empty.bin").touch()  # may have been one of ours
