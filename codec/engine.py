@@ -77,10 +77,12 @@ class Transforms:
         return y
 
     def synthesise_into(self, pixels, y_hat, quality):
-        """Fill uint8 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
-        for piece, part in self.synthesise_pieces(y_hat, quality):
+        """Fill uint8 or uint16 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
+        deep = pixels.dtype == np.uint16
+        for piece, part in (self.synthesise_float_pieces if deep else self.synthesise_pieces)(y_hat, quality):
             target = pixels[in_pixels(piece)]
-            target[:] = part[: target.shape[0], : target.shape[1]]
+            part = part[: target.shape[0], : target.shape[1]]
+            target[:] = np.clip(part * 65535 + np.float32(0.5), 0, 65535) if deep else part
 
 
 class Engine(Transforms):
@@ -141,7 +143,7 @@ class Engine(Transforms):
     def synthesise(self, y_hat, quality):
         """y_hat (M, h, w), as :meth:`analyse` scales it -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
-        for piece, part in self._synthesise_pieces(y_hat, quality, "synthesis_float"):
+        for piece, part in self.synthesise_float_pieces(y_hat, quality):
             rows, columns = in_pixels(piece)
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
@@ -185,6 +187,10 @@ class Engine(Transforms):
                 one piece and what is around it at a time.
         """
         return self._synthesise_pieces(y_hat, quality, "synthesis")
+
+    def synthesise_float_pieces(self, y_hat, quality):
+        """The same, float32 and not clamped, nominally in [0, 1]."""
+        return self._synthesise_pieces(y_hat, quality, "synthesis_float")
 
     def _synthesise_pieces(self, y_hat, quality, kind):
         session = self._session(kind)
@@ -286,6 +292,10 @@ class PlainTransforms(Transforms):
         """As :meth:`Engine.synthesise_pieces`."""
         for piece, part in self._pixels(y_hat, quality):
             yield piece, np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
+
+    def synthesise_float_pieces(self, y_hat, quality):
+        """As :meth:`Engine.synthesise_float_pieces`."""
+        return self._pixels(y_hat, quality)
 
     def strangeness(self, pixels):
         """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""

@@ -1,4 +1,4 @@
-"""A model that compresses: 8-bit pixels <-> coded tiles.
+"""A model that compresses: pixels of 8 or 16 bits <-> coded tiles.
 
     pixels -> engine: g_a, gain -> y -> tiles -> engine: h_a -> z -> latents -> symbols -> rANS -> bytes of a tile
     tiles -> rANS -> symbols -> latents -> y_hat -> engine: 1 / gain, g_s -> pixels
@@ -106,7 +106,7 @@ class Model:
         """A picture as coded tiles.
 
         Args:
-            pixels: uint8 (H, W, 3).
+            pixels: uint8 or uint16 (H, W, 3).
             quality: int, hundredths in [0, 10000].
             plain: whether to use the plain transform; None: for a picture that is smooth or hardly a photograph,
                 where it costs less in rate and distortion, and for those almost without detail, which take few bits
@@ -117,6 +117,8 @@ class Model:
         Returns:
             Coded.
         """
+        if pixels.dtype == np.uint16:
+            pixels = _Deep(pixels)
         if plain is None:
             colours = _tile_colours(pixels)
             if colours is not None:
@@ -136,12 +138,13 @@ class Model:
         if SMOOTH <= strangeness < STRANGE:
             return False
         middle = _middle(pixels)
+        wanted = middle if middle.dtype == np.uint8 else 255 * middle[:]
         worth = 0.0 if strangeness < FLAT else 1.0  # of bits
         costs = []
         for plain in (False, True):
             coded = self._encode(middle, quality, plain, dependent)
             decoded = self.decode(coded, *middle.shape[:2], quality)
-            error = np.square(decoded.astype(np.float32) - middle).sum(dtype=np.float64) / 3
+            error = np.square(decoded.astype(np.float32) - wanted).sum(dtype=np.float64) / 3
             costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)
         return costs[1] < costs[0]
 
@@ -170,16 +173,17 @@ class Model:
 
     # --- Tiles -> pixels --------------------------------------------------------------------------------------------
 
-    def decode(self, coded, height, width, quality):
-        """Inverse of :meth:`encode`, up to quantisation: uint8 (height, width, 3).
+    def decode(self, coded, height, width, quality, dtype=np.uint8):
+        """Inverse of :meth:`encode`, up to quantisation: uint8 or uint16 (height, width, 3).
 
         Args:
             coded: Coded, or a bitstream.Container.
+            dtype: of the pixels, whatever the depth of those that were encoded.
 
         Raises:
             Corrupt, Truncated: a tile does not decode to the symbols that the encoder wrote.
         """
-        pixels = np.empty((height, width, 3), np.uint8)
+        pixels = np.empty((height, width, 3), dtype)
         if coded.flat:
             _fill(pixels, coded.tiles)
             return pixels
@@ -218,6 +222,21 @@ class Model:
         y_hat = self.latents.decode(decoder, height, width, quality, plain, tile.symbols_crc, dependent)
         decoder.finish()
         return y_hat
+
+
+class _Deep:
+    """uint16 pixels as floats in [0, 1], for those who ask for a piece at a time."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, pixels):
+        self._pixels, self.shape = pixels, pixels.shape
+
+    def __getitem__(self, key):
+        return self._pixels[key].astype(np.float32) / np.float32(65535)
+
+    def middle(self, *key):
+        return _Deep(self._pixels[key])
 
 
 class _Latents:
@@ -300,6 +319,8 @@ class _Done(NamedTuple):
 
 def _tile_colours(pixels):
     """The colours of all tiles as three bytes each, in raster order; None unless every tile has one colour."""
+    if pixels.dtype != np.uint8:  # a colour has three bytes
+        return None
     height, width = pixels.shape[:2]
     colours = []
     for top in range(0, height, TILE_SIDE):
@@ -318,10 +339,12 @@ def _fill(pixels, tiles):
         if zlib.crc32(tile.data) != tile.symbols_crc:
             raise Corrupt(f"corrupt: the colour of tile {number} does not match its checksum")
         top, left = (TILE_SIDE * n for n in divmod(number, columns))
-        pixels[top : top + TILE_SIDE, left : left + TILE_SIDE] = np.frombuffer(tile.data, np.uint8)
+        colour = np.frombuffer(tile.data, np.uint8).astype(pixels.dtype) * pixels.dtype.type(np.iinfo(pixels.dtype).max // 255)
+        pixels[top : top + TILE_SIDE, left : left + TILE_SIDE] = colour
 
 
 def _middle(pixels):
     """At most TRIAL x TRIAL pixels from the middle of a picture."""
     top, left = (max(0, (n - TRIAL) // 2) for n in pixels.shape[:2])
-    return pixels[top : top + TRIAL, left : left + TRIAL]
+    place = slice(top, top + TRIAL), slice(left, left + TRIAL)
+    return pixels.middle(*place) if isinstance(pixels, _Deep) else pixels[place]

@@ -10,17 +10,22 @@ Opening a file reads its header and metadata only: size, mode, profile and EXIF 
 access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other format in Pillow.
 """
 
-from PIL import ExifTags, Image, ImageFile, ImageOps
+import contextlib
+import io
+from types import SimpleNamespace
 
-from . import bitstream
+from PIL import Image, ImageFile, ImageOps
+
+from . import bitstream, metadata
 from .errors import BitstreamError, CodecError
 
 FORMAT = "CODEC"
 EXTENSIONS = [".bin", ".lqc"]
+_INFO = ("exif", "xmp", "icc_profile", "dpi")  # options that take the place of what the image's ``info`` holds
 OPTIONS = (
-    "quality", "effort", "exif", "icc_profile", "target_size", "target_bpp", "target_psnr", "target_ssimulacra2"
+    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback", "strip_gps",
+    "alpha_quality",
 )  # fmt: skip
-_EXIF_PREFIX = b"Exif\x00\x00"
 
 
 class CodecImageFile(ImageFile.ImageFile):
@@ -33,7 +38,7 @@ class CodecImageFile(ImageFile.ImageFile):
 
     def _open(self):
         try:
-            header, metadata = bitstream.read_metadata(self.fp)
+            header, sections = bitstream.read_metadata(self.fp)
         except BitstreamError as error:
             # Image.open would take a SyntaxError for "some other format" and hide what is wrong.
             raise OSError(str(error)) from error
@@ -41,10 +46,8 @@ class CodecImageFile(ImageFile.ImageFile):
         self._mode = ("L" if header.grey else "RGB") + ("A" if header.alpha else "")
         self.info["quality"] = header.quality / 100
         self.info["model_id"] = header.model_id
-        if "icc" in metadata:
-            self.info["icc_profile"] = metadata["icc"]
-        if "exif" in metadata and _is_readable(metadata["exif"]):
-            self.info["exif"] = _EXIF_PREFIX + metadata["exif"]
+        if any(sections.values()):
+            self.info.update(_info(sections))
         self.tile = []  # nothing for Pillow's own decoders
         self._waiting = True
 
@@ -84,13 +87,20 @@ class CodecImageFile(ImageFile.ImageFile):
         self.fp = None
 
 
-def _is_readable(exif):
-    """Whether Pillow can read EXIF in its TIFF form; ``getexif`` would raise."""
-    try:
-        Image.Exif().load(exif)
-    except Exception:  # Pillow raises errors of many kinds on damaged EXIF
-        return False
-    return True
+def _info(sections):
+    """What the metadata of a file is called in the ``info`` of an image; what is damaged is left to ``load``."""
+    from . import image_io
+
+    info = {}
+    with contextlib.suppress(OSError, CodecError):
+        if sections["stored"]:
+            with Image.open(io.BytesIO(sections["stored"])) as image:
+                exif = image.info.get("exif", b"").removeprefix(metadata.PREFIX)
+                info = image_io.info_of(image.info.get("icc_profile"), exif and metadata.upright_exif(exif))
+    with contextlib.suppress(CodecError):
+        found, icc = metadata.of_container(SimpleNamespace(**sections))
+        info |= image_io.info_of(icc, found.exif, found.xmp, found.iptc, found.dpi)
+    return info
 
 
 def _accept(prefix):
@@ -98,10 +108,10 @@ def _accept(prefix):
 
 
 def _save(image, file, filename):
-    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., effort=1, target_size=...)``.
+    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., effort=1, target_size=...)``; see OPTIONS.
 
-    As for other formats, ``icc_profile`` defaults to the image's own and EXIF is kept only where it is given.
-    An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
+    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they are
+    given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
     """
     import codec
 
@@ -109,36 +119,28 @@ def _save(image, file, filename):
     unknown = sorted(options.keys() - set(OPTIONS))
     if unknown:
         raise TypeError(f"{FORMAT} has no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
-    keep_exif = False
-    if "exif" in options:
-        exif = options.pop("exif") or b""
-        exif = exif.tobytes() if isinstance(exif, Image.Exif) else exif
-        keep_exif = bool(exif)
-        image = _described(image, exif)
-    if "icc_profile" in options:
-        image = image.copy()
-        image.info["icc_profile"] = options.pop("icc_profile")
+    given = {name: options.pop(name) or b"" for name in _INFO if name in options}
+    if given:
+        image = _described(image, given)
+    options["strip"] = not (given.get("exif") or given.get("xmp"))
     try:
-        data = codec.compress(image, **{"quality": 50.0, **options}, exif=keep_exif)
+        data = codec.compress(image, **{"quality": 50.0, **options})
     except CodecError as error:
         raise OSError(str(error)) from error
     file.write(data)
 
 
-def _described(image, exif):
-    """The image with other EXIF, which speaks of the pixels as they are; where it names no orientation, upright."""
-    upright = image if ExifTags.Base.Orientation in _read(exif) else ImageOps.exif_transpose(image)
-    described = upright.copy()  # which has read no EXIF yet
-    described.info["exif"] = exif
+def _described(image, given):
+    """The image with other metadata; EXIF that names an orientation speaks of the pixels as they are."""
+    exif = given.get("exif", b"")
+    given["exif"] = exif = exif.tobytes() if isinstance(exif, Image.Exif) else bytes(exif)
+    if metadata.orientation(exif.removeprefix(metadata.PREFIX)) == 0:
+        image = ImageOps.exif_transpose(image)
+    described = image.copy()  # which has read no EXIF yet
+    for name in ("xmp", "XML:com.adobe.xmp", "photoshop"):
+        described.info.pop(name, None)
+    described.info.update(given)
     return described
-
-
-def _read(exif):
-    """``Image.Exif`` of some bytes; empty where they are damaged."""
-    found = Image.Exif()
-    if exif and _is_readable(exif):
-        found.load(exif)
-    return found
 
 
 def _save_all(image, file, filename):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 import codec
 import codec.pillow_plugin  # noqa: F401  (registers the format)
@@ -185,8 +185,8 @@ def compressed(monkeypatch):
     """Replaces the network: notes the image and options that compress is called with."""
     calls = []
 
-    def compress(image, quality=50.0, *, exif=False):
-        calls.append((image, quality, exif))
+    def compress(image, quality=50.0, *, strip=False):
+        calls.append((image, quality, strip))
         return pack(container())
 
     monkeypatch.setitem(vars(codec), "compress", compress)
@@ -198,7 +198,7 @@ def test_save_passes_quality_and_writes_what_compress_returns(tmp_path, compress
     image.save(tmp_path / "picture.bin", quality=12.5)
     image.save(tmp_path / "default.bin")
     assert (tmp_path / "picture.bin").read_bytes() == pack(container())
-    assert [(quality, exif) for _, quality, exif in compressed] == [(12.5, False), (50.0, False)]
+    assert [(quality, strip) for _, quality, strip in compressed] == [(12.5, True), (50.0, True)]
     assert compressed[0][0] is image
 
 
@@ -210,15 +210,15 @@ def test_save_keeps_exif_only_where_it_is_given(compressed):
     image.save(io.BytesIO(), "CODEC")
     for given in (exif, exif.tobytes()):
         image.save(io.BytesIO(), "CODEC", exif=given, icc_profile=b"profile")
-        seen, _, keep = compressed[-1]
-        assert keep and seen.getexif()[ExifTags.Base.Artist] == "Ada"
+        seen, _, strip = compressed[-1]
+        assert not strip and seen.getexif()[ExifTags.Base.Artist] == "Ada"
         assert seen.info["icc_profile"] == b"profile"
-    assert compressed[0][2] is False
+    assert compressed[0][2] is True
     assert "icc_profile" not in image.info
 
 
 def test_save_reports_failures_as_oserror_and_leaves_no_file(tmp_path, monkeypatch):
-    def compress(image, quality=50.0, *, exif=False):
+    def compress(image, quality=50.0, **options):
         raise codec.ImageError("too large")
 
     monkeypatch.setitem(vars(codec), "compress", compress)
@@ -262,7 +262,7 @@ def test_alpha_grey_and_exif_survive_the_round_trip(tmp_path, photo):
     image.save(tmp_path / "picture.bin", quality=40, exif=exif)
     with Image.open(tmp_path / "picture.bin") as back:
         assert back.mode == "LA" and back.size == (photo.shape[0], photo.shape[1])
-        assert dict(back.getexif()) == {ExifTags.Base.Artist: "Ada"}
+        assert dict(back.getexif()) == {ExifTags.Base.Artist: "Ada", ExifTags.Base.Orientation: 1}
         np.testing.assert_array_equal(np.asarray(back)[..., 1], np.rot90(np.asarray(mask), -1))
 
 
@@ -289,8 +289,8 @@ def described(**tags):
         ({"exif": b""}, {}),
         ({"exif": None}, {}),
         ({"exif": described(Copyright="Eve")}, {ExifTags.Base.Copyright: "Eve"}),
-        ({"exif": described(Copyright="Eve", Orientation=6)}, {ExifTags.Base.Copyright: "Eve"}),
-        ({"exif": described(Copyright="Eve", Orientation=1)}, {ExifTags.Base.Copyright: "Eve"}),
+        ({"exif": described(Copyright="Eve", Orientation=6)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
+        ({"exif": described(Copyright="Eve", Orientation=1)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
         ({"exif": b"no EXIF"}, {}),
     ],
 )
@@ -306,6 +306,26 @@ def test_a_turned_picture_is_saved_upright_whatever_exif_is_given(photo, options
     assert back.size == wanted.shape[1::-1] and dict(back.getexif()) == kept
     error = np.asarray(back).astype(float) - wanted
     assert np.mean(error**2) < 60 and dict(image.getexif()) == before
+
+
+def test_files_that_carry_a_picture_as_it_was_open_and_verify(tmp_path, photo):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = "Ada"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile, quality=50)
+    data = codec.compress(tmp_path / "a.jpg", fallback="always")
+    image = Image.open(io.BytesIO(data))
+    before = dict(image.info)
+    assert before["icc_profile"] == profile and image.getexif()[ExifTags.Base.Artist] == "Ada"
+    assert image.size == photo.shape[:2] and image.getexif()[ExifTags.Base.Orientation] == 1
+    image.load()
+    assert image.info == before
+    Image.open(io.BytesIO(data)).verify()
+    damaged = bytearray(data)
+    damaged[-9] ^= 1
+    with pytest.raises(OSError, match="checksum"):
+        Image.open(io.BytesIO(damaged)).verify()
 
 
 def test_verify_notices_damage_anywhere_and_nothing_else(photo):

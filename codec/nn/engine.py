@@ -77,6 +77,11 @@ class TorchEngine(engine.Transforms):
         for piece, part in self._synthesise_pieces(y_hat, quality):
             yield piece, np.clip(part.transpose(1, 2, 0) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
+    def synthesise_float_pieces(self, y_hat, quality):
+        """As :meth:`codec.engine.Engine.synthesise_float_pieces`."""
+        for piece, part in self._synthesise_pieces(y_hat, quality):
+            yield piece, part.transpose(1, 2, 0)
+
     def _synthesise_pieces(self, y_hat, quality):
         _, height, width = y_hat.shape
         for piece in pieces(height, width):
