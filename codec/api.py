@@ -1,7 +1,9 @@
 """The story, top to bottom: a picture becomes bytes, bytes become a picture."""
 
+import contextlib
 import copy
 import functools
+import io
 import math
 import os
 import zlib
@@ -11,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from . import bitstream, image_io, metadata, targets, weights
-from .errors import CodecError, ModelError, is_memory, not_enough_memory
+from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
 from .fallback import MODES, stored_instead
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
+from .remote import RemotePath, is_url
 from .threads import Lock, set_threads
 
 # Bytes a pixel of a source file that may be smaller than what we make of it: noise takes 1.5 at quality 100.
@@ -143,7 +147,9 @@ class Codec:
         """The picture as the bytes of one file.
 
         Args:
-            image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
+            image: path, URL (with the extra ``remote``), binary file, the bytes of one, PIL.Image, or array: uint8, bool or
+                uint16 (H, W, 3), also (H, W) or (H, W, 1) grey and (H, W, 4) with alpha; floats from 0 to 1 of those
+                shapes or (3, H, W). What numpy.asarray takes, such as a tensor on the CPU, counts as an array.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: bytes that take the place of the picture's own EXIF; otherwise without effect. Metadata is kept unless
                 ``strip`` is given; the orientation is applied in any case.
@@ -161,16 +167,21 @@ class Codec:
         how = self._how(quality, exif, effort, options)
         return self._compress(self._read(image, how.keeping), how)
 
-    def decompress(self, data):
-        """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
+    def decompress(self, data, *, as_array=False):
+        """PIL.Image of a compressed file; mode RGB, L, RGBA or LA, as the original was.
+
+        Args:
+            data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its position.
+            as_array: return uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2), writable, in the place of an image.
 
         Its ``info`` holds the metadata that was kept, under Pillow's names.
 
         Raises:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
-            CodecError: not enough memory for it. TypeError: something else than bytes.
+            CodecError: it cannot be read, or not enough memory for it. TypeError: none of these.
         """
-        return _image_of(self.decompress_picture(data))
+        image = _image_of(self.decompress_picture(data))
+        return np.array(image) if as_array else image
 
     def decompress_picture(self, data, depth=8):
         """image_io.Picture of a compressed file's bytes: pixels, alpha and metadata apart.
@@ -179,12 +190,32 @@ class Codec:
             data: as for :meth:`decompress`, with the same errors.
             depth: 8: pixels are uint8; 16: uint16, at the precision of the model, whatever the depth of the original.
         """
-        if isinstance(data, (str, os.PathLike)):
-            cure = f"pathlib.Path({str(data)!r}).read_bytes()"
-            raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
         if depth not in (8, 16):
             raise ValueError(f"depth {depth}: there are 8 and 16")
-        return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)), depth)
+        return self._decompress(_unpacked(data), depth)
+
+    def verify(self, data):
+        """Check a compressed file by all its checksums: header, metadata, and the symbols of every tile; no pixels are made.
+
+        Args:
+            data: as for :meth:`decompress`.
+
+        Raises:
+            BitstreamError: it is damaged. ModelError: its model is not installed. CodecError: as of :meth:`decompress`.
+        """
+        container = _unpacked(data)
+        height, width = container.height, container.width
+        bitstream.check_size(width, height, self.max_pixels)
+
+        def work():
+            if container.stored:
+                image_io.read_stored(container)
+                return
+            self._model(container.model_id).verify(container, height, width, container.quality)
+            if container.alpha:
+                image_io.decode_alpha(container.alpha, width, height)
+
+        _within_memory(work, width, height)
 
     def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture"):
         """A compressed file's bytes as the bytes of a picture file.
@@ -226,7 +257,7 @@ class Codec:
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
-                has been read, so that two are held at a time.
+                has been read, so that two are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
             quality, exif, effort, options: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
@@ -237,6 +268,7 @@ class Codec:
         how = self._how(quality, exif, effort, options)
 
         def read(image):
+            image = _readable(image)
             return self._read(image.copy() if isinstance(image, np.ndarray) else image, how.keeping)
 
         def finish(reading):
@@ -254,18 +286,20 @@ class Codec:
                 done.append(_outcome(on_error, finish, before))
         return done
 
-    def decompress_batch(self, files, *, on_error="raise"):
+    def decompress_batch(self, files, *, on_error="raise", as_array=False):
         """A list of PIL.Images, each the same as :meth:`decompress` gives.
 
         Args:
-            files: an iterable of files' bytes, asked for one at a time.
+            files: an iterable of files, as :meth:`decompress` takes them, asked for one at a time.
+            as_array: as for :meth:`decompress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a file that has failed.
 
         Raises:
             TypeError: a single file or its name in the place of several.
         """
         _check_batch("decompress", files, on_error)
-        return [_outcome(on_error, self.decompress, data) for data in files]
+        work = functools.partial(self.decompress, as_array=as_array)
+        return [_outcome(on_error, work, data) for data in files]
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
@@ -285,7 +319,7 @@ class Codec:
 
     def _read(self, image, keeping):
         with np.errstate(all="ignore"):
-            return image_io.read_picture(image, self.max_pixels, **keeping.reading())
+            return image_io.read_picture(_readable(image), self.max_pixels, **keeping.reading())
 
     def _compress(self, picture, how):
         height, width = picture.pixels.shape[:2]
@@ -383,6 +417,39 @@ class Codec:
         return Model.from_folder(folder, self.threads, self.backend, self.device)
 
 
+def _readable(image):
+    """What :func:`image_io.read_picture` takes, of what users have."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    if is_url(image):
+        return RemotePath(image).open()
+    if hasattr(image, "__array__") and not isinstance(image, (np.ndarray, Image.Image)):
+        return np.asarray(image)
+    return image
+
+
+def _unpacked(data):
+    """The container of a compressed file that is given by its contents, its name, or itself."""
+    if isinstance(data, (str, os.PathLike)):
+        name = os.fsdecode(data)
+        with _named(name), RemotePath(name).open() if is_url(name) else open(name, "rb") as file:
+            return bitstream.unpack(bitstream.read_file(file))
+    if hasattr(data, "read"):
+        return bitstream.unpack(bitstream.read_file(data))
+    return bitstream.unpack(data if isinstance(data, bytes) else memoryview(data))
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Errors of reading a file begin with its name."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        raise CodecError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def _image_of(picture):
     """PIL.Image of a Picture of 8 bits."""
     found = picture.metadata
@@ -454,7 +521,7 @@ def _outcome(on_error, work, *arguments):
 def _check_batch(verb, items, on_error):
     single = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(items, "read")
     if single or getattr(items, "ndim", 4) < 4 or not hasattr(items, "__iter__"):
-        what = {"compress": "pictures", "decompress": "files' bytes"}[verb]
+        what = {"compress": "pictures", "decompress": "files"}[verb]
         raise TypeError(f"{verb}_batch needs an iterable of {what}, not a {type(items).__name__}; {verb} takes a single one")
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}; there are 'raise' and 'return'")
@@ -488,9 +555,14 @@ def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
     return _shared().compress(image, quality, exif=exif, effort=effort, **options)
 
 
-def decompress(data):
+def decompress(data, *, as_array=False):
     """See :meth:`Codec.decompress`; with the installed models, on the CPU."""
-    return _shared().decompress(data)
+    return _shared().decompress(data, as_array=as_array)
+
+
+def verify(data):
+    """See :meth:`Codec.verify`."""
+    _shared().verify(data)
 
 
 def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
@@ -498,6 +570,6 @@ def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_err
     return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **options)
 
 
-def decompress_batch(files, *, on_error="raise"):
+def decompress_batch(files, *, on_error="raise", as_array=False):
     """See :meth:`Codec.decompress_batch`."""
-    return _shared().decompress_batch(files, on_error=on_error)
+    return _shared().decompress_batch(files, on_error=on_error, as_array=as_array)

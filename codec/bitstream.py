@@ -410,6 +410,33 @@ def read_header(source) -> Header:
     return _read_header(_Reader(_read_up_to(source, HEADER_MAX) if hasattr(source, "read") else source))
 
 
+def read_metadata(file) -> tuple[Header, dict]:
+    """The header of a file, and ``{name: bytes}`` of its sections but alpha, as a Container names them; None: not there.
+
+    What is damaged counts as not there. No tiles are read, but that of a stored picture, which comes as ``stored``.
+
+    Args:
+        file: a binary file that can seek, read from its position on.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header.
+    """
+    start = file.tell()
+    header = read_header(file)
+    found = {**dict.fromkeys(name for type_, name in _NAMES.items() if type_ != ALPHA), "stored": None}
+    parts = [(_NAMES.get(entry.type), entry.length, entry.crc) for entry in header.sections]
+    parts += [("stored", tile.length, tile.symbols_crc) for tile in header.tiles if header.stored]
+    offset = start + header.size
+    for name, length, crc in parts:
+        if name in found:
+            file.seek(offset)
+            contents = _read_up_to(file, length)
+            if zlib.crc32(contents) == crc:
+                found[name] = contents
+        offset += length
+    return header, found
+
+
 def tile_grid(width: int, height: int) -> tuple[int, int]:
     """(columns, rows) of the tiles of a picture."""
     return -(-width // TILE_SIDE), -(-height // TILE_SIDE)

@@ -150,8 +150,9 @@ def read_picture(image, max_pixels=bitstream.MAX_PIXELS, **how) -> Picture:
     """The pixels of a picture, and what belongs to them; see the module's docstring for what is kept.
 
     Args:
-        image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or a uint8 array of shape
-            (H, W), (H, W, 3) or (H, W, 4): grey, RGB or RGBA. None of them is changed; the result may share an array's
+        image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or an array of shape
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float from
+            0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an array's
             memory.
         max_pixels, how: fields of Reading.
 
@@ -210,12 +211,20 @@ def to_image(pixels, alpha=None, grey=False, icc=None, exif=None, *, xmp=None, i
     if alpha is not None:
         assert alpha.shape == (height, width) and alpha.dtype == np.uint8
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
-    if exif and _is_readable(exif):
-        image.info["exif"] = metadata.PREFIX + exif
-    resources = {metadata.IPTC_RESOURCE: iptc} if iptc else None
-    found = {"icc_profile": icc, "xmp": xmp, "photoshop": resources, "dpi": dpi}
-    image.info.update((name, value) for name, value in found.items() if value)
+    image.info.update(info_of(icc, exif, xmp, iptc, dpi))
     return image
+
+
+def info_of(icc=None, exif=None, xmp=None, iptc=None, dpi=None) -> dict:
+    """What is there of a picture's profile and metadata as the ``info`` of a Pillow image; see :func:`to_image`."""
+    found = {
+        "icc_profile": icc,
+        "exif": metadata.PREFIX + exif if exif and _is_readable(exif) else None,
+        "xmp": xmp,
+        "photoshop": {metadata.IPTC_RESOURCE: iptc} if iptc else None,
+        "dpi": dpi,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def mean_channel(pixels) -> np.ndarray:
@@ -352,18 +361,41 @@ def _all_of(file):
 
 
 def _read_array(array, how) -> Picture:
+    array = _samples(array, how.deep)
+    height, width = array.shape[:2]
+    _check_size(width, height, "array", how.max_pixels)
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or not (grey or array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ImageError(
-            f"array: needed uint8 of shape (H, W), (H, W, 3) or (H, W, 4), found {array.dtype} {array.shape}"
-        )
-    _check_size(array.shape[1], array.shape[0], "array", how.max_pixels)
     if grey:
         return Picture(np.repeat(array[..., None], 3, axis=2), grey=True)
     if array.shape[2] == 4:
-        return _finish(Picture(np.array(array[..., :3], order="C"), np.array(array[..., 3], order="C")), how)
+        alpha = to_eight_bits(np.array(array[..., 3], order="C"))
+        return _finish(Picture(np.array(array[..., :3], order="C"), alpha), how)
     # Writable, as torch.from_numpy asks for; copied only where it is not.
     return Picture(np.require(array, requirements="CW"))
+
+
+def _samples(array, deep):
+    """An array of one of the kinds that are taken as (H, W), (H, W, 3) or (H, W, 4), uint8, or uint16 where it is deep."""
+    wrong = ImageError(
+        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 of "
+        f"those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
+    )
+    floats = array.dtype.kind == "f"
+    if not (floats or array.dtype in (np.bool_, np.uint8, np.uint16)):
+        raise wrong
+    if floats and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+        array = array.transpose(1, 2, 0)  # as networks have it
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise wrong
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if floats:
+        if array.size and not (-_OVERSHOOT <= array.min() and array.max() <= 1 + _OVERSHOOT):  # NaN, too
+            raise ImageError(f"array: floats from {array.min():g} to {array.max():g}; needed 0 to 1")
+        array = np.floor(65535 * np.clip(array.astype(np.float32), 0, 1) + np.float32(0.5)).astype(np.uint16)
+    return array if deep or not array.size else to_eight_bits(array)
 
 
 def _read_pillow(image, name, how, opened=None, again=None) -> Picture:

@@ -218,15 +218,34 @@ class Model:
         if coded.flat:
             _fill(pixels, coded.tiles, width, height, view, lost)
             return pixels
-        if coded.plain and self.plain is None:
-            raise Corrupt("corrupt: a plain transform, where this model has none")
-        if coded.dependent and not self.latents.dependent:
-            raise Corrupt("corrupt: dependent quantisation, where this model has none")
+        self._check_kind(coded)
         transforms = self.plain if coded.plain else self.engine
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
             y_hat = _Latents(self, coded, height, width, quality, pool, view, lost)
             transforms.synthesise_into(pixels, y_hat, quality, view.corner, view.reduce)
         return pixels
+
+    def verify(self, coded, height, width, quality):
+        """Decode the symbols of all tiles, which their checksums confirm, and no pixels.
+
+        Arguments and errors are those of :meth:`decode`.
+        """
+        if coded.flat:
+            self.decode(coded, height, width, quality)
+            return
+        self._check_kind(coded)
+        with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
+            y_hat = _Latents(self, coded, height, width, quality, pool)
+            _, rows, columns = y_hat.shape
+            for top in range(0, rows, TILE):
+                y_hat[:, top : min(top + TILE, rows), 0:columns]
+
+    def _check_kind(self, coded):
+        """Corrupt where the file asks for what this model does not have."""
+        if coded.plain and self.plain is None:
+            raise Corrupt("corrupt: a plain transform, where this model has none")
+        if coded.dependent and not self.latents.dependent:
+            raise Corrupt("corrupt: dependent quantisation, where this model has none")
 
     def _decode_tile(self, tile, height, width, quality, plain, dependent):
         """y_hat (M, height, width) of a tile."""
