@@ -1,6 +1,7 @@
 """Straight-through estimators: the value of the quantiser, the gradient of the definition, and NumPy's opinion."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -278,6 +279,21 @@ def test_where_there_is_no_rotation_the_gradient_passes():
     g = torch.tensor([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     ste.rotation_trick(z, z_q).backward(g)
     torch.testing.assert_close(z.grad, g * torch.tensor([[1.0], [1.0], [1.0], [2.0]]))
+
+
+@pytest.mark.parametrize(
+    "length, angle, turns",
+    [(1e-17, 1.0, True), (1e-20, 1.0, False), (1.0, 0.05, True), (1.0, 5e-4, False), (3e15, 2.0, True)],
+)
+def test_rotations_of_short_and_of_nearly_opposite_vectors(length, angle, turns):
+    """Short: up to the root of the smallest float32, 1.1e-19. ``angle`` is what is missing to half a turn."""
+    z = torch.tensor([[length, 0.0]], requires_grad=True)
+    z_q = torch.tensor([[-math.cos(angle), math.sin(angle)]])
+    g = torch.tensor([[2.0, 3.0]])
+    (found,) = torch.autograd.grad(ste.rotation_trick(z, z_q), z, g)
+    # R takes (1, 0) to z_q; transposed, the first number is the product of g and z_q.
+    turned = torch.stack([(g * z_q).sum(), -g[0, 0] * z_q[0, 1] + g[0, 1] * z_q[0, 0]])[None] / length
+    torch.testing.assert_close(found, turned if turns else g, rtol=1e-4, atol=0.0)
 
 
 def test_the_library_vector_quantize_pytorch_turns_gradients_alike():

@@ -24,6 +24,7 @@ from codec.quantise import LATENT_QUANTISERS, latent_quantiser
 from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
+from codec.training.fitting import fit_folder
 from codec.training.loop import (
     ENCODER, average_decay, bf16_pays, learning_rate, matrix_names, picture_losses, read_weights, train,
 )  # fmt: skip
@@ -81,6 +82,30 @@ def test_training_learns_and_logs(pictures, tmp_path):
     assert {"loss", "bpp", "psnr_db", "lr"} <= {row["name"] for row in rows}
     assert Model.from_folder(export).config == CONFIG
     assert json.loads((export / "config.json").read_text())["training"]["steps"] == 50
+
+
+def test_a_run_that_has_ended_fits_the_tables_of_its_export(pictures, tmp_path, monkeypatch):
+    """As the command does it for a model that exists; those of ``hold/`` stay, and so do those of a run cut short."""
+    settings = dict(steps=2, decay=0.0, seed=3)
+    plain = train(config(pictures, tmp_path / "plain", **settings), progress=False)
+    fitted = train(config(pictures, tmp_path / "fitted", fit_crops=2, **settings), progress=False)
+    by_hand = tmp_path / "by_hand"
+    fit_folder(plain, by_hand, [str(pictures)], seed=3, progress=False, crops=2)
+    assert (fitted / "weights.safetensors").read_bytes() == (by_hand / "weights.safetensors").read_bytes()
+    before, after = (load_file(folder / "weights.safetensors") for folder in (plain, fitted))
+    assert "entropy.trellis_cdf" in after.keys() - before.keys()
+    held = load_file(tmp_path / "fitted" / "hold" / "weights.safetensors")
+    assert held.keys() == before.keys()
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    model = Model.from_folder(fitted)
+    coded = model.encode(pixels, 5000, plain=False)
+    assert coded.dependent and model.decode(coded, 64, 64, 5000).shape == pixels.shape
+
+    step = loop._Run._one_step
+    monkeypatch.setattr(loop._Run, "_one_step", lambda run: (setattr(run, "stopping", True), step(run))[1])
+    stopped = train(config(pictures, tmp_path / "stopped", fit_crops=2, **settings), progress=False)
+    assert "entropy.trellis_cdf" not in load_file(stopped / "weights.safetensors")
 
 
 def test_saving_and_validating_on_the_way_change_nothing(pictures, tmp_path):
