@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
 
-.PHONY: help demo test test-light wheel clean
+.PHONY: help demo man test test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
 	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
 	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
 	@echo "make wheel   build the wheel into dist/"
+	@echo "make man     write the manual page, build/codec.1"
 	@echo "make clean   remove what was built; the environment in $(VENV) stays"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment"
 
@@ -52,6 +53,10 @@ test-light: $(VENV)-light/.installed
 wheel: $(LIGHT)
 	rm -rf build
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+man: $(LIGHT)
+	mkdir -p build
+	$(BIN)/codec man > build/codec.1
 
 clean:
 	rm -rf build dist demo_output .pytest_cache *.egg-info

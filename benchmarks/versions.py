@@ -39,10 +39,12 @@ class Version:
     """A process that codes pictures with the codec of a checkout."""
 
     def __init__(self, checkout, python):
-        environment = {**os.environ, "PYTHONPATH": str(Path(checkout).resolve())}
-        command = [python, "-W", "ignore", "-c", SERVER]
+        # Python looks in the working folder first, in PYTHONPATH next.
+        folder = Path(checkout).resolve()
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        command = [str(Path(python).absolute()), "-W", "ignore", "-c", SERVER]
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __call__(self, quality, path):

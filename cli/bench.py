@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from . import progress
 from .common import Counts, Quality, require
+from .files import STREAM
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 
 AGAINST = ("jpeg", "webp")  # unless asked otherwise, and this one where it can be had without asking for an extra:
@@ -52,7 +54,7 @@ class Sizes(click.ParamType):
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), metavar="N",
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time.")
+@click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time; - prints them in place of tables.")
 @click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
 def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):
@@ -69,7 +71,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     Prints Markdown. docs/performance.md explains the tables.
     """
     require("eval", "scipy")
-    if json_file is not None:
+    if json_file not in (None, STREAM):
         check_writable(json_file)
     pictures = _chosen(inputs)
 
@@ -86,8 +88,6 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
         against = AGAINST if missing("torch", "compressai") else (*AGAINST, RIVAL)
     anchors = find_anchors(against, device=device, random_weights=True)
 
-    from tqdm import tqdm
-
     from codec import Codec
     from codec.evaluation import bench as measuring
     from codec.evaluation.rate_distortion import conditions
@@ -98,8 +98,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     coder = Codec(model, device=device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
     total = measuring.steps(anchors, sizes, threads, repeats)
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=total, unit="step", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "step") as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
@@ -115,6 +114,9 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
         **conditions(), "threads": threads, "load": load, "codecs": codecs, "untrained": untrained,
         "repeats": repeats, "batch": measuring.BATCH, "seed": measuring.SEED,
     }  # fmt: skip
+    if json_file == STREAM:
+        click.echo(measuring.as_json(about, summary, measured))
+        return
     if json_file is not None:
         measuring.write_json(json_file, about, summary, measured)
 

@@ -1,15 +1,19 @@
 """What several commands share: the run over all files, how errors are said, options."""
 
+import json
 import math
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 from codec.bitstream import MAX_PIXELS
 from codec.errors import CodecError
+
+from .progress import INTERVAL, clock, every, is_quiet, line, on_terminal
 
 
 class Failure(click.ClickException):
@@ -74,18 +78,22 @@ def require(extra, *modules):
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
 
 
-def run(plan, work, *, verb, quiet=False, prepare=None) -> None:
+def run(plan, work, *, verb, as_json=False, prepare=None) -> None:
     """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
 
     Args:
         plan: files.Plan, or files.Sources to read.
-        work: returns ``(line for the user or None, bytes read, bytes written)``.
+        work: returns ``(line for the user or None, bytes read, bytes written)``, and perhaps a dict of what ``as_json``
+            shows.
         verb: what is being done, for the progress display.
-        quiet: neither lines nor progress, only errors.
+        as_json: print one JSON object a line for every job, in the place of the line: ``input``, and what ``work`` says
+            or an ``error``.
         prepare: called once before the first job; an error here ends the command.
 
-    Ends with a summary on stderr where there was more than one file, and with status 1 when something failed.
+    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was more
+    than one file, and with status 1 when something failed.
     """
+    quiet, started = is_quiet(), time.monotonic()
     jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", 0)
     sources = plan if jobs is None else plan.sources
     jobs = sources.files if jobs is None else jobs
@@ -100,32 +108,40 @@ def run(plan, work, *, verb, quiet=False, prepare=None) -> None:
             prepare()
         for job in jobs:
             progress.start(str(job))
+            facts = []
             try:
-                line, *size = work(job)  # bytes
+                said, *size = work(job)  # bytes
+                size, facts = size[:2], size[2:]
             except BrokenPipeError:
                 raise
             except (CodecError, OSError, MemoryError) as error:
                 failed += 1
                 progress.echo(f"codec: {_about(job, error)}", err=True)
+                facts = [{"error": describe(error)}]
+                said = None
             else:
                 sizes.append(size)
-                if line is not None and not quiet:
-                    progress.echo(line, err=to_stderr)
+            if as_json and facts:
+                said = json.dumps({"input": str(job), **facts[0]})
+            if said is not None and (as_json or not quiet):
+                progress.echo(said, err=to_stderr)
             progress.advance()
     rest = skipped, len(sources.unreadable), len(sources.passed_over)
     told = any(rest) or (len(jobs) > 1 and any(map(any, sizes)))
     if (failed and (len(jobs) > 1 or any(rest))) or (told and not quiet):
-        click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over)}", err=True)
+        seconds = time.monotonic() - started
+        click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over, seconds)}", err=True)
     if failed:
         click.get_current_context().exit(1)
 
 
-def _summary(sizes, failed, skipped, passed_over) -> str:
-    """``812 files, 3.1 GB to 240 MB, 2 failed, 14 skipped``: what was done, and then what was not."""
+def _summary(sizes, failed, skipped, passed_over, seconds) -> str:
+    """``812 files, 3.1 GB to 240 MB in 12:04 (4.3 MB/s), 2 failed, 14 skipped``: what was done, and what was not."""
     read, written = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
     parts = ["1 file" if len(sizes) == 1 else f"{len(sizes)} files"]
     if written:
-        parts.append(f"{size_in_words(read)} to {size_in_words(written)}")
+        rate = f" ({size_in_words(round(read / seconds))}/s)" if read and seconds else ""
+        parts.append(f"{size_in_words(read)} to {size_in_words(written)} in {clock(math.ceil(seconds))}{rate}")
     parts += [f"{count} {word}" for count, word in ((failed, "failed"), (skipped, "skipped")) if count]
     parts += [f"{count} passed over ({kind})" for kind, count in passed_over.items()]
     return ", ".join(parts)
@@ -142,26 +158,32 @@ def size_in_words(count) -> str:
 
 
 class Progress:
-    """A bar on stderr while files are worked on; at once for several, after a second for one.
+    """What stands on stderr while files are worked on: a bar on a terminal, elsewhere a line every ten seconds.
 
-    Only where stderr is a terminal. A thread of its own draws it, so that the clock goes on while a single
-    large picture is at work.
+    The bar is there at once for several files, after a second for one. A thread of its own draws it, so that the clock
+    goes on while a single large picture is at work.
     """
 
     def __init__(self, total, verb, hidden=False):
         self.total, self.verb = total, verb
         self.done, self.current = 0, ""
+        self._hidden = hidden
+        self._started = time.monotonic()
         self._stop = threading.Event()
         self._thread = None
-        if not hidden and sys.stderr.isatty():
+        self._stack = ExitStack()
+        if not hidden and on_terminal():
             self._thread = threading.Thread(target=self._draw, daemon=True)
 
     def __enter__(self):
         if self._thread:
             self._thread.start()
+        elif not self._hidden:
+            self._stack.enter_context(every(INTERVAL, self._say))
         return self
 
     def __exit__(self, *_):
+        self._stack.close()
         if self._thread:
             self._stop.set()
             self._thread.join()
@@ -180,6 +202,10 @@ class Progress:
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stderr if err else sys.stdout)
+
+    def _say(self):
+        done = line(self._label(), self.done, self.total, "file", time.monotonic() - self._started)
+        click.echo(f"codec: {done}", err=True)
 
     def _draw(self):
         started = time.time()

@@ -1,9 +1,11 @@
 """``codec compare``: how far other versions of a picture are from it, as a table and as a page."""
 
 import functools
+import json
 
 import click
 
+from . import progress
 from .common import coder_options, require
 from .files import check_output
 
@@ -16,8 +18,9 @@ from .files import check_output
 @click.option(
     "--model", metavar="MODEL", help="Folder of a model that is not installed, for .bin files made with it."
 )
+@click.option("--json", "as_json", is_flag=True, help="A JSON object in the place of the table.")
 @coder_options
-def compare(original, others, output, force, model, device, threads):
+def compare(original, others, output, force, model, as_json, device, threads):
     """Compare versions of a picture.
 
     ORIGINAL is a picture, each OTHER a compressed file of this codec or a picture in any format that Pillow
@@ -33,8 +36,6 @@ def compare(original, others, output, force, model, device, threads):
     if output is not None:
         check_output(output, force, original, *others)
 
-    from tqdm import tqdm
-
     from codec.evaluation import compare as comparing
     from codec.files import write_bytes_atomic
 
@@ -49,8 +50,7 @@ def compare(original, others, output, force, model, device, threads):
 
         return Codec(model, device=device, threads=threads)
 
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=len(others), unit="file", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(len(others), "file") as bar:
 
         def step(path):
             bar.set_description_str(str(path), refresh=False)
@@ -59,12 +59,25 @@ def compare(original, others, output, force, model, device, threads):
         found = comparing.compare(
             original, others, lambda data: coder().decompress(data), pictures=output is not None, step=step
         )
-    size = f"{found['width']} x {found['height']}, {found['bytes']:,} bytes, {found['bpp']:.3f} bpp"
-    click.echo(f"{original}: {size}\n\n{table(found['views'])}")
+    if as_json:
+        plain = [{key: value for key, value in view.items() if is_plain(value)} for view in found["views"]]
+        click.echo(json.dumps({**{key: value for key, value in found.items() if is_plain(value)}, "views": plain}))
+    else:
+        _print_table(original, found)
     if output is not None:
         page = comparing.build(found).encode("utf-8")
         write_bytes_atomic(output, page)
-        click.echo(f"\n{output}: {len(page) / 1e6:.1f} MB")
+        click.echo(f"\n{output}: {len(page) / 1e6:.1f} MB", err=as_json)
+
+
+def is_plain(value) -> bool:
+    """Whether JSON holds a value as it is: text and numbers, no pictures."""
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _print_table(original, found):
+    size = f"{found['width']} x {found['height']}, {found['bytes']:,} bytes, {found['bpp']:.3f} bpp"
+    click.echo(f"{original}: {size}\n\n{table(found['views'])}")
 
 
 def table(views) -> str:

@@ -1,13 +1,15 @@
 """``codec decompress``: compressed files back to pictures."""
 
 import functools
+import time
 
 import click
 
 from codec import bitstream
 
 from .common import Failure, coder_options, limit_option, run
-from .files import COMPRESSED_SUFFIXES, STREAM, plan
+from .files import COMPRESSED_SUFFIXES, STREAM, Ending, announced, batch_options, plan
+from .progress import is_verbose
 
 
 @click.command()
@@ -18,24 +20,25 @@ from .files import COMPRESSED_SUFFIXES, STREAM, plan
 @click.option(
     "--format", "extension", metavar="EXT", help="png, jpg, webp, tiff... where -o does not say it. [png]"
 )
-@click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
-@click.option("--skip-existing", is_flag=True, help="Leave out files whose picture exists: go on where a run ended.")
 @click.option(
-    "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
+    "--suffix", metavar="ENDING", help="Of pictures that are named after their files: such as -back.png. [.png]"
 )
+@batch_options
 @click.option(
     "--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it."
 )
 @limit_option
 @coder_options
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def decompress(
-    inputs, output, extension, force, skip_existing, recursive, model, max_pixels, device, threads, quiet
+    inputs, output, extension, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, model, max_pixels,
+    device, threads,
 ):  # fmt: skip
     """Decompress files to pictures.
 
-    FILES are compressed files or folders of them (*.bin, *.lqc), or - for standard input. Each becomes a picture of
-    the same name ending in .png (see --format) beside it, or what -o says; -o - writes to standard output.
+    FILES are compressed files, folders of them (*.bin, *.lqc), patterns ('packed/**/*.bin') or URLs, or - for standard
+    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o says;
+    -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place below
+    the folder that was named.
 
     Files in folders that are none of this codec are passed over. Nothing is written when an output exists (without
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
@@ -43,11 +46,14 @@ def decompress(
     """
     from codec.image_io import FORMATS, encode_picture
 
-    suffix = "." + (extension or "png").lower().lstrip(".")
+    ending = Ending(tuple(FORMATS)).convert(suffix, None, None) if suffix else None
+    suffix = "." + (extension or (ending or "png").rpartition(".")[2]).lower().lstrip(".")
     if suffix not in FORMATS:
         raise Failure(f"--format {extension}: not a known format; known: {_names(FORMATS)}")
+    if ending and not ending.lower().endswith(suffix):
+        raise click.UsageError(f"--format {extension} does not agree with --suffix {ending}.")
     jobs = plan(
-        inputs, output, suffix=suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive, force=force,
+        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive, force=force,
         skip_existing=skip_existing, magic=bitstream.MAGIC,
     )  # fmt: skip
     for job in jobs.jobs:
@@ -55,6 +61,10 @@ def decompress(
             raise Failure(f"{job.target}: no picture format by that extension; known: {_names(FORMATS)}")
     if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
+
+    if dry_run:
+        run(jobs, announced, verb="planning", as_json=as_json)
+        return
 
     @functools.cache
     def coder():
@@ -64,16 +74,23 @@ def decompress(
 
     def work(job):
         job.check()
+        started = time.perf_counter()
         with job.source.open() as file:
             data = bitstream.read_file(file)
         bitstream.unpack(data)  # refuses damaged files before any network is loaded
         image = coder().decompress(data)
-        target = "standard output" if job.target is None else job.target
-        picture = encode_picture(image, suffix if job.target is None else job.target.suffix.lower(), target)
-        job.write_bytes(picture)
-        return f"{job} -> {target}: {image.width} x {image.height}", len(data), len(picture)
+        place = "standard output" if job.target is None else str(job.target)
+        picture = encode_picture(image, suffix if job.target is None else job.target.suffix.lower(), place)
+        job.write_bytes(picture, keep_times)
+        seconds = time.perf_counter() - started
+        found = f", {len(picture):,} bytes, {seconds:.2f} s" if is_verbose() else ""
+        facts = {
+            "output": place, "bytes": len(picture), "width": image.width, "height": image.height, "mode": image.mode,
+            "seconds": round(seconds, 3),
+        }  # fmt: skip
+        return f"{job} -> {place}: {image.width} x {image.height}{found}", len(data), len(picture), facts
 
-    run(jobs, work, verb="decompressing", quiet=quiet)
+    run(jobs, work, verb="decompressing", as_json=as_json)
 
 
 def _names(formats) -> str:

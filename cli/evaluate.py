@@ -7,7 +7,9 @@ from contextlib import nullcontext
 
 import click
 
+from . import progress
 from .common import Failure, coder_options, require
+from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
 SHOWN_VIOLATIONS = 20  # the JSON file has all
@@ -33,7 +35,7 @@ MIB = 2**20
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
 @click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows.")
+@click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables.")
 @click.option(
     "--resume", "journal_file", metavar="FILE",
     help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",
@@ -76,7 +78,7 @@ def evaluate(
     require("eval", "scipy")
     pictures = find_pictures(inputs, recursive)
     for file in (csv_file, json_file, journal_file):
-        if file is not None:
+        if file not in (None, STREAM):
             check_writable(file)
 
     from codec.evaluation.anchors import find_anchors
@@ -90,8 +92,6 @@ def evaluate(
     total_threads = threads or cores()
     each = max(1, total_threads // workers) if workers > 1 else threads
     anchors = find_anchors(against, each, device)
-
-    from tqdm import tqdm
 
     from codec import Codec
     from codec.evaluation import rate_distortion as rd
@@ -117,16 +117,18 @@ def evaluate(
     failures = []
     counts = Counter()
     total = steps * len(pictures)
-    # disable=None: no bar unless stderr is a terminal.
     with (
         Journal(journal_file, rd.Row, common) if journal_file else nullcontext() as journal,
-        tqdm(total=total, unit="coding", leave=False, dynamic_ncols=True, disable=None) as bar,
+        progress.bar(total, "coding") as bar,
     ):
 
         def step(row):
             counts[row.picture] += 1
             bar.set_description_str(f"{row.picture} {row.codec}", refresh=False)
             bar.update()
+            if progress.is_verbose():
+                said = f"{row.picture} {row.codec} {row.quality:g}: {row.bytes:,} bytes, {row.psnr_db:.2f} dB"
+                bar.write(f"codec: {said}", file=sys.stderr)
 
         def failed(name, error):
             failures.append(name)
@@ -139,22 +141,32 @@ def evaluate(
     if not rows:
         raise Failure("none of the pictures could be used")
     names = [anchor.name for anchor in anchors]
-    with tqdm(total=len(anchors), desc="BD-rates", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(len(anchors), "codec", "BD-rates") as bar:
         summary = rd.summarise(rows, OURS, names, bootstrap, interpolation, bar.update)
     if cold:
         summary = _add_cold(summary, entrants, rows[0].picture, dict(pictures))
 
     if csv_file is not None:
         rd.write_csv(csv_file, rows)
-    if json_file is not None:
-        rd.write_json(json_file, conditions, summary, rows)
+    if json_file == STREAM:
+        click.echo(rd.as_json(conditions, summary, rows))
+    else:
+        if json_file is not None:
+            rd.write_json(json_file, conditions, summary, rows)
+        _print_tables(summary, conditions, len(pictures) - len(failures), anchors, journal, journal_file, len(rows))
+    if failures:
+        click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
+        click.get_current_context().exit(1)
 
-    measured = len(pictures) - len(failures)
+
+def _print_tables(summary, conditions, measured, anchors, journal, journal_file, rows):
+    """What the command says where nobody asked for JSON."""
+    workers, ours = conditions["workers"], conditions["codecs"][OURS]
     line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
     click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
     if journal is not None and journal.found:
-        click.echo(f"{journal.found} of {len(rows)} rows from {journal_file}")
-    titles = {OURS: f"codec, model {coder.model_id}, {device}"}
+        click.echo(f"{journal.found} of {rows} rows from {journal_file}")
+    titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
         click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
@@ -168,9 +180,6 @@ def evaluate(
             click.echo(f"\n{by_metric_table(summary.bd_rate, titles)}")
     if summary.cold:
         click.echo(f"\n{cold_table(summary.cold)}")
-    if failures:
-        click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
-        click.get_current_context().exit(1)
 
 
 def means_table(curve, times=True, metrics=("psnr", "ms_ssim")) -> str:
@@ -299,14 +308,14 @@ def _add_cold(summary, entrants, picture, paths):
     """The summary with the figures of fresh processes, on one picture, at the middle of every ladder."""
     from dataclasses import replace
 
-    from tqdm import tqdm
-
     from codec.evaluation.process import cold
     from codec.image_io import read_picture
 
     pixels = read_picture(paths[picture]).pixels
     found = {}
-    for entrant in tqdm(entrants, "cold", leave=False, dynamic_ncols=True, disable=None):
-        quality = entrant.qualities[len(entrant.qualities) // 2]
-        found[entrant.name] = cold(entrant, picture, pixels, quality)
+    with progress.bar(len(entrants), "codec", "fresh processes") as bar:
+        for entrant in entrants:
+            quality = entrant.qualities[len(entrant.qualities) // 2]
+            found[entrant.name] = cold(entrant, picture, pixels, quality)
+            bar.update()
     return replace(summary, cold=found)

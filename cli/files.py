@@ -1,6 +1,8 @@
 """Which file becomes which, and how both are opened."""
 
+import glob
 import os
+import shutil
 import stat
 import sys
 from collections import Counter
@@ -10,6 +12,7 @@ from pathlib import Path
 import click
 
 from codec.errors import CodecError
+from codec.remote import RemotePath, is_url
 
 from .common import Failure
 
@@ -19,13 +22,14 @@ PICTURE_SUFFIXES = (
 )  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
+FIELDS = ("{stem}", "{name}", "{folder}")  # of a pattern given to -o
 
 
 @dataclass(frozen=True)
 class Source:
     """A file to read and where it stands below the folder that was named, if one was."""
 
-    path: Path | None  # None: standard input
+    path: Path | RemotePath | None  # None: standard input
     relative: Path
 
     def __str__(self):
@@ -33,11 +37,21 @@ class Source:
 
     def open(self):
         """A binary file, to be closed."""
-        return sys.stdin.buffer if self.path is None else open(self.path, "rb")
+        if self.path is None:
+            if sys.stdin is None:
+                raise CodecError("standard input is closed")
+            return sys.stdin.buffer
+        return self.path.open() if isinstance(self.path, RemotePath) else open(self.path, "rb")
+
+    def readable(self):
+        """What ``Codec.compress`` takes: the path of a local file, otherwise a binary file."""
+        return self.path if isinstance(self.path, Path) else self.open()
 
     @property
     def bytes(self) -> int:
         """Of the file; 0 where that cannot be known without reading it."""
+        if isinstance(self.path, RemotePath):
+            return self.path.size()
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
 
 
@@ -72,15 +86,26 @@ class Job:
         if self.problem:
             raise CodecError(self.problem)
 
-    def write_bytes(self, data) -> None:
-        """Write the output whole or not at all, making the folders above it."""
+    def write_bytes(self, data, keep_times=False) -> None:
+        """Write the output whole or not at all, making the folders above it.
+
+        Args:
+            keep_times: give it the dates and permissions of the source, where both are files.
+        """
         if self.target is None:
             write_stdout(data)
+            return
+        if isinstance(self.target, RemotePath):
+            self.target.write_bytes(data)
             return
         from codec.files import write_bytes_atomic
 
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(self.target, data)
+        if keep_times and isinstance(self.source.path, Path) and self.target.is_file():
+            found = self.source.path.stat()
+            shutil.copymode(self.source.path, self.target)
+            os.utime(self.target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 @dataclass
@@ -98,6 +123,8 @@ class Plan:
 
 def write_stdout(data) -> None:
     """Write to standard output; an error is raised here and not when Python exits."""
+    if sys.stdout is None:
+        raise CodecError("standard output is closed")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -130,28 +157,54 @@ def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
     found, seen = Sources(), set()
 
     def take(source):
-        name = os.path.normcase(os.path.abspath(source.path))
+        name = _spelling(source.path)
         if name not in seen:
             seen.add(name)
             found.files.append(source)
 
     for name in inputs:
-        path = Path(name)
-        if not path.is_dir():
-            take(Source(path, Path(path.name)))
-            continue
-        before = len(found.files), len(found.unreadable)
-        for file in _files_below(path, suffixes, recursive, found.unreadable.append):
-            kind = _kind(file, magic)
-            if kind is None:
-                take(Source(file, file.relative_to(path)))
-            else:
-                found.passed_over[kind] += 1
-        if before == (len(found.files), len(found.unreadable)):
-            hint = "" if recursive else "; --recursive looks into the folders below it"
-            others = f" ({in_words(found.passed_over)})" if found.passed_over else ""
-            raise Failure(f"{path}: no {', '.join(suffixes)} files in this folder{others}{hint}")
+        for path, place in _matches(name):
+            if not path.is_dir():
+                take(Source(path, place))
+                continue
+            before = len(found.files), len(found.unreadable)
+            for file in _files_below(path, suffixes, recursive, found.unreadable.append):
+                kind = _kind(file, magic)
+                if kind is None:
+                    below = Path(file.relative_to(path))
+                    take(Source(file, below if place == Path(path.name) else place / below))
+                else:
+                    found.passed_over[kind] += 1
+            if before == (len(found.files), len(found.unreadable)):
+                hint = "" if recursive else "; --recursive looks into the folders below it"
+                others = f" ({in_words(found.passed_over)})" if found.passed_over else ""
+                raise Failure(f"{path}: no {', '.join(suffixes)} files in this folder{others}{hint}")
     return found
+
+
+def _matches(name):
+    """Pairs of a path that an argument means, and its place: below the part of a pattern that is none.
+
+    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first.
+
+    Raises:
+        Failure: it is a pattern that nothing matches.
+    """
+    path = as_path(name)
+    if not glob.has_magic(name) or (isinstance(path, Path) and os.path.lexists(path)):
+        return [(path, Path(path.name))]
+    found = path.glob() if isinstance(path, RemotePath) else [Path(each) for each in sorted(glob.glob(name, recursive=True))]
+    if not found:
+        raise Failure(f"{name}: nothing matches this pattern")
+    fixed = name
+    while glob.has_magic(fixed):
+        fixed = fixed.rpartition("/")[0] if isinstance(path, RemotePath) else os.path.dirname(fixed)
+    return [(each, Path(each.relative_to(as_path(fixed) if fixed else Path()))) for each in found]
+
+
+def as_path(name):
+    """Path of a file here, RemotePath of a URL."""
+    return RemotePath(name) if is_url(name) else Path(name)
 
 
 def plan(
@@ -162,10 +215,11 @@ def plan(
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
     file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
     and files found below a folder keep their place relative to it. Where several sources would get one name,
-    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``.
+    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}`` (picture),
+    ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
 
     Args:
-        suffix: of results that are named after their sources.
+        suffix: of results that are named after their sources; such as ``-small.bin``, too.
         suffixes, recursive, magic: see :func:`expand`.
         written: suffixes of files that the command writes; an ``output`` that ends in one is no folder to be made.
         force: existing files are overwritten. skip_existing: their jobs are left out.
@@ -176,21 +230,32 @@ def plan(
     """
     if force and skip_existing:
         raise click.UsageError("--force and --skip-existing do not go together.")
-    if output == STREAM and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
+    if output == STREAM and (len(inputs) > 1 or (inputs[0] != STREAM and not _is_single(inputs[0]))):
         raise click.UsageError("'-o -' (standard output) goes with a single input.")
-    to_folder = output is not None and output != STREAM and _is_folder(inputs, output, written)
+    pattern = output is not None and any(each in output for each in FIELDS)
+    to_folder = output is not None and output != STREAM and not pattern and _is_folder(inputs, output, written)
     sources = expand(inputs, suffixes, recursive, magic)
 
     if output == STREAM or (output is None and sources.files and sources.files[0].path is None):
-        if sys.stdout.isatty():
+        if sys.stdout is not None and sys.stdout.isatty():
             raise Failure("standard output is a terminal; send it to a file or a pipe, or name a file with -o")
         jobs = [Job(source, None) for source in sources.files]
+    elif pattern:
+        jobs = [Job(source, _filled(output, source)) for source in sources.files]
     elif output is not None and not to_folder:
-        jobs = [Job(source, Path(output)) for source in sources.files]
+        jobs = [Job(source, as_path(output)) for source in sources.files]
     else:
-        places = [Path(output) / each.relative if to_folder else each.path for each in sources.files]
+        places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
     return _checked(jobs, sources, force, skip_existing)
+
+
+def _filled(pattern, source):
+    """The path that a pattern means for a source."""
+    place = source.relative
+    for name, text in zip(FIELDS, (place.stem, place.name, place.parent.as_posix())):
+        pattern = pattern.replace(name, text)
+    return as_path(pattern)
 
 
 def in_words(counts) -> str:
@@ -216,7 +281,7 @@ def _renamed(place, suffix, keep):
     if keep:
         return place.with_name(place.name + suffix)
     bare = place.with_suffix("")
-    return bare if bare.suffix.lower() == suffix else place.with_suffix(suffix)
+    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
 
 
 def _checked(jobs, sources, force, skip_existing):
@@ -254,6 +319,8 @@ def _checked(jobs, sources, force, skip_existing):
 
 def _files_below(folder: Path, suffixes, recursive, unreadable) -> list[Path]:
     """Files with one of the suffixes, sorted by name; hidden ones are left out."""
+    if isinstance(folder, RemotePath):
+        return [file for file in folder.files_below(recursive) if file.suffix.lower() in suffixes]
     found = []
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
@@ -265,11 +332,12 @@ def _files_below(folder: Path, suffixes, recursive, unreadable) -> list[Path]:
 
 def _kind(path, magic):
     """What is wrong with a file of a folder, so that it is passed over; None: nothing, or reading it will say."""
+    remote = isinstance(path, RemotePath)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not remote and not stat.S_ISREG(path.stat().st_mode):
             return "no regular files"  # which may wait for a writer for ever
         if magic is not None:
-            with open(path, "rb") as file:
+            with path.open() if remote else open(path, "rb") as file:
                 start = file.read(len(magic))
             if not magic.startswith(start):  # what is cut short, or empty, may have been one of ours
                 return "of other programs"
@@ -280,21 +348,33 @@ def _kind(path, magic):
 
 def _is_folder(inputs, output, written) -> bool:
     """Whether ``-o`` means a folder to write into."""
-    separators = tuple(filter(None, (os.sep, os.altsep)))
-    if Path(output).is_dir() or output.endswith(separators):
+    separators = tuple(filter(None, (os.sep, os.altsep, "/" if is_url(output) else None)))
+    path = as_path(output)
+    if output.endswith(separators) or path.is_dir():
         return True
-    if len(inputs) == 1 and (inputs[0] == STREAM or not Path(inputs[0]).is_dir()):
+    if len(inputs) == 1 and (inputs[0] == STREAM or _is_single(inputs[0])):
         return False
-    if Path(output).exists():
+    if path.is_file() or (isinstance(path, Path) and path.exists()):
         raise Failure(f"{output}: is a file; several outputs need a folder")
-    if Path(output).suffix.lower() in written:
-        raise Failure(f"{output}: several outputs need a folder; if it is to be one of that name, write {output}{os.sep}")
+    if path.suffix.lower() in written:
+        raise Failure(f"{output}: several outputs need a folder; if it is to be one of that name, write {output}{separators[-1]}")
     return True
 
 
-def _identity(path: Path) -> str:
+def _is_single(name) -> bool:
+    """Whether an argument means one file, whether that exists or not."""
+    found = _matches(name)
+    return len(found) == 1 and not found[0][0].is_dir()
+
+
+def _spelling(path) -> str:
+    """One spelling for the ways to write one path."""
+    return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.abspath(path))
+
+
+def _identity(path) -> str:
     """One spelling for one file: links followed, and case folded where the system ignores it (Windows)."""
-    return os.path.normcase(os.path.realpath(path))
+    return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.realpath(path))
 
 
 def check_output(file, force, *inputs):
@@ -308,3 +388,44 @@ def check_output(file, force, *inputs):
         raise Failure(f"{path}: would be written over an input")
     if path.is_file() and not force:
         raise Failure(f"{path}: exists already; --force overwrites")
+
+
+def batch_options(command):
+    """Options of the commands that make a file of each file."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file."),
+        click.option(
+            "--keep-times", is_flag=True, help="Give each output the dates and permissions of its input."
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing."),
+        click.option(
+            "--recursive", is_flag=True, help="Take folders with the folders below them; -o mirrors the tree."
+        ),
+        click.option(
+            "--skip-existing", is_flag=True, help="Leave out inputs whose output exists: go on where a run ended."
+        ),
+        click.option("-f", "--force", is_flag=True, help="Overwrite existing files."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+class Ending(click.ParamType):
+    """What is put after the stem of a name: an extension, perhaps with something before it (-small.bin)."""
+
+    name = "ending"
+
+    def __init__(self, suffixes):
+        self.suffixes = suffixes
+
+    def convert(self, value, param, ctx):
+        if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
+            self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
+        return value
+
+
+def announced(job):
+    """For ``common.run`` of a dry run: what would be done."""
+    job.check()
+    target = "standard output" if job.target is None else str(job.target)
+    return f"{job} -> {target}", 0, 0, {"output": target}

@@ -1,10 +1,12 @@
 """``codec report``: what ``codec evaluate --json`` wrote as one HTML page, and as a plot."""
 
+import json
 import sys
 from pathlib import Path
 
 import click
 
+from . import progress
 from .common import coder_options, require
 from .files import check_output
 from .measuring import Names, Qualities, find_pictures
@@ -33,9 +35,10 @@ from .measuring import Names, Qualities, find_pictures
 )  # fmt: skip
 @click.option("--model", metavar="MODEL", help="Id or folder of a model. [that of the results]")
 @click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file that was written.")
 @coder_options
 def report(
-    results_file, inputs, output, plot, published, qualities, against, limit, model, force, device, threads
+    results_file, inputs, output, plot, published, qualities, against, limit, model, force, as_json, device, threads
 ):
     """Make a page of an evaluation.
 
@@ -77,17 +80,20 @@ def report(
 
     if plot is not None:
         write_bytes_atomic(plot, plotting.draw(results, curves, Path(plot).suffix))
-        click.echo(f"{plot}: {Path(plot).stat().st_size:,} bytes")
+        _written(plot, as_json)
     if output is not None:
         page = making.build(results, curves, shown).encode("utf-8")
         write_bytes_atomic(output, page)
-        click.echo(f"{output}: {len(page) / 1e6:.1f} MB")
+        _written(output, as_json)
+
+
+def _written(file, as_json):
+    size = Path(file).stat().st_size
+    click.echo(json.dumps({"output": file, "bytes": size}) if as_json else f"{file}: {size:,} bytes")
 
 
 def _views(results, pictures, qualities, against, model, device, threads):
     """The pictures for the viewer; a codec of the results that cannot be run here is named and left out."""
-    from tqdm import tqdm
-
     from codec import Codec
     from codec.errors import CodecError
     from codec.evaluation import report as making
@@ -113,8 +119,7 @@ def _views(results, pictures, qualities, against, model, device, threads):
     title = making.titles(results)[name]
     total = len(pictures) * len(qualities) * (1 + len(anchors))
     found = []
-    # disable=None: no bar unless stderr is a terminal.
-    with tqdm(total=total, unit="picture", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "picture") as bar:
         for picture, path in pictures:
             bar.set_description_str(picture, refresh=True)
             pixels = read_picture(path).pixels

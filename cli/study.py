@@ -1,10 +1,13 @@
 """``codec study``: measurements of the theory behind the codec."""
 
+import dataclasses
+import json
 import time
 from pathlib import Path
 
 import click
 
+from . import progress
 from .common import Counts, Failure, require
 
 QUANTISERS_NEED = ("torch", "compressai", "lightning", "matplotlib", "scipy")
@@ -31,7 +34,8 @@ def study():
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, metavar="N")
 @click.option("--quick", is_flag=True, help="Small problems, few draws: seconds, and large errors.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given.")
-def gradients(output, problem, samples, draws, seed, quick, threads):
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of rows in the place of the table.")
+def gradients(output, problem, samples, draws, seed, quick, threads, as_json):
     """Measure estimators of the gradient through a quantiser.
 
     Rounded latents, a choice among codebook entries, binary neurons and weights, nearest codebook entries and the
@@ -52,7 +56,6 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
         folder.mkdir(parents=True, exist_ok=True)
 
     import torch
-    from tqdm import tqdm
 
     from codec.study import gradients as measurement
     from codec.study.problems import all_problems
@@ -68,7 +71,7 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
 
     started = time.perf_counter()
     total = sum(len(one.estimators()) for one in problems)
-    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=None) as bar:
+    with progress.bar(total, "line") as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
@@ -76,12 +79,13 @@ def gradients(output, problem, samples, draws, seed, quick, threads):
 
         rows = measurement.study(problems, samples, draws, seed, step)
     conditions = measurement.conditions(seed, samples, draws, time.perf_counter() - started)
-    click.echo(measurement.table(rows))
+    _print(measurement.table, rows, as_json)
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
     threads = conditions["threads"]
     click.echo(
         f"seed {seed}, {draws} draws a line, {conditions['seconds']} s, "
-        f"{threads} thread{'s' if threads > 1 else ''}; {versions}"
+        f"{threads} thread{'s' if threads > 1 else ''}; {versions}",
+        err=as_json,
     )
     if output is not None:
         from codec.study import plots
@@ -121,7 +125,8 @@ class QuantiserNames(click.ParamType):
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Of each run.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_progress):
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of rows in the place of the table.")
+def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_progress, as_json):
     """Train the same small codec with each quantiser of latents and compare.
 
     Every run has the same budget of steps, the same pictures in the same order and the same first weights; each seed
@@ -143,8 +148,8 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     results = measurement.compare(points)
     minutes = measurement.training_minutes(folder, quantisers, seeds)
     measurement.write_results(folder, settings, points, results, minutes)
-    click.echo(measurement.table(results))
-    click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all")
+    _print(measurement.table, results, as_json)
+    click.echo(f"{steps} steps a run, {len(seeds)} seeds, {minutes:.1f} minutes of training in all", err=as_json)
 
 
 @study.command()
@@ -152,26 +157,33 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option("--drawing", metavar="FILE", help="Also draw the trellis, as .svg or .png.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def dependent(samples, seed, drawing, no_progress):
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of rows in the place of the table.")
+def dependent(samples, seed, drawing, no_progress, as_json):
     """Measure quantisers against the rate-distortion bound.
 
     Scalar quantisation, the same with decisions that count the bits, and dependent quantisation with 4 and 8 states,
     of independent Gaussian and Laplacian samples. docs/quantisation.md explains the figures.
     """
-    from tqdm import tqdm
-
     from codec.study import dependent as measurement
 
     total = len(measurement.SOURCES) * len(measurement.STEPS) * len(measurement.METHODS)
-    with tqdm(total=total, unit="line", leave=False, dynamic_ncols=True, disable=no_progress or None) as bar:
+    with progress.bar(total, "line", hidden=no_progress) as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
             bar.update()
 
         rows = measurement.study(samples, seed, step)
-    click.echo(measurement.table(rows))
-    click.echo(f"seed {seed}, {samples} samples")
+    _print(measurement.table, rows, as_json)
+    click.echo(f"seed {seed}, {samples} samples", err=as_json)
     if drawing:
         require("study", "matplotlib")
         measurement.draw_trellis(drawing)
+
+
+def _print(table, rows, as_json):
+    """Rows, dataclasses or named tuples, as a table or in JSON."""
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row._asdict() for row in rows]))
+    else:
+        click.echo(table(rows))

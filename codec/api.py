@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from . import bitstream, image_io, weights
+from . import bitstream, image_io, targets, weights
 from .errors import CodecError, ModelError, is_memory, not_enough_memory
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
@@ -28,6 +28,8 @@ class Codec:
         backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
         max_pixels: larger pictures are refused, both ways, before memory is asked for.
+        tune: instead of a model: "eyes" or "psnr", the shipped model that is trained for SSIMULACRA2 or for squared
+            error. As with None, files of any installed model are decompressed.
 
     Raises:
         ModelError: there is no such model, or its files are damaged. CodecError: there is no such backend or device.
@@ -38,7 +40,11 @@ class Codec:
         >>> image = codec.decompress(data)
     """
 
-    def __init__(self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS):
+    def __init__(
+        self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, *, tune=None
+    ):
+        if model is not None and tune is not None:
+            raise ValueError("a model or a tune, not both: a tune is one of the shipped models")
         if threads is not None:
             set_threads(threads)
         self.device, self.threads = str(device), threads
@@ -48,8 +54,8 @@ class Codec:
             raise CodecError(f"backend {backend}: there are onnx and torch")
         if self.backend == "onnx" and self.device != "cpu":
             raise CodecError(f"device {device}: needs the torch backend")
-        self._any_model = model is None
-        folder = weights.find_model(model)
+        self._any_model, self._tune = model is None, tune
+        folder = weights.find_model(model if tune is None else weights.tuned_model_id(tune))
         self.model_id = weights.model_id(folder)
         self._folder = os.path.abspath(folder)
         self._models = {self.model_id: self._load(folder)}
@@ -65,28 +71,31 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        return _opened, (model, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
+        return _opened, (model, self._tune, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
 
     @property
     def model(self):
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
         """The picture as the bytes of one file.
 
         Args:
             image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
-            quality: 0 (smallest) to 100 (best); continuous, in hundredths.
+            quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: keep EXIF metadata. The orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
                 way through it; 0 rounds, which is a little faster on both sides.
+            target: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
+                ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
 
         Raises:
-            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it.
-            ValueError: quality or effort is out of range.
+            ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it, or no quality
+            meets the target. ValueError: quality, effort or target is out of range.
         """
-        return self._compress(self._read(image), hundredths(quality), exif, _dependent(effort))
+        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
+        return self._compress(self._read(image), *how)
 
     def decompress(self, data):
         """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
@@ -100,20 +109,20 @@ class Codec:
             raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
         return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
 
-    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
                 has been read, so that two are held at a time.
-            quality, exif, effort: as for :meth:`compress`.
+            quality, exif, effort, target: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, _dependent(effort)
+        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
 
         def read(image):
             return self._read(image.copy() if isinstance(image, np.ndarray) else image)
@@ -156,10 +165,10 @@ class Codec:
         with np.errstate(all="ignore"):
             return image_io.read_picture(image, self.max_pixels)
 
-    def _compress(self, picture, quality, exif, dependent):
+    def _compress(self, picture, quality, exif, dependent, target=None):
         height, width = picture.pixels.shape[:2]
 
-        def pack():
+        def pack(quality):
             coded = self.model.encode(picture.pixels, quality, dependent=dependent)
             return bitstream.pack(
                 bitstream.Container(
@@ -178,7 +187,13 @@ class Codec:
                 )
             )
 
-        return _within_memory(pack, width, height)
+        def shown(data):
+            return np.asarray(self._decompress(bitstream.unpack(data)).convert("RGB"))
+
+        def work():
+            return targets.reach(target, picture.pixels, pack, shown) if target else pack(quality)
+
+        return _within_memory(work, width, height)
 
     def _decompress(self, container):
         height, width = container.height, container.width
@@ -245,9 +260,9 @@ def _check_batch(verb, items, on_error):
 
 
 @functools.lru_cache(maxsize=2)  # for those who send a codec with every task
-def _opened(model, model_id, *settings):
+def _opened(model, tune, model_id, *settings):
     """The Codec that was pickled."""
-    codec = Codec(model, *settings)
+    codec = Codec(model, *settings, tune=tune)
     if codec.model_id != model_id:
         raise ModelError(f"the codec was sent here with model {model_id}; what is installed here is {codec.model_id}")
     return codec
@@ -267,9 +282,9 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX):
+def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif, effort=effort)
+    return _shared().compress(image, quality, exif=exif, effort=effort, **target)
 
 
 def decompress(data):
@@ -277,9 +292,9 @@ def decompress(data):
     return _shared().decompress(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise"):
+def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **target)
 
 
 def decompress_batch(files, *, on_error="raise"):

@@ -26,7 +26,7 @@ from . import graphs
 from . import quality as scale
 from .config import STEP, ModelConfig, padded_size
 from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
-from .errors import ModelError, is_memory
+from .errors import ModelError, is_memory, tensor
 from .threads import Lock, after_fork, current_threads
 from .winograd import layout
 
@@ -221,7 +221,7 @@ class Engine(Transforms):
                     "synthesis": lambda config: graphs.synthesis_graph(config, rounded=True),
                     "synthesis_float": lambda config: graphs.synthesis_graph(config, rounded=False),
                 }[kind](self.config)
-                self._graphs[kind] = graph, graphs.kernels(graph, self._weights)
+                self._graphs[kind] = graph, graphs.taps(graph, self._weights)
             found, session = self._sessions.get(kind, (None, None))
             if found != threads:  # a session keeps the number that it was made with
                 graph, _ = self._graphs[kind]
@@ -233,11 +233,11 @@ class Engine(Transforms):
 
     def _quality_tables(self, kind, quality):
         """Inputs of a network that are no picture, at a quality; the latest ones are remembered."""
-        graph, kernels = self._graphs[kind]
+        graph, taps = self._graphs[kind]
         found, tables = self._tables.get(kind, (None, None))
         if found != quality:
             tables = {
-                **kernels,
+                **taps,
                 **graphs.tables(graph, self._weights, self._position(quality)),
             }
             self._tables[kind] = quality, tables
@@ -460,9 +460,7 @@ def float_weights(config, tensors):
     found = {name: array for name, array in tensors.items() if not name.startswith("entropy.")}
     shapes = graphs.weight_shapes(config)
     for name, shape in shapes.items():
-        if name not in found:
-            raise ModelError(f"the weights lack {name}")
-        array = found[name]
+        array = tensor(found, name)
         if array.shape != shape:
             raise ModelError(f"the weights' {name} is {array.shape}, and config.json asks for {shape}")
         if array.dtype not in (np.float16, np.float32):

@@ -53,6 +53,13 @@ class ImageError(CodecError):
     """A picture cannot be read, does not have a usable shape or type, or cannot be written."""
 
 
+def tensor(tensors, name):
+    """The array of this name among a weights file's; ModelError where it is missing."""
+    if name not in tensors:
+        raise ModelError(f"the weights lack {name}")
+    return tensors[name]
+
+
 # What libraries say that have no MemoryError: ONNX Runtime, C++, Pillow's decoders and encoders, Python's threads.
 _MEMORY_WORDS = (
     "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread"

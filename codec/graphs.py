@@ -81,7 +81,7 @@ def analysis_graph(config, eight_bits):
     """g_a.
 
     Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
-    in the order row, column, colour; ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`kernels` and
+    in the order row, column, colour; ``neighbours`` (:class:`codec.winograd.Layout`); those of :func:`taps` and
     :func:`tables`.
     Output: ``y`` float (rows, M), not gained.
     """
@@ -103,7 +103,7 @@ def synthesis_graph(config, rounded):
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
     2 i + j; ``neighbours8.0`` and so on, in PARTS parts; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are
-    wanted; those of :func:`kernels` and :func:`tables`.
+    wanted; those of :func:`taps` and :func:`tables`.
     Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour:
     uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
@@ -121,9 +121,8 @@ def synthesis_graph(config, rounded):
         t = _residual(g, t, neighbours8, f"g_s.blocks8.{i}", width8)
     samples = 3 * PATCH**2
     bias = g.input("g_s.patch.bias", FLOAT, [samples])
-    for k in range(PARTS):
-        neighbours = g.input(f"neighbours_patch.{k}", INT32, [f"neighbourhoods_patch.{k}"])
-        x_hat = _convolution(g, t, neighbours, "g_s.patch", width8, samples, bias)
+    parts = [g.input(f"neighbours_patch.{k}", INT32, [f"neighbourhoods_patch.{k}"]) for k in range(PARTS)]
+    for k, x_hat in enumerate(_convolution(g, t, parts, "g_s.patch", width8, samples, bias)):
         if rounded:
             x_hat = g.add("Add", g.add("Mul", x_hat, g.number(255.0)), g.number(0.5))
             x_hat = g.add("Cast", g.add("Clip", x_hat, g.number(0.0), g.number(255.0)), to=UINT8)  # towards zero
@@ -154,7 +153,7 @@ def _residual(g, t, neighbours, name, channels):
     bias = g.input(f"{name}.mix_in.bias", FLOAT, [hidden])
     u = _leaky(g, _matrix(g, t, f"{name}.mix_in", channels, hidden, bias))
     bias = g.weight(f"{name}.conv.bias", (hidden,))
-    parts = [_convolution(g, u, part, f"{name}.conv", hidden, hidden, bias) for part in neighbours]
+    parts = _convolution(g, u, neighbours, f"{name}.conv", hidden, hidden, bias)
     u = _leaky(g, _joined(g, parts, hidden))
     return g.add("Gemm", u, g.input(f"{name}.mix_out.scaled", FLOAT, [hidden, channels]), t)
 
@@ -166,13 +165,18 @@ def _matrix(g, t, name, channels_in, channels_out, bias=None):
 
 
 def _convolution(g, t, neighbours, name, channels_in, channels_out, bias):
-    """3x3 convolution with replicated border, as :mod:`codec.winograd` describes it."""
-    v = g.add("Reshape", g.add("Gather", t, neighbours, axis=0), g.integers(36, -1))
-    v = g.add("MatMul", g.weight("winograd.forward", (36, 36)), v)
-    v = g.add("Reshape", v, g.integers(36, -1, channels_in))
-    v = g.add("MatMul", v, g.input(f"{name}.kernels", FLOAT, [36, channels_in, channels_out]))
-    v = g.add("MatMul", g.weight("winograd.backward", (16, 36)), g.add("Reshape", v, g.integers(36, -1)))
-    return g.add("Add", g.add("Reshape", v, g.integers(-1, channels_out)), bias)
+    """3x3 convolution with replicated border, as :mod:`codec.winograd` describes it: the parts of its result."""
+    taps = g.input(f"{name}.taps", FLOAT, [9, channels_in * channels_out])
+    kernels = g.add("MatMul", g.weight("winograd.kernels", (36, 9)), taps)
+    kernels = g.add("Reshape", kernels, g.integers(36, channels_in, channels_out))
+    parts = []
+    for part in neighbours:
+        v = g.add("Reshape", g.add("Gather", t, part, axis=0), g.integers(36, -1))
+        v = g.add("MatMul", g.weight("winograd.forward", (36, 36)), v)
+        v = g.add("MatMul", g.add("Reshape", v, g.integers(36, -1, channels_in)), kernels)
+        v = g.add("MatMul", g.weight("winograd.backward", (16, 36)), g.add("Reshape", v, g.integers(36, -1)))
+        parts.append(g.add("Add", g.add("Reshape", v, g.integers(-1, channels_out)), bias))
+    return parts
 
 
 def _joined(g, parts, channels):
@@ -200,7 +204,7 @@ def initialisers(graph, weights):
     Args:
         weights: name -> float array, as :func:`weight_shapes` has them.
     """
-    made = {"winograd.forward": winograd.FORWARD, "winograd.backward": winograd.BACKWARD}
+    made = {f"winograd.{name}": getattr(winograd, name.upper()) for name in ("forward", "kernels", "backward")}
     for name, shape in graph.weights.items():
         if name == "g_a.enter.weight":
             squares = weights[name].reshape(-1, 3, 16, 16).transpose(0, 2, 3, 1)  # row, column, colour
@@ -215,14 +219,14 @@ def initialisers(graph, weights):
     return {name: made[name] for name in graph.weights}
 
 
-def kernels(graph, weights):
-    """Arrays for the inputs that are Winograd kernels."""
+def taps(graph, weights):
+    """Arrays for the inputs that are weights of 3x3 layers: no initialisers, or the kernels would be made in advance."""
     made = {}
     for name in graph.inputs:
         layer, _, kind = name.rpartition(".")
-        if kind == "kernels":
+        if kind == "taps":
             weight = weights[f"{layer}.weight"]
-            made[name] = winograd.kernels(_positions_first(weight, 3) if layer == "g_s.patch" else weight)
+            made[name] = winograd.taps(_positions_first(weight, 3) if layer == "g_s.patch" else weight)
     return made
 
 

@@ -9,15 +9,21 @@ import math
 
 QUALITY_UNIT = 100  # hundredths in one step of the user's scale
 QUALITY_MAX = 100 * QUALITY_UNIT
+# In words: medium by SSIMULACRA2 (50), what is used without a word, visually lossless (90).
+PRESETS = {"web": 40, "default": 50, "archive": 90}
 EFFORT_MAX = 1  # of an encoder that looks for the best symbols; 0 is without a search
 
 
 def hundredths(quality):
-    """A quality in [0, 100] as an int in [0, 10000].
+    """A quality in [0, 100], or one of PRESETS, as an int in [0, 10000].
 
     Raises:
-        ValueError: out of range, or not a number.
+        ValueError: out of range, not a number, or no such word.
     """
+    if isinstance(quality, str):
+        if quality not in PRESETS:
+            raise ValueError(f"quality {quality!r} is none of {', '.join(PRESETS)}, nor a number")
+        quality = PRESETS[quality]
     if not 0 <= quality <= 100:
         raise ValueError(f"quality {quality} is not between 0 and 100")
     return round(quality * QUALITY_UNIT)

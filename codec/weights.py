@@ -9,6 +9,7 @@ they wrote can be read by every later version. They come with the installation, 
 their own, which upgrades leave alone. Standard library and platformdirs only.
 """
 
+import difflib
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from .errors import ModelError
 from .files import temporary_beside, write_bytes_atomic
 
 ID_DIGITS = 16
+TUNES = ("eyes", "psnr")  # what the shipped models are trained for: SSIMULACRA2, or squared error
 FILES = ("weights.safetensors", "config.json", "CARD.md")
 
 
@@ -37,7 +39,7 @@ def user_folder():
 
 
 def _index():
-    """``{"default": id, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
+    """``{"default": id, "tunes": {tune: id}, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
     path = shipped_folder() / "index.json"
     index = _read_index(path)
     if index is None or not _is_id(index.get("default")):
@@ -51,8 +53,11 @@ def _read_index(path):
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: {error}; is the installation complete?") from None
-    released = index.get("released", []) if isinstance(index, dict) else None
-    return index if isinstance(released, list) and all(map(_is_id, released)) else None
+    if not isinstance(index, dict):
+        return None
+    released, tunes = index.get("released", []), index.get("tunes", {})
+    sound = isinstance(released, list) and isinstance(tunes, dict) and all(map(_is_id, [*released, *tunes.values()]))
+    return index if sound else None
 
 
 def default_model_id():
@@ -67,6 +72,23 @@ def default_model_id():
     except (OSError, ValueError, RecursionError):
         return shipped
     return chosen if _is_id(chosen) and _installed(chosen) else shipped
+
+
+def tuned_model_id(tune):
+    """Id of the shipped model that is trained for "eyes" or for "psnr".
+
+    Raises:
+        ModelError: the installation has none for that.
+    """
+    tunes = _index().get("tunes", {})
+    if tune not in tunes:
+        raise ModelError(f"no model is tuned for {tune}; there are {', '.join(tunes) or 'none'}")
+    return tunes[tune]
+
+
+def tune_of(model_id):
+    """What a shipped model is trained for: "eyes", "psnr", or None for any other model."""
+    return next((tune for tune, own in _index().get("tunes", {}).items() if own == model_id), None)
 
 
 def is_released(model_id):
@@ -109,7 +131,9 @@ def find_model(name=None):
         name = default_model_id()
     folder = (_installed(name) if _is_id(str(name)) else None) or Path(name)
     if not (folder / "weights.safetensors").is_file():
-        raise ModelError(f"no model {name}; installed: {', '.join(list_models()) or 'none'}")
+        close = difflib.get_close_matches(str(name), list_models(), n=1)
+        guess = f"; did you mean {close[0]}?" if close else ""
+        raise ModelError(f"no model {name}{guess} (installed: {', '.join(list_models()) or 'none'})")
     return folder
 
 

@@ -5,7 +5,8 @@ where the definition takes 144. As array code over all tiles of a picture:
 
     neighbourhoods of all tiles       (36, tiles, C)     one gather
     times FORWARD                     (36, tiles, C)     one product with a constant 36 x 36 matrix
-    times kernels, for each of 36     (36, tiles, D)     36 products over channels: all the arithmetic that counts
+    times kernels, for each of 36     (36, tiles, D)     36 products over channels: all the arithmetic that counts;
+                                                         kernels (36, C, D) = KERNELS (36, 9) times the 9 taps
     times BACKWARD                    (16, tiles, D)     one product with a constant 16 x 36 matrix
 
 The result is in *stream order*: position within the tile first, then tile. Layers that look at single positions do not
@@ -28,14 +29,16 @@ _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 
 _A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 FORWARD = np.kron(_B, _B).astype(np.float32)  # (36, 36)
+KERNELS = np.kron(_G, _G).astype(np.float32)  # (36, 9)
 BACKWARD = np.kron(_A, _A).astype(np.float32)  # (16, 36)
 
 
-def kernels(weight):
-    """float (D, C, 3, 3), as a convolution has it -> float32 (36, C, D)."""
-    channels_out, channels_in = weight.shape[:2]
-    flat = weight.reshape(channels_out, channels_in, 9).transpose(2, 1, 0).astype(np.float32, order="C")
-    return (np.kron(_G, _G).astype(np.float32) @ flat.reshape(9, -1)).reshape(36, channels_in, channels_out)
+def taps(weight):
+    """float (D, C, 3, 3), as a convolution has it -> float32 (9, C D); :data:`KERNELS` times that are the kernels.
+
+    They take four times the memory, and are made within the network for one layer at a time.
+    """
+    return weight.reshape(*weight.shape[:2], 9).transpose(2, 1, 0).astype(np.float32, order="C").reshape(9, -1)
 
 
 class Layout:

@@ -311,7 +311,7 @@ def test_one_failing_file_does_not_stop_the_others(tmp_path, photo):
     assert len(said) == 3
     assert said[0].startswith(f"codec: {tmp_path / 'b.png'}: ")
     assert said[1].startswith(f"codec: {missing}: ")
-    assert re.fullmatch(r"codec: 2 files, \S+ kB to \S+ (kB|bytes), 2 failed", said[2])
+    assert re.fullmatch(r"codec: 2 files, \S+ kB to \S+ (kB|bytes) in \d+:\d\d \(\S+ [kM]B/s\), 2 failed", said[2])
     assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["a.bin", "c.bin"]
 
 
@@ -651,4 +651,4 @@ def test_every_command_is_there_and_explains_itself():
 
 
 def test_version_is_the_packages():
-    assert succeed("--version") == f"codec {codec.__version__}\n"
+    assert succeed("--version").startswith(f"codec {codec.__version__}\n")

@@ -160,8 +160,9 @@ def test_winograd_is_a_convolution_with_replicated_border():
     weight, t = rng.standard_normal((5, 3, 3, 3)), rng.standard_normal((6, 9, 3))
     layout = winograd.Layout(6, 9, 100)
     stream = t.reshape(-1, 3)[layout.raster]
+    kernels = (winograd.KERNELS @ winograd.taps(weight)).reshape(36, 3, 5)
     v = (winograd.FORWARD @ stream[layout.neighbours].reshape(36, -1)).reshape(36, -1, 3)
-    ours = (winograd.BACKWARD @ (v @ winograd.kernels(weight)).reshape(36, -1)).reshape(-1, 5)[layout.stream]
+    ours = (winograd.BACKWARD @ (v @ kernels).reshape(36, -1)).reshape(-1, 5)[layout.stream]
     padded = F.pad(torch.from_numpy(t).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")
     theirs = F.conv2d(padded, torch.from_numpy(weight))[0].permute(1, 2, 0).reshape(-1, 5).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)

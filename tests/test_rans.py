@@ -238,6 +238,22 @@ def test_look_up_tables_and_searching_find_the_same_symbols(monkeypatch):
     assert (found == symbols).all() and 0 < fresh._places <= 20
 
 
+@pytest.mark.parametrize("first", [0, 5, 40])
+def test_rows_of_more_than_256_bins_are_searched_beside_those_that_have_a_look_up_table(first, monkeypatch):
+    monkeypatch.setattr(rans, "LOOKUP_PRICE", 0)
+    lengths = np.array([5, 257, 258, 1000], np.int32)
+    cdf = np.concatenate([np.linspace(0, 65536, n).astype(np.int32) for n in lengths])
+    tables = Tables(cdf, lengths, -(lengths // 2))
+    rng = np.random.default_rng(first)
+    rows = np.concatenate([rng.integers(2, 4, first), rng.integers(0, 4, 3000)])
+    symbols = rng.integers(-140, 141, rows.size)  # escapes among them
+    lanes, data = encode(tables, rows, symbols, 24)
+    decoder = Decoder(tables, data, lanes)
+    found = np.concatenate([decoder.pull(rows[:first]), decoder.pull(rows[first:])])
+    decoder.finish()
+    assert (found == symbols).all() and tables._places == 2
+
+
 def test_joined_tables_code_as_each_of_them():
     joined = Tables.join(SMALL, MANY, SMALL)
     assert len(joined) == 2 * len(SMALL) + len(MANY)

@@ -1,16 +1,18 @@
 import json
+import pickle
 import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 from click.testing import CliRunner
 from test_vector_entropy import CONFIGS
 
 from cli.main import codec as command
-from codec import weights
+from codec import Codec, bitstream, weights
 from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.training import loop
@@ -212,6 +214,31 @@ def test_models_are_experimental_until_the_index_says_otherwise(tmp_path, monkey
     monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
     (tmp_path / "index.json").write_text(json.dumps({"default": "0" * 16, "released": ["1" * 16]}))
     assert weights.is_released("1" * 16) and not weights.is_released("0" * 16)
+
+
+def test_a_tune_names_one_of_the_shipped_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path)
+    index = {"default": "0" * 16, "tunes": {"eyes": "0" * 16, "psnr": "1" * 16}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert weights.tuned_model_id("psnr") == "1" * 16 and weights.tune_of("1" * 16) == "psnr"
+    assert weights.tune_of("2" * 16) is None
+    with pytest.raises(ModelError, match="no model is tuned for ears; there are eyes, psnr"):
+        weights.tuned_model_id("ears")
+    (tmp_path / "index.json").write_text(json.dumps({**index, "tunes": {"eyes": "../x"}}))
+    with pytest.raises(ModelError, match="installation"):
+        weights.tuned_model_id("eyes")
+
+
+@pytest.mark.parametrize("tune", weights.TUNES)
+def test_every_tune_is_installed_and_codes(tune):
+    coder = Codec(tune=tune)
+    assert coder.model_id == weights.tuned_model_id(tune) == pickle.loads(pickle.dumps(coder)).model_id
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    grey[:32] = 90
+    assert bitstream.read_header(coder.compress(grey)).model_id == coder.model_id
+    assert Codec(tune="psnr").decompress(coder.compress(grey)).size == (64, 64)
+    with pytest.raises(ValueError, match="not both"):
+        Codec("x", tune=tune)
 
 
 def documented_keys(config, tensors):

@@ -5,7 +5,6 @@ It shares no code with codec/latents. ``pull(row) -> symbol`` is the entropy dec
 
 import numpy as np
 
-
 NEXT = ((0, 1), (3, 2), (5, 4), (7, 6), (1, 0), (2, 3), (4, 5), (6, 7))
 
 
@@ -69,7 +68,7 @@ class TileReferee:
         start = self.config["N"] * self.config["anchors"] + 64 * k
         for at in np.ndindex(means.shape):
             row, symbol = int(rows[at]), 0
-            if row > 0 or self.plain:
+            if row >= 5 or self.plain:
                 symbol = self.taken(pull(start + row), 2047)
             yield at, symbol, 16 * symbol + means[at], row
 
@@ -78,7 +77,7 @@ class TileReferee:
         start = self.config["N"] * self.config["anchors"] + 256 + 128 * k
         places = list(np.ndindex(means.shape))
         for at in (at for at in places if rows[at] < 10):
-            symbol = self.taken(pull(start + int(rows[at])), 2047) if rows[at] else 0
+            symbol = self.taken(pull(start + int(rows[at])), 2047) if rows[at] >= 5 else 0
             yield at, symbol, 16 * symbol + means[at], rows[at]
         places = [at for at in places if rows[at] >= 10]
         number = -(-len(places) // 64)

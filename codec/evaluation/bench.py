@@ -534,11 +534,15 @@ def spread(values):
     return Spread(median, low, high)
 
 
-def write_json(path, conditions, summary, measured):
-    """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object; whole or not at all."""
+def as_json(conditions, summary, measured):
+    """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object."""
     contents = {"conditions": conditions, **asdict(summary), "measured": asdict(measured)}
-    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(path, (text + "\n").encode("utf-8"))
+    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path, *contents):
+    """What :func:`as_json` says, in a file; whole or not at all."""
+    write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
 
 def _parts(config):

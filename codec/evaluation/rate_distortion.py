@@ -535,11 +535,15 @@ def write_csv(path, rows):
     write_bytes_atomic(path, text.getvalue().encode("utf-8"))
 
 
-def write_json(path, conditions, summary, rows):
-    """``conditions``, the fields of ``summary`` and ``rows`` as one JSON object; whole or not at all."""
+def as_json(conditions, summary, rows):
+    """``conditions``, the fields of ``summary`` and ``rows`` as one JSON object."""
     contents = {"conditions": conditions, **asdict(summary), "rows": [asdict(row) for row in rows]}
-    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes_atomic(path, (text + "\n").encode("utf-8"))
+    return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def write_json(path, *contents):
+    """What :func:`as_json` says, in a file; whole or not at all."""
+    write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
 
 def _mean(quality, rows):

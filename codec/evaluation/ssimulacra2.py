@@ -118,10 +118,20 @@ def _halve(planes):
 
 def _blur(plane):
     """(H, W) under the window; beyond the border all is zero, as in libjxl."""
-    from scipy.ndimage import correlate1d
+    return _blur_rows(_blur_rows(plane).T).T
 
-    rows = correlate1d(plane, window(), axis=0, mode="constant")
-    return correlate1d(rows, window(), axis=1, mode="constant")
+
+def _blur_rows(plane):
+    """Each row under the window, which is symmetric: pairs of taps are added before they are weighted."""
+    width, reach = plane.shape[1], len(window()) // 2
+    padded = np.pad(plane, ((0, 0), (reach, reach)))
+    taps = window()[reach:].astype(plane.dtype)
+    total = taps[0] * plane
+    pair = np.empty_like(total)
+    for offset in range(1, reach + 1):
+        low, high = padded[:, reach - offset :][:, :width], padded[:, reach + offset :][:, :width]
+        total += np.multiply(np.add(low, high, out=pair), taps[offset], out=pair)
+    return total
 
 
 @functools.cache

@@ -16,7 +16,7 @@ codewords of the upper level are made of integers.
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, tensor
 from ..quality import QUALITY_UNIT
 from .coded import Encoded, Queue, Source
 from .integer import LayerSpec
@@ -61,9 +61,7 @@ class Condition:
             for step in named("h_s", hyper_synthesis(config))
         ]
         self._heads = {name: exact_layer(spec, f"lower.{name}", tensors) for name, spec in heads(config).items()}
-        unit = tensors.get("entropy.lower.unit")
-        if unit is None:
-            raise ModelError("the weights lack entropy.lower.unit")
+        unit = tensor(tensors, "entropy.lower.unit")
         if unit.dtype.kind != "f" or unit.shape != (config.M,) or not np.isfinite(unit).all():
             raise ModelError(f"entropy.lower.unit is {unit.dtype} {unit.shape}, not finite floats {(config.M,)}")
         self._unit = unit.astype(np.float32) / np.float32(MEAN_UNIT)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ModelError
+from ..errors import ModelError, tensor
 from .integer import ExactLayer, LayerSpec
 from .quadtree import GROUPS, MEAN_UNIT, PASSES, positions, walk
 
@@ -23,6 +23,9 @@ Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
 COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
 LEVELS = 64  # rows of the table, of each pass
+# First row that is coded: symbols of the rows before it are taken to be zero. They are a third of all and one of them in
+# 30 thousand is not zero; leaving them out costs 0.03 % in rate at the same PSNR.
+CODED_FIRST = 5
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
 
@@ -120,7 +123,7 @@ def architecture(config):
 
 
 def scale_table():
-    """The standard deviations of the LEVELS rows. Row 0 is never coded: its symbols are taken to be zero."""
+    """The standard deviations of the LEVELS rows."""
     return [SCALE_MIN * math.exp(i * LOG_SCALE_STEP) for i in range(LEVELS)]
 
 
@@ -199,16 +202,13 @@ def exact_networks(config, tensors, dtype=None):
     def layer(spec, name):
         return exact_layer(spec, name, tensors, dtype)
 
-    return EntropyNetworks(config, layer, _checked_compand(tensors.get("entropy.compand"), config.activation_bits))
+    return EntropyNetworks(config, layer, _checked_compand(tensor(tensors, "entropy.compand"), config.activation_bits))
 
 
 def exact_layer(spec, name, tensors, dtype=None):
     """ExactLayer of the tensors ``entropy.<name>.<integers>`` of a weights file; ModelError as above."""
     keys = {key: f"entropy.{name}.{key}" for key in spec.integers}
-    missing = [key for key in keys.values() if key not in tensors]
-    if missing:
-        raise ModelError(f"the weights lack {missing[0]}")
-    return ExactLayer(spec, {key: tensors[whole] for key, whole in keys.items()}, f"entropy.{name}", dtype)
+    return ExactLayer(spec, {key: tensor(tensors, whole) for key, whole in keys.items()}, f"entropy.{name}", dtype)
 
 
 def multiply_adds(config, side=64):
@@ -247,8 +247,6 @@ def shuffle(a, factor):
 
 def _checked_compand(table, bits):
     """The companding table of a weights file; ModelError where it is none."""
-    if table is None:
-        raise ModelError("the weights lack entropy.compand")
     if table.dtype != np.int16 or table.shape != (COMPAND_LIMIT + 1,):
         raise ModelError(f"entropy.compand is {table.dtype} {table.shape}, not int16 ({COMPAND_LIMIT + 1},)")
     if table[0] != 0 or table[-1] > 2**bits - 1 or (np.diff(table.astype(np.int32)) < 0).any():

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import quality as scale
-from ..errors import ModelError
+from ..errors import ModelError, tensor
 from ..quantise.reference import round_half_up
-from .networks import LEVELS, Y_LIMIT
+from .networks import CODED_FIRST, LEVELS, Y_LIMIT
 from .quadtree import PASSES
 from .trellis import STEP_SYMBOLS, Rates, choose, reconstruct, walk
 
@@ -41,7 +41,7 @@ class Rounding:
 
     Args:
         start: number of the first table row of pass 0. dequantiser: Dequantiser.
-        lattice: symbols of row 0 are coded too, and none are shifted.
+        lattice: symbols of all rows are coded, and none are shifted.
     """
 
     levels = LEVELS  # rows of a pass
@@ -56,7 +56,7 @@ class Rounding:
             residual: float32, latents less their means, in symbols. indexes: float32, rows that the networks say.
         """
         symbols = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
-        symbols = symbols if self._lattice else np.where(indexes > 0, symbols, np.float32(0))
+        symbols = symbols if self._lattice else np.where(indexes >= CODED_FIRST, symbols, np.float32(0))
         return Quantised(symbols, symbols, indexes, self._order(indexes))
 
     def send(self, k, quantised, push):
@@ -76,7 +76,7 @@ class Rounding:
         return np.float32(0) if self._lattice else self._dequantiser.shift(quality, quantised.symbols, quantised.rows)
 
     def _order(self, indexes):
-        return np.flatnonzero(np.ones(indexes.shape, bool) if self._lattice else indexes > 0)
+        return np.flatnonzero(np.ones(indexes.shape, bool) if self._lattice else indexes >= CODED_FIRST)
 
     def _table(self, k, rows):
         return rows.astype(np.int32) + np.int32(self._start + k * self.levels)
@@ -115,7 +115,7 @@ class Dependent(Rounding):
 
     def _orders(self, indexes):
         """Places of what is rounded, which comes first, and of what goes through the trellis."""
-        coded = indexes > 0
+        coded = indexes >= CODED_FIRST
         chained = indexes >= TRELLIS_FIRST
         return np.flatnonzero(coded & ~chained), np.flatnonzero(chained)
 
@@ -156,9 +156,7 @@ class Dequantiser:
     MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
 
     def __init__(self, tensors, key, anchors, levels):
-        shape, shrink = (anchors, levels, self.MAGNITUDES), tensors.get(key)
-        if shrink is None:
-            raise ModelError(f"the weights lack {key}")
+        shape, shrink = (anchors, levels, self.MAGNITUDES), tensor(tensors, key)
         if shrink.dtype.kind != "f" or shrink.shape != shape:
             raise ModelError(f"{key} is {shrink.dtype} {shrink.shape}, not float {shape}")
         if not (np.abs(shrink) <= 1).all():  # not for NaN either

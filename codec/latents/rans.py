@@ -37,7 +37,7 @@ SCALAR_LANES = 16  # and one where they would be fewer than this
 
 MAX_ROWS = 1 << 14
 MAX_ENTRIES = 1 << 22  # of all rows together; model 1 has 49 thousand
-MAX_LOOKUPS = 512  # rows that may have a look-up table by slot: 128 KiB each
+MAX_LOOKUPS = 512  # rows that may have a look-up table by slot: 64 KiB each
 LOOKUP_PRICE = 400  # symbols decoded by searching, after which a row's look-up table (30 us) would have paid for itself
 
 _BLOCK = 1 << 14  # symbols handled at once: bounds memory; larger arrays come from the system anew each time
@@ -60,7 +60,7 @@ class Tables:
     """
 
     def __init__(self, cdf, lengths, offsets):
-        _check_tables(cdf, lengths, offsets)
+        check_tables(cdf, lengths, offsets)
         self.cdf, self.lengths, self.offsets = (_frozen(array.copy()) for array in (cdf, lengths, offsets))
         ends = np.cumsum(lengths, dtype=np.int64)
         # Bins of all rows are numbered in one sequence; a row has one bin less than entries.
@@ -69,16 +69,19 @@ class Tables:
         self._first = ends - lengths - np.arange(len(lengths), dtype=np.int64)  # (rows,) number of the first bin
         self._escape = self._first + lengths - 2  # (rows,) and of the last one
         self._to_symbol = offsets - self._first  # (rows,) symbol = bin + this
-        self._cumulative = cdf[is_bin].astype(np.int64)  # (bins,)
-        self._frequency = np.diff(cdf, append=0)[is_bin].astype(np.int64)
+        # Side by side, as a decoder asks for both: frequency, and the sum of those before it.
+        self._bins_of = np.stack([np.diff(cdf, append=0)[is_bin], cdf[is_bin]], 1).astype(np.int64)  # (bins, 2)
+        self._frequency, self._cumulative = self._bins_of.T
         # Row and slot as one number, rising over all bins: where each bin ends. A binary search finds any row's bin.
         row = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths - 1)  # (bins,)
         self._bin_ends = (row << PRECISION) + self._cumulative + self._frequency
         self._bits = None
         self._row_lists = _RowLists(self.cdf, self.lengths)
         self._lock = Lock()
-        self._lookup = None  # uint16 (places, 65536): bin of a slot, counted from the row's first
-        self._place = np.full(len(lengths), -1, np.int64)  # (rows,) where in it a row is; -1: nowhere yet
+        self._lookup = None  # uint8 (places, 65536): bin of a slot, counted from the row's first
+        # Where in it a row is; -1: nowhere yet. Rows too wide for bytes are always searched; their place says nothing.
+        self._wide = lengths - 1 > 1 << 8  # (rows,)
+        self._place = np.where(self._wide, 0, -1)  # (rows,)
         self._places = 0
         self._credit = 0
 
@@ -136,7 +139,7 @@ class Tables:
         there for most of the rows; in large ones all that matter have one.
         """
         places = self._place[rows]
-        if places.min() >= 0:
+        if self._lookup is not None and places.min() >= 0:
             return places
         with self._lock:
             missing = _distinct(rows[self._place[rows] < 0])
@@ -145,10 +148,10 @@ class Tables:
                 return None
             self._credit -= LOOKUP_PRICE * len(missing)
             if self._lookup is None:  # memory is taken when it is written to, not here
-                self._lookup = np.empty((min(len(self), MAX_LOOKUPS), TOTAL), np.uint16)
+                self._lookup = np.empty((min(len(self), MAX_LOOKUPS), TOTAL), np.uint8)
             for row in missing:
                 first, escape = self._first[row], self._escape[row]
-                numbers = np.arange(escape - first + 1, dtype=np.uint16)
+                numbers = np.arange(escape - first + 1, dtype=np.uint8)
                 # Another process may be forked between any two lines, and go on from there.
                 place, self._places = self._places, self._places + 1
                 self._lookup[place] = np.repeat(numbers, self._frequency[first : escape + 1])
@@ -279,7 +282,7 @@ class Decoder:
         self._check_end()
 
         # The states, their limbs, and room for what is in between, for _step.
-        room = [np.empty(lanes, dtype) for dtype in (np.int64, np.int64, np.uint16, bool)]
+        room = [np.empty(lanes, np.int64), np.empty((lanes, 2), np.int64), np.empty(lanes, np.uint8), np.empty(lanes, bool)]
         constants = [np.full(lanes, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST)]
         self._scratch = [self._x, *_limbs(self._x), *room, *constants]
 
@@ -327,30 +330,43 @@ class Decoder:
         keys = (rows if places is None else places) << PRECISION
         first = self.tables._first[rows]
         bins = np.empty(rows.size, np.int64)
+        searched = [None] * -(-rows.size // self.lanes) if places is None else self._searched(rows)
         rest = rows.size % self.lanes
         whole = rows.size - rest
         for start, stop, width in ((0, whole, self.lanes), (whole, rows.size, rest)):
             if start < stop:
                 steps = (a[start:stop].reshape(-1, width) for a in (keys, first, bins))
-                self._step(width, *steps, by_search=places is None)
+                self._step(width, *steps, searched[start // self.lanes :], by_search=places is None)
         if rest:
             self._x[:] = np.concatenate((self._x[rest:], self._x[:rest]))
         return bins
 
-    def _step(self, width, keys, bases, bins, by_search):
+    def _searched(self, rows):
+        """For each step of rows (n,) that have look-up tables: lanes whose rows are too wide for that, and their keys."""
+        searched = [None] * -(-rows.size // self.lanes)
+        wide = np.flatnonzero(self.tables._wide[rows])
+        if wide.size:
+            step, lane = np.divmod(wide, self.lanes)
+            steps, starts = np.unique(step, return_index=True)
+            for at, *found in zip(steps, np.split(lane, starts[1:]), np.split(rows[wide] << PRECISION, starts[1:])):
+                searched[at] = found
+        return searched
+
+    def _step(self, width, keys, bases, bins, searched, by_search):
         """Decode (steps, width) bins with the first ``width`` states.
 
         Every call below has arrays of one size and type on all sides: turning a Python number into an array, casting
         or allocating would cost as much again as the arithmetic.
         """
         tables, words, word, word_end = self.tables, self._words, self._word, self._word_end
-        x, first, second, third, slot, value, number, short, mask, shift, least = (a[:width] for a in self._scratch)
+        x, first, second, third, slot, both, number, short, mask, shift, least = (a[:width] for a in self._scratch)
+        frequency, cumulative = both.T
         bitwise_and, add, subtract, multiply = np.bitwise_and, np.add, np.subtract, np.multiply
         right_shift, less = np.right_shift, np.less
-        frequency, cumulative = tables._frequency.take, tables._cumulative.take
+        take = tables._bins_of.take
         search = tables._bin_ends.searchsorted
         lookup = None if by_search else tables._lookup.reshape(-1).take
-        for key, base, bin_ in zip(keys, bases, bins, strict=True):
+        for key, base, bin_, wide in zip(keys, bases, bins, searched):
             bitwise_and(x, mask, slot)
             add(key, slot, key)
             if by_search:
@@ -358,13 +374,15 @@ class Decoder:
             else:
                 lookup(key, None, number, "clip")  # "clip" only because "raise" would buffer the result
                 add(base, number, bin_)
+                if wide is not None:
+                    lanes, key = wide
+                    bin_[lanes] = search(key + slot[lanes], "right")
             # x = frequency (x >> 16) + slot - cumulative
-            frequency(bin_, None, value, "clip")
+            take(bin_, 0, both, "clip")
             right_shift(x, shift, x)
-            multiply(x, value, x)
+            multiply(x, frequency, x)
             add(x, slot, x)
-            cumulative(bin_, None, value, "clip")
-            subtract(x, value, x)
+            subtract(x, cumulative, x)
             # A state below 2^18 takes in a word: x = x << 16 | word, limb by limb.
             less(x, least, short)
             lanes = short.nonzero()[0]
@@ -530,7 +548,8 @@ def _pack_escapes(distances):
 # --- Checks --------------------------------------------------------------------------------------------------------
 
 
-def _check_tables(cdf, lengths, offsets):
+def check_tables(cdf, lengths, offsets):
+    """ModelError unless these are arrays as :class:`Tables` wants them."""
     for name, array in (("cdf", cdf), ("lengths", lengths), ("offsets", offsets)):
         if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.ndim != 1:
             kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__

@@ -2,7 +2,7 @@
 
     z -> round -> symbols of z                     rows: one per channel, of the nearest anchor quality
     z_hat -> walk: means, rows of each pass        rows: LEVELS for each pass and quantiser, from narrow to wide
-    y -> less mean, quantise -> symbols of y       those of row 0 are zero and not coded
+    y -> less mean, quantise -> symbols of y       those of rows below CODED_FIRST are zero and not coded
 
 Latents y are coded as Gaussian scale mixtures whose mean and scale come from the side information z and from the part
 of y that is already known (mean-scale hyperprior: Minnen, Balle, Toderici 2018, arXiv:1809.02736), in the passes of
@@ -14,13 +14,13 @@ Symbols of z stand in the order channel, row, column; those of a pass in the ord
 import numpy as np
 
 from .. import quality as scale
-from ..errors import Corrupt, ModelError
+from ..errors import Corrupt, ModelError, tensor
 from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
 from .quantisers import Dependent, Dequantiser, Rounding
-from .rans import Tables
+from .rans import Tables, check_tables
 
 
 class ScalarLatents:
@@ -50,7 +50,7 @@ class ScalarLatents:
         self.dependent = any(name.startswith("entropy.trellis_") for name in tensors)
         if self.dependent:
             tables.append(_read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
-        self.tables = Tables.join(*tables)
+        self.tables = Tables(*(np.concatenate(parts) for parts in zip(*tables)))
         shifts = Dequantiser(tensors, "entropy.shrink", anchors, LEVELS)
         self._rounding, self._lattice = Rounding(start, shifts), Rounding(start, shifts, lattice=True)
         if self.dependent:
@@ -74,7 +74,7 @@ class ScalarLatents:
             z: float32 (N, h/4, w/4), side information before rounding.
             y: float32 (M, h, w), gained latents before rounding, in symbols; h and w multiples of 4.
             quality: int, hundredths.
-            lattice: y_hat is made of whole numbers, and symbols of row 0 are coded too: for latents of the plain
+            lattice: y_hat is made of whole numbers, and symbols of all rows are coded: for latents of the plain
                 transform, which the networks predict less well.
             dependent: quantise by the trellis, which needs tables of its own, and no lattice.
 
@@ -141,7 +141,7 @@ def _y_hat(parts, shifts):
 
 
 def _read_tables(tensors, prefix, number, limit):
-    """Tables of a weights file: ``<prefix>_cdf``, ``_lengths`` and ``_offsets``.
+    """Arrays of rans.Tables, from a weights file: ``<prefix>_cdf``, ``_lengths`` and ``_offsets``.
 
     Args:
         number: of rows. limit: largest magnitude of a symbol.
@@ -149,18 +149,14 @@ def _read_tables(tensors, prefix, number, limit):
     Raises:
         ModelError: something is missing, or they are no such tables.
     """
-    names = [f"{prefix}_{key}" for key in ("cdf", "lengths", "offsets")]
-    for name in names:
-        if name not in tensors:
-            raise ModelError(f"the weights lack {name}")
-    cdf, lengths, offsets = (tensors[name] for name in names)
+    cdf, lengths, offsets = (tensor(tensors, f"{prefix}_{key}") for key in ("cdf", "lengths", "offsets"))
     try:
-        tables = Tables(cdf, lengths, offsets)
+        check_tables(cdf, lengths, offsets)
     except ModelError as error:
         raise ModelError(f"{prefix}: {error}") from None
-    if len(tables) != number:
-        raise ModelError(f"{prefix}: {len(tables)} rows; needed {number}")
+    if len(lengths) != number:
+        raise ModelError(f"{prefix}: {len(lengths)} rows; needed {number}")
     last = offsets.astype(np.int64) + lengths - 3
     if offsets.min() < -limit or last.max() > limit:
         raise ModelError(f"{prefix}: symbols {offsets.min()} to {last.max()}, beyond {limit}")
-    return tables
+    return cdf, lengths, offsets

@@ -27,7 +27,7 @@ A second level of codes that this one is conditioned on: :mod:`codec.latents.hie
 
 import numpy as np
 
-from ..errors import Corrupt, ModelError
+from ..errors import Corrupt, ModelError, tensor
 from ..quality import QUALITY_UNIT
 from .coded import Encoded, Queue, Source
 from .rans import TOTAL, Tables
@@ -260,11 +260,10 @@ def checkerboard(height, width):
 
 
 def _tensor(tensors, name, shape):
-    if name not in tensors:
-        raise ModelError(f"the weights lack {name}")
-    if tensors[name].shape != shape:
-        raise ModelError(f"{name} is {tensors[name].shape}, not {shape}")
-    return tensors[name]
+    found = tensor(tensors, name)
+    if found.shape != shape:
+        raise ModelError(f"{name} is {found.shape}, not {shape}")
+    return found
 
 
 def _floats(tensors, name, shape):

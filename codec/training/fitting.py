@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .. import latents
 from ..engine import Engine, float_weights, read_folder
-from ..errors import ImageError, ModelError
+from ..errors import ImageError, ModelError, tensor
 from ..image_io import read_picture, write_bytes_atomic
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
@@ -250,10 +250,7 @@ def _mixture(tensors):
     """The ScaleMixture of an exported model."""
     mixture = ScaleMixture(len(PASSES))
     for name, parameter in mixture.named_parameters():
-        key = f"entropy.y_prior.{name}"
-        if key not in tensors:
-            raise ModelError(f"the weights lack {key}, which tables are smoothed with")
-        parameter.data.copy_(torch.from_numpy(tensors[key]))
+        parameter.data.copy_(torch.from_numpy(tensor(tensors, f"entropy.y_prior.{name}")))
     return mixture
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
 from ..nn.integer import TrainableLayer
-from ..latents.networks import LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
+from ..latents.networks import CODED_FIRST, LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, walk
 from ..nn.dct import coarse_deviation
 from ..quality import QUALITY_UNIT
@@ -103,16 +103,16 @@ class TrainableModel(nn.Module):
     def _walk(self, y, z_hat, quality, generator):
         """The four passes over y (B, M, h, w): bits (B,) and y_hat for the synthesis.
 
-        Symbols of row 0 are not coded: the decoder takes them to be zero, so that networks and synthesis see the mean
+        Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and synthesis see the mean
         here as well. In training their bits are paid all the same. They are few, and without them nothing would lift
-        the scale of a latent out of row 0 again.
+        the scale of a latent out of them again.
         """
         hundredths = quality * QUALITY_UNIT
         passes, heard, residuals, symbols, rows = split(y), [], [], [], []
 
         def symbols_of(k, means, indexes):
             residual = passes[k] - means / MEAN_UNIT
-            symbol = surrogate_gradient(round_half_up(residual.detach()) * (indexes.detach() > 0), residual)
+            symbol = surrogate_gradient(round_half_up(residual.detach()) * (indexes.detach() >= CODED_FIRST), residual)
             if self.training and not self.quantiser.rounds:
                 heard.append(self.quantiser.for_synthesis(residual, generator) + means / MEAN_UNIT)
             residuals.append(residual.flatten(1))
@@ -125,7 +125,7 @@ class TrainableModel(nn.Module):
         indexes = torch.stack([r.flatten(1) for r in rows])
         scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
         residual = _tamed(self._for_rate(residual, generator), scales * self.y_prior.widest().detach()[:, None, None])
-        bits = self.y_prior.bits(residual, scales, None if self.training else indexes > 0)
+        bits = self.y_prior.bits(residual, scales, None if self.training else indexes >= CODED_FIRST)
         if not (self.training and not self.quantiser.rounds):
             shifts = [self.dequantiser(symbol, index, hundredths) for symbol, index in zip(symbols, rows)]
             heard = [part / MEAN_UNIT + shift for part, shift in zip(parts, shifts)]

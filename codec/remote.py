@@ -1,0 +1,117 @@
+"""Files behind URLs (``s3://``, ``gs://``, ``https://``, ``memory://`` ...), through fsspec, which comes with the extra ``remote``.
+
+What a scheme needs besides (s3fs, gcsfs, aiohttp ...) fsspec names where it is missing. Standard library only, until a URL
+is opened.
+"""
+
+import contextlib
+import functools
+import re
+from pathlib import PurePosixPath
+
+from .errors import CodecError
+from .extras import installed, lacks
+
+
+def is_url(name) -> bool:
+    """Whether a text is a URL, and not a path; ``C:\\...`` is none, nor is ``file://`` left to others."""
+    return isinstance(name, str) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+(::|://)", name) is not None
+
+
+class RemotePath:
+    """As much of ``pathlib.Path`` as a file behind a URL can have."""
+
+    def __init__(self, url):
+        self._scheme, self._separator, path = url.partition("://")
+        self._path = PurePosixPath(path)
+
+    def __str__(self):
+        return f"{self._scheme}{self._separator}{self._path}"
+
+    def __eq__(self, other):
+        return isinstance(other, RemotePath) and str(self) == str(other)
+
+    def __hash__(self):
+        return hash(str(self))
+
+    def __truediv__(self, relative):
+        return self._with(self._path / PurePosixPath(*relative.parts))
+
+    def _with(self, path):
+        return RemotePath(f"{self._scheme}{self._separator}{path}")
+
+    name = property(lambda self: self._path.name)
+    stem = property(lambda self: self._path.stem)
+    suffix = property(lambda self: self._path.suffix)
+
+    def with_name(self, name):
+        return self._with(self._path.with_name(name))
+
+    def with_suffix(self, suffix):
+        return self._with(self._path.with_suffix(suffix))
+
+    def relative_to(self, folder):
+        return self._path.relative_to(folder._path)
+
+    def is_dir(self) -> bool:
+        with _one_line(self):
+            return self._system.isdir(self._inside)
+
+    def is_file(self) -> bool:
+        with _one_line(self):
+            return self._system.isfile(self._inside)
+
+    def size(self) -> int:
+        """Bytes; 0 where the other side does not say."""
+        with _one_line(self):
+            return self._system.size(self._inside) or 0
+
+    def open(self):
+        """A binary file to read, to be closed."""
+        with _one_line(self):
+            return self._system.open(self._inside, "rb")
+
+    def write_bytes(self, data) -> None:
+        """Write the object in one go; most stores show it whole or not at all."""
+        with _one_line(self):
+            self._system.pipe_file(self._inside, bytes(data))
+
+    def files_below(self, recursive) -> list:
+        """RemotePath of the files in a folder, sorted."""
+        with _one_line(self):
+            found = self._system.find(self._inside, maxdepth=None if recursive else 1)
+        return [self._absolute(name) for name in sorted(found)]
+
+    def glob(self) -> list:
+        """RemotePath of what matches the URL as a pattern, sorted."""
+        with _one_line(self):
+            found = self._system.glob(self._inside)
+        return [self._absolute(name) for name in sorted(found)]
+
+    def _absolute(self, name):
+        return RemotePath(self._system.unstrip_protocol(name))
+
+    @functools.cached_property
+    def _opened(self):
+        if not installed("fsspec"):
+            raise CodecError(lacks(self._scheme, "remote", ["fsspec"]))
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(str(self))
+
+    _system = property(lambda self: self._opened[0])
+    _inside = property(lambda self: self._opened[1])
+
+
+@contextlib.contextmanager
+def _one_line(path):
+    """Whatever a store raises becomes one of our errors."""
+    try:
+        yield
+    except (CodecError, MemoryError):
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file"
+        raise CodecError(f"{path}: {' '.join(str(reason).split())}") from error

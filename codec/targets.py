@@ -1,0 +1,197 @@
+"""A size or a fidelity instead of a quality: the quality that meets it, found in a few trials.
+
+A trial compresses the picture at some quality, and for a fidelity decompresses it too. The logarithm of the size, PSNR
+and SSIMULACRA2 are nearly straight over quality, so that a parabola through the last trials, read backwards, meets them
+after three to five. The answer is the file of one of the trials: what compressing at its quality gives.
+
+The analysis transform has scales of its own for every quality, which is why it runs in each trial.
+"""
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import CodecError
+from .quality import QUALITY_MAX, QUALITY_UNIT
+
+TRIALS = 8  # at most
+SMALLEST = 0.99  # share of a size that is filled, at least, where some quality does so
+PSNR_TOLERANCE = 0.1  # dB
+SSIMULACRA2_TOLERANCE = 0.5
+# What a hundredth of quality is worth, for the step from the first trial to the second.
+_SLOPES = {"size": 4.5e-4, "bpp": 4.5e-4, "psnr": 2.3e-3, "ssimulacra2": 8e-3}
+_MARGIN = 0.9  # of a tolerance: other programs may measure a little differently
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "k": 10**3, "mb": 10**6, "m": 10**6, "gb": 10**9, "g": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a file is to be.
+
+    Attributes:
+        kind: "size" (bytes), "bpp" (bits a pixel of the whole file), "psnr" (dB over RGB) or "ssimulacra2".
+        value: size and bpp are upper limits, of which 99 % or more are used; PSNR is met within 0.1 dB, SSIMULACRA2
+            within 0.5.
+    """
+
+    kind: str
+    value: float
+
+    def __str__(self):
+        return {
+            "size": f"{self.value:,.0f} bytes",
+            "bpp": f"{self.value:g} bpp",
+            "psnr": f"PSNR {self.value:g} dB",
+            "ssimulacra2": f"SSIMULACRA2 {self.value:g}",
+        }[self.kind]
+
+
+def target_of(target_size=None, target_bpp=None, target_psnr=None, target_ssimulacra2=None):
+    """The one Target that is given, or None.
+
+    Args:
+        target_size: bytes, or text such as "200kB".
+
+    Raises:
+        ValueError: more than one of them, or a value that makes no sense.
+    """
+    values = {"size": target_size, "bpp": target_bpp, "psnr": target_psnr, "ssimulacra2": target_ssimulacra2}
+    given = {kind: value for kind, value in values.items() if value is not None}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise ValueError("a picture can have one target: " + " or ".join(f"target_{kind}" for kind in given))
+    ((kind, value),) = given.items()
+    value = parse_size(value) if isinstance(value, str) and kind == "size" else value
+    if not math.isfinite(value) or (kind != "ssimulacra2" and value <= 0) or (kind == "ssimulacra2" and value > 100):
+        raise ValueError(f"target_{kind} of {value} makes no sense")
+    return Target(kind, value)
+
+
+def parse_size(text) -> int:
+    """Bytes that a text means: ``200kB``, ``1.5 MB``, ``64KiB``, ``5000``; k is 1000, Ki is 1024.
+
+    Raises:
+        ValueError: it means none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    if not found or found[2].lower() not in _UNITS or (size := int(float(found[1]) * _UNITS[found[2].lower()])) < 1:
+        raise ValueError(f"{text!r} is no size such as 200kB, 1.5MB, 64KiB or 5000")
+    return size
+
+
+class Trial(NamedTuple):
+    """What came of one quality.
+
+    Attributes:
+        quality: in hundredths.
+        distance: from the target, 0 at it and rising with quality: a logarithm of a ratio, dB or points.
+        reached: bytes, dB or points.
+        data: the file.
+    """
+
+    quality: int
+    distance: float
+    reached: float
+    data: bytes
+
+
+def reach(target, pixels, compress, decompress) -> bytes:
+    """The file of a picture that meets a target.
+
+    Args:
+        target: Target.
+        pixels: uint8 (H, W, 3), what fidelity is measured against.
+        compress: quality in hundredths -> bytes of the file.
+        decompress: such bytes -> uint8 (H, W, 3).
+
+    Raises:
+        CodecError: no quality meets it; says which comes nearest.
+    """
+    measure = functools.partial(_trial, target, pixels, compress, decompress)
+    trials = {}
+    quality = QUALITY_MAX // 2
+    while quality is not None:
+        trial = trials[quality] = measure(quality)
+        if _meets(target, pixels, trial.reached):
+            return trial.data
+        quality = _next(target, list(trials.values())) if len(trials) < TRIALS else None
+    return _nearest(target, pixels, list(trials.values()))
+
+
+def _trial(target, pixels, compress, decompress, quality):
+    data = compress(quality)
+    if target.kind in ("size", "bpp"):
+        aim = (1 + SMALLEST) / 2 * _limit(target, pixels)
+        return Trial(quality, math.log(len(data) / aim), len(data), data)
+    reached = _metric(target)(pixels, decompress(data))
+    if reached is None:
+        raise CodecError("the picture is too small for SSIMULACRA2")
+    return Trial(quality, reached - target.value, reached, data)
+
+
+def _metric(target):
+    from .evaluation import metrics
+
+    return metrics.psnr_db if target.kind == "psnr" else metrics.ssimulacra2
+
+
+def _limit(target, pixels):
+    """Bytes that a file may have."""
+    height, width = pixels.shape[:2]
+    return target.value if target.kind == "size" else target.value * height * width / 8
+
+
+def _meets(target, pixels, reached):
+    if target.kind in ("size", "bpp"):
+        return SMALLEST * _limit(target, pixels) <= reached <= _limit(target, pixels)
+    tolerance = PSNR_TOLERANCE if target.kind == "psnr" else SSIMULACRA2_TOLERANCE
+    return abs(reached - target.value) <= _MARGIN * tolerance
+
+
+def _next(target, trials):
+    """Quality of the next trial in hundredths, between those that are known to be too low and too high.
+
+    None where there is none.
+    """
+    low = max((trial.quality for trial in trials if trial.distance < 0), default=-1)
+    high = min((trial.quality for trial in trials if trial.distance >= 0), default=QUALITY_MAX + 1)
+    if high - low < 2:
+        return None
+    last = [trial.distance < 0 for trial in trials[-3:]]
+    if 0 <= low and high <= QUALITY_MAX and len(trials) > 3 and len(set(last)) == 1:
+        return (low + high) // 2  # a curve with a step in it: the parabola creeps
+    near = sorted(trials, key=lambda trial: abs(trial.distance))[:3]
+    guess = _at_zero(near)
+    if guess is None:
+        guess = near[0].quality - near[0].distance / _SLOPES[target.kind]
+    return round(min(max(guess, low + 1, 0), high - 1, QUALITY_MAX))
+
+
+def _at_zero(trials):
+    """Where the polynomial through some trials, quality over distance, passes distance 0; None where it tells nothing."""
+    if len(trials) < 2 or len({trial.distance for trial in trials}) < len(trials):
+        return None
+    guess = 0.0
+    for one in trials:
+        others = [other for other in trials if other is not one]
+        guess += one.quality * math.prod(other.distance / (other.distance - one.distance) for other in others)
+    return guess
+
+
+def _nearest(target, pixels, trials) -> bytes:
+    """What to do where no trial has met the target: the largest file below a limit, if no quality comes nearer."""
+    best = min(trials, key=lambda trial: abs(trial.distance))
+    if target.kind in ("size", "bpp"):
+        below = [trial for trial in trials if trial.reached <= _limit(target, pixels)]
+        if below and max(below).quality < QUALITY_MAX:
+            return max(below).data
+        reached = f"takes {best.reached:,} bytes"
+        if target.kind == "bpp":
+            reached = f"takes {8 * best.reached / (pixels.shape[0] * pixels.shape[1]):.4g} bpp"
+    else:
+        reached = f"has {best.reached:.2f}"
+    raise CodecError(f"{target} cannot be reached: quality {best.quality / QUALITY_UNIT:g} {reached}")
