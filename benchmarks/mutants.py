@@ -31,7 +31,7 @@ TESTS = {  # file -> tests
     "codec/quantise/rounding.py": f"{QUANTISE} tests/test_quantise.py",
     "codec/quantise/estimators.py": f"{QUANTISE} tests/test_attention.py",
     "codec/quantise/codebook.py": "tests/test_codebook.py",
-    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_integer.py tests/test_ste.py",
+    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_quantise.py tests/test_integer.py tests/test_ste.py",
     "codec/quantise/attention.py": "tests/test_attention.py",
     "codec/quantise/reference.py": f"tests/test_quantise.py {QUANTISE}",
     "codec/training/vector_model.py": "tests/test_vector_model.py tests/test_tile.py tests/test_vector_entropy.py",
