@@ -185,7 +185,7 @@ def test_codewords_that_nobody_chooses_are_restarted_late():
     run(made, vectors)
     commit_codebooks(made)
     restarted = made.codebooks[0, :, 4:]
-    assert torch.cdist(restarted, vectors).amin(2).max() < 1e-5 and torch.cdist(restarted, unused).amin() > 0.01
+    assert torch.cdist(restarted, vectors).amin(2).max() < 1e-3 and torch.cdist(restarted, unused).amin() > 0.01
 
 
 def test_the_codebook_loss_moves_codewords_and_nothing_else():
