@@ -224,6 +224,16 @@ def test_a_soft_rate_pulls_towards_codewords_that_cost_less():
     assert ((more - less) / 2e-3).item() == pytest.approx(gradient.norm().item(), rel=0.05)
 
 
+def test_priors_and_codewords_learn_from_choices_and_not_from_the_soft_rate():
+    made, vectors = level(stages=2, learned=True), draw(3, 40, 4, seed=9).requires_grad_()
+    chosen = run(made, vectors, worth=0.5, soft=True)
+    learned = [made.log_prior, made.sharpness, *(book.entries for book in made.books)]
+    assert torch.autograd.grad(chosen.soft_bits.sum(), learned, allow_unused=True, retain_graph=True) == 4 * (None,)
+    (pull,) = torch.autograd.grad(chosen.soft_bits.sum(), vectors, retain_graph=True)
+    to_prior, to_sharpness = torch.autograd.grad(chosen.bits.sum(), learned[:2])
+    assert pull.abs().max() > 0 and to_prior.abs().max() > 0 and to_sharpness.abs().max() > 0
+
+
 # --- Categorical codes ---------------------------------------------------------------------------------------------
 
 
