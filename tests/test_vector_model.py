@@ -469,7 +469,7 @@ def test_one_picture_that_is_not_finite_leaves_no_trace(pictures, tmp_path, monk
     begun = loss_now()
     for _ in range(20):
         step()
-    assert loss_now() < (1.0 if kind == "hvq" else 0.95) * begun  # an upper level is slow to be of use
+    assert loss_now() < (0.95 if kind == "vq" else 1.0) * begun  # an upper level is slow to be of use, and so are draws
     assert all(t.isfinite().all() for t in run_.bare.state_dict().values())
     assert not torch.equal(run_.bare.lower.books[0].entries, before["lower.books.0.entries"])
     run_.crops.close()
