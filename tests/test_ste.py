@@ -197,6 +197,43 @@ def test_scaling_a_gradient_leaves_the_value_alone():
     torch.testing.assert_close(grad, torch.full_like(x, 0.037))
 
 
+def test_searches_are_in_full_precision_and_leave_the_setting_alone():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            with ste.full_precision("cpu"):
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+            assert torch.get_float32_matmul_precision() == "medium" and torch.is_autocast_enabled("cpu")
+        with pytest.raises(KeyError), ste.full_precision("cpu"):
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_penalties_of_each_vector_and_each_group():
+    z, codebook = torch.randn(3, 5, 2, generator=seeded()), torch.randn(3, 7, 2, generator=seeded(1))
+    penalty = 3 * torch.rand(3, 5, 7, generator=seeded(2))
+    distances = (z[:, :, None] - codebook[:, None]).square().sum(-1)
+    found = ste.nearest(z, codebook, penalty)
+    assert torch.equal(found, (distances + penalty).argmin(-1)) and not torch.equal(found, distances.argmin(-1))
+    assert torch.equal(ste.nearest(z[1], codebook[1], penalty[1]), found[1])
+    assert torch.equal(ste.nearest(z[1], codebook[1], penalty[1, :1]), (distances[1] + penalty[1, :1]).argmin(-1))
+
+
+def test_thresholds_belong_to_zero_and_to_the_upper_sign():
+    x = torch.tensor([-0.5, -0.0, 0.0, 0.5, 0.75, -0.75])
+    assert ste.ternary_ste(x).tolist() == [0, 0, 0, 0, 1, -1]
+    assert ste.ternary_ste(x, torch.tensor(0.75)).eq(0).all()
+    assert ste.sign_ste(x).tolist() == [-1, 1, 1, 1, 1, -1]
+    for temperature in (1e-30, 1e30):
+        assert ste.positive_temperature(temperature) == temperature
+    with pytest.raises(ValueError, match="positive and finite, found inf"):
+        ste.positive_temperature(float("inf"))
+
+
 # --- Stochastic ----------------------------------------------------------------------------------------------------
 
 
