@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from . import progress
-from .common import Counts, Quality, require
+from .common import Counts, Quality, model_options, require
 from .files import STREAM
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 
@@ -55,7 +55,7 @@ class Sizes(click.ParamType):
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
 @click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time; - prints them in place of tables.")
-@click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
+@model_options
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
 def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):
     """Measure speed.
@@ -95,7 +95,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     if not pictures:
         pictures = [("made up", measuring.made_up_picture(*sizes[-1]))]
     threads = threads or tuple(sorted({1, cores()}))
-    coder = Codec(model, device=device)
+    coder = Codec(model, device=device, fallback="never")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
     total = measuring.steps(anchors, sizes, threads, repeats)
     with progress.bar(total, "step") as bar:

@@ -1,5 +1,6 @@
 """What several commands share: the run over all files, how errors are said, options."""
 
+import functools
 import json
 import math
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from codec import weights
 from codec.bitstream import MAX_PIXELS
 from codec.errors import CodecError
 
@@ -239,6 +241,26 @@ def limit_option(command):
         "--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, metavar="N",
         help="Refuse larger pictures before memory is asked for.  [268435456]",
     )(command)  # fmt: skip
+
+
+def model_options(command):
+    """``--model`` and ``--tune``, for the commands that compress; as ``model``."""
+
+    @functools.wraps(command)
+    def with_model(*args, model, tune, **others):
+        if tune and model:
+            raise click.UsageError("--tune names a model, as --model does: one of them is enough.")
+        return command(*args, model=weights.tuned_model_id(tune) if tune else model, **others)
+
+    for option in (
+        click.option(
+            "--tune", type=click.Choice(weights.TUNES),
+            help="The shipped model that is trained for eyes (SSIMULACRA2) or for psnr (squared error).",
+        ),
+        click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is."),
+    ):  # fmt: skip
+        with_model = option(with_model)
+    return with_model
 
 
 def coder_options(command):

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import click
 
 from . import progress
-from .common import Failure, coder_options, require
+from .common import Failure, coder_options, model_options, require
 from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
@@ -33,7 +33,7 @@ MIB = 2**20
     help="What to measure; psnr is always there.",
 )  # fmt: skip
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
-@click.option("--model", metavar="MODEL", help="Id or folder of a model; 'codec models' lists what there is.")
+@model_options
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
 @click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables.")
 @click.option(
@@ -99,7 +99,7 @@ def evaluate(
 
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
-    coder = Codec(model, device=device, threads=threads)
+    coder = Codec(model, device=device, threads=threads, fallback="never")
     make = functools.partial(Codec, model, device=device, threads=each)
     settings = {"model": coder.model_id, "device": str(device), "qualities": qualities}
     entrants = [rd.Entrant(OURS, coder, qualities, make, settings)]

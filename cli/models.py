@@ -51,7 +51,8 @@ def models(as_json, add, remove, pictures, as_default):
         raise SystemExit(1 if dead else 0)
     for model in found:
         star = "*" if model["default"] else " "
-        click.echo(f"{star} {model['id']}  {model['bytes'] / 1e6:6.1f} MB  {model['folder']}")
+        tune = f"  --tune {model['tune']}" if model["tune"] else ""
+        click.echo(f"{star} {model['id']}  {model['bytes'] / 1e6:6.1f} MB  {model['folder']}{tune}")
         if model["title"]:
             click.echo(f"              {model['title']}")
         if pictures:
@@ -74,6 +75,7 @@ def _describe(model_id: str, default: str) -> dict:
     return {
         "id": model_id,
         "default": model_id == default,
+        "tune": weights.tune_of(model_id),
         "bytes": (folder / "weights.safetensors").stat().st_size,
         "folder": str(folder),
         "title": _title(folder / "CARD.md"),

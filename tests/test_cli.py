@@ -23,7 +23,7 @@ from cli.main import COMMANDS
 from cli.main import codec as codec_command
 from cli.train import build_config, minutes_until, read_settings
 from cli.train import train as train_command
-from codec import bitstream
+from codec import bitstream, weights
 
 SUFFIXES = (".png", ".jpg")
 
@@ -319,16 +319,18 @@ def test_quiet_says_nothing_about_success(picture):
     assert succeed("compress", picture, "--quiet") == ""
 
 
-def test_exif_is_kept_on_request_only(tmp_path, photo):
+def test_exif_is_kept_unless_it_is_to_be_stripped(tmp_path, photo):
     exif = Image.Exif()
     exif[0x010E] = "a dog"  # ImageDescription
     Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif)
     for options, kept in (
-        (["-o", tmp_path / "without.bin"], False),
-        (["-o", tmp_path / "with.bin", "--exif"], True),
+        (["-o", tmp_path / "without.bin", "--strip"], False),
+        (["-o", tmp_path / "with.bin"], True),
+        (["-o", tmp_path / "asked.bin", "--exif"], True),
     ):
         succeed("compress", tmp_path / "a.jpg", *options)
-        assert (bitstream.unpack(options[1].read_bytes()).exif is not None) == kept
+        found = bitstream.unpack(options[1].read_bytes())
+        assert (found.exif is not None or found.packed_exif is not None) == kept
 
 
 def test_an_unknown_model_ends_the_command_in_one_line(tmp_path, picture):
@@ -354,6 +356,16 @@ def test_damage_is_one_line_and_status_1(tmp_path, compressed, command, damage, 
     message = message.format(size=len(whole), left=len(damaged))
     assert fail(command, compressed) == f"codec: {compressed}: {message}\n"
     assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("tune", weights.TUNES)
+def test_a_tune_picks_a_shipped_model_and_the_file_says_which(tmp_path, picture, tune):
+    out = tmp_path / "out.bin"
+    succeed("compress", picture, "-o", out, "--tune", tune)
+    found = json.loads(succeed("info", out, "--json"))
+    assert (found["model"], found["model_tune"]) == (weights.tuned_model_id(tune), tune)
+    assert f"tuned for {tune}" in succeed("info", out)
+    assert "one of them is enough" in fail("compress", picture, "-f", "--tune", tune, "--model", found["model"], status=2)
 
 
 def test_a_file_of_a_model_that_is_not_here_names_the_model(compressed):
@@ -573,7 +585,8 @@ def test_every_training_option_is_a_setting():
 
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
     own = {"until", "fit_tables", "config_file", "overrides", "show_config", "no_progress"}
-    assert {parameter.name for parameter in train_command.params} - own <= fields
+    everywhere = {"quiet", "verbose"}
+    assert {parameter.name for parameter in train_command.params} - own - everywhere <= fields
 
 
 def test_show_config_can_be_read_back(tmp_path):
