@@ -478,6 +478,30 @@ def test_an_outlier_costs_about_what_its_escape_takes_and_pulls_at_mean_and_scal
     assert torch.equal(_tamed(common, scales.detach()), common)
 
 
+def test_the_limit_of_an_outlier_is_four_and_a_half_deviations_beyond_the_zero_bin():
+    scales = torch.tensor([0.2, 2.0, 2.0, 0.01])
+    residual = torch.tensor([5.0, -9.4, -9.6, 0.4], requires_grad=True)
+    tamed = _tamed(residual, scales)
+    assert tamed.tolist() == pytest.approx([0.5 + 4.5 * 0.2, -9.4, -9.5, 0.4])
+    tamed.sum().backward()  # the limit itself is a constant factor
+    assert residual.grad.tolist() == pytest.approx([1.4 / 5, 1.0, 9.5 / 9.6, 1.0])
+
+
+def test_side_information_is_paid_for_by_the_prior_of_the_nearest_anchor():
+    """Three anchors, at qualities 0, 50 and 100; a price for each channel, and no less than 1e-9 as a probability."""
+    model = trainable()
+    z = torch.randint(-3, 4, (8, CONFIG.N, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    quality = torch.tensor([0.0, 24.9, 25.0, 50.0, 74.9, 75.0, 99.0, 100.0])
+    z[0, 0] = 10_000.0
+    found = model._z_likelihood(z, quality).view(8, CONFIG.N, 2, 3)
+    for picture, anchor in enumerate([0, 0, 1, 1, 1, 2, 2, 2]):
+        every = torch.zeros(3, CONFIG.N, 6)
+        every[anchor] = z[picture].flatten(1)
+        wanted = model.z_prior._likelihood(every.view(-1, 1, 6))[0].view(3, CONFIG.N, 2, 3)[anchor]
+        torch.testing.assert_close(found[picture], wanted.clamp_min(1e-9))
+    assert found[0, 0].eq(1e-9).all()
+
+
 def test_new_pictures_are_found_while_it_runs(pictures, tmp_path):
     folder = tmp_path / "growing"
     folder.mkdir()
