@@ -706,7 +706,7 @@ def test_a_missing_extra_is_named(pictures, fake_codec, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = run("evaluate", pictures)
     assert result.exit_code == 1
-    assert result.stderr == 'codec: evaluate needs SciPy: pip install "neural-image-codec[eval]"\n'
+    assert result.stderr == 'codec: evaluate needs SciPy: pip install ".[eval]" in the folder of the sources\n'
 
 
 # End to end -------------------------------------------------------------------------------------------------

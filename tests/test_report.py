@@ -417,4 +417,4 @@ def test_a_missing_extra_is_named(tmp_path, results_file, monkeypatch):
     monkeypatch.setattr(util, "find_spec", {"scipy": SimpleNamespace()}.get)
     result = run("report", results_file, "-o", tmp_path / "r.html", "--plot", tmp_path / "rd.png")
     assert result.exit_code == 1
-    assert result.stderr == 'codec: report needs Plotly and Matplotlib: pip install "neural-image-codec[eval]"\n'
+    assert result.stderr == 'codec: report needs Matplotlib: pip install ".[eval]" in the folder of the sources\n'
