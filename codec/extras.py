@@ -21,7 +21,6 @@ TITLES = {
     "onnxruntime": "ONNX Runtime",
     "pillow": "Pillow",
     "pillow_jxl": "pillow-jxl-plugin",
-    "plotly": "Plotly",
     "scipy": "SciPy",
     "tensorboard": "TensorBoard",
     "torch": "PyTorch",
