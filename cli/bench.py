@@ -95,7 +95,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     if not pictures:
         pictures = [("made up", measuring.made_up_picture(*sizes[-1]))]
     threads = threads or tuple(sorted({1, cores()}))
-    coder = Codec(model, device=device)
+    coder = Codec(model, device=device, fallback="never")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
     total = measuring.steps(anchors, sizes, threads, repeats)
     with progress.bar(total, "step") as bar:

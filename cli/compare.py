@@ -48,7 +48,7 @@ def compare(original, others, output, force, model, as_json, device, threads):
     def coder():
         from codec import Codec
 
-        return Codec(model, device=device, threads=threads)
+        return Codec(model, device=device, threads=threads, fallback="never")
 
     with progress.bar(len(others), "file") as bar:
 

@@ -8,7 +8,15 @@ from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
 from .common import coder_options, limit_option, model_options, run
-from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, Ending, announced, batch_options, plan
+from .files import (
+    COMPRESSED_SUFFIXES,
+    PICTURE_SUFFIXES,
+    Ending,
+    announced,
+    batch_options,
+    plan,
+)
+from .pictures import frames_of, keeping_options, remark, warn_of_picture_suffix
 from .progress import is_quiet, is_verbose
 from .targets import quality_options, target_among
 
@@ -26,13 +34,13 @@ from .targets import quality_options, target_among
     "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT_MAX, show_default=True,
     help="1 searches for the cheapest symbols, 0 rounds: faster, and some 5 % larger.",
 )  # fmt: skip
-@click.option("--exif", is_flag=True, help="Keep EXIF metadata, which may tell place and time.")
+@keeping_options
 @model_options
 @limit_option
 @coder_options
 def compress(
-    inputs, output, quality, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, effort, exif, model,
-    max_pixels, device, threads, **targets,
+    inputs, output, quality, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, effort, keeping,
+    all_frames, model, max_pixels, device, threads, **targets,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -41,6 +49,9 @@ def compress(
     Pictures whose names differ by their extension alone keep it: a.png.bin and a.jpg.bin. {stem}, {name} and {folder}
     in -o stand for picture, picture.png and its place below the folder that was named.
 
+    EXIF, XMP, IPTC, resolution and ICC profile are kept. Text, drawings and pictures that have been compressed harder
+    before are kept without loss where that takes fewer bytes (see --fallback).
+
     Nothing is written when an output exists (without --force or --skip-existing). When one of several pictures
     fails, the others are still compressed and the exit status is 1.
 
@@ -48,6 +59,7 @@ def compress(
     fails.
     """
     target = target_among(targets)
+    warn_of_picture_suffix(output, PICTURE_SUFFIXES)
     jobs = plan(
         inputs, output, suffix=suffix, suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES, recursive=recursive,
         force=force, skip_existing=skip_existing,
@@ -69,11 +81,24 @@ def compress(
 
     def work(job):
         job.check()
+        if not all_frames:
+            return one(job, job)
+        done = [one(job, part, frame) for frame, part in enumerate(job.numbered(len(frames_of(job.source))))]
+        lines, _, written, facts = zip(*done, strict=True)
+        return "\n".join(lines), job.source.bytes, sum(written), {**facts[0], "bytes": sum(written), "frames": list(facts)}
+
+    def one(job, part, frame=0):
         size, started = job.source.bytes, time.perf_counter()
-        data = coder.compress(job.source.readable(), quality, exif=exif, effort=effort, **target)
-        job.write_bytes(data, keep_times)
+        remarks = []
+        data = coder.compress(
+            job.source.readable(), quality, effort=effort, frame=frame, on_remark=remarks.append, **keeping, **target
+        )
+        part.write_bytes(data, keep_times)
+        if not is_quiet():
+            for text in remarks:
+                remark(job, text)
         header, seconds = bitstream.read_header(data), time.perf_counter() - started
-        place = "standard output" if job.target is None else str(job.target)
+        place = "standard output" if part.target is None else str(part.target)
         bpp = 8 * len(data) / (header.width * header.height)
         found = f", quality {header.quality / 100:g}" if target or is_verbose() else ""
         if is_verbose():

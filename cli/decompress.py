@@ -9,7 +9,8 @@ from codec import bitstream
 
 from .common import Failure, coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, announced, batch_options, plan
-from .progress import is_verbose
+from .pictures import remark, writing_options
+from .progress import is_quiet, is_verbose
 
 
 @click.command()
@@ -27,11 +28,12 @@ from .progress import is_verbose
 @click.option(
     "--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it."
 )
+@writing_options
 @limit_option
 @coder_options
 def decompress(
     inputs, output, extension, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, model, max_pixels,
-    device, threads,
+    device, threads, writing, depth,
 ):  # fmt: skip
     """Decompress files to pictures.
 
@@ -44,7 +46,7 @@ def decompress(
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
     status is 1.
     """
-    from codec.image_io import FORMATS, encode_picture
+    from codec.image_io import DEEP_EXTENSIONS, FORMATS
 
     ending = Ending(tuple(FORMATS)).convert(suffix, None, None) if suffix else None
     suffix = "." + (extension or (ending or "png").rpartition(".")[2]).lower().lstrip(".")
@@ -62,6 +64,9 @@ def decompress(
     if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
+    written = {suffix if job.target is None else job.target.suffix.lower() for job in jobs.jobs}
+    if depth == 16 and not written <= set(DEEP_EXTENSIONS):
+        raise Failure(f"--depth 16: only {_names(DEEP_EXTENSIONS)} are written with 16 bits")
     if dry_run:
         run(jobs, announced, verb="planning", as_json=as_json)
         return
@@ -78,17 +83,20 @@ def decompress(
         with job.source.open() as file:
             data = bitstream.read_file(file)
         bitstream.unpack(data)  # refuses damaged files before any network is loaded
-        image = coder().decompress(data)
         place = "standard output" if job.target is None else str(job.target)
-        picture = encode_picture(image, suffix if job.target is None else job.target.suffix.lower(), place)
+        extension = suffix if job.target is None else job.target.suffix.lower()
+        picture, header, remarks = coder().to_file(data, extension, depth=depth, writing=writing, name=place)
         job.write_bytes(picture, keep_times)
+        if not is_quiet():
+            for text in remarks:
+                remark(place, text)
         seconds = time.perf_counter() - started
         found = f", {len(picture):,} bytes, {seconds:.2f} s" if is_verbose() else ""
         facts = {
-            "output": place, "bytes": len(picture), "width": image.width, "height": image.height, "mode": image.mode,
-            "seconds": round(seconds, 3),
+            "output": place, "bytes": len(picture), "width": header.width, "height": header.height,
+            "mode": ("L" if header.grey else "RGB") + ("A" if header.alpha else ""), "seconds": round(seconds, 3),
         }  # fmt: skip
-        return f"{job} -> {place}: {image.width} x {image.height}{found}", len(data), len(picture), facts
+        return f"{job} -> {place}: {header.width} x {header.height}{found}", len(data), len(picture), facts
 
     run(jobs, work, verb="decompressing", as_json=as_json)
 

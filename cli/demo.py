@@ -41,7 +41,7 @@ def demo(folder, output, qualities, device, threads):
     from codec.files import write_bytes_atomic
     from codec.image_io import read_picture, save_picture
 
-    coder = Codec(device=device, threads=threads)
+    coder = Codec(device=device, threads=threads, fallback="never")
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise Failure(f"{output}: is a file; the demo writes into a folder")

@@ -18,7 +18,8 @@ from .common import Failure
 
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pnm", ".avif", ".jp2"
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pnm",
+    ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi", ".jxl", ".heic", ".heif",
 )  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
@@ -85,6 +86,16 @@ class Job:
         """CodecError where the job cannot be done."""
         if self.problem:
             raise CodecError(self.problem)
+
+    def numbered(self, count) -> list:
+        """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``..."""
+        if count == 1:
+            return [self]
+        if self.target is None:
+            raise CodecError("standard output holds one picture, not all frames")
+        digits = len(str(count - 1))
+        names = (f"{self.target.stem}.{number:0{digits}}{self.target.suffix}" for number in range(count))
+        return [Job(self.source, self.target.with_name(name)) for name in names]
 
     def write_bytes(self, data, keep_times=False) -> None:
         """Write the output whole or not at all, making the folders above it.

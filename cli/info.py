@@ -1,5 +1,6 @@
 """``codec info``: what a compressed file says about itself; the standard library is enough for it."""
 
+import io
 import json
 
 import click
@@ -11,25 +12,36 @@ from .common import run
 from .files import COMPRESSED_SUFFIXES, expand
 
 # Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
-LABELS = {"header": "header", "alpha": "alpha plane", "icc": "ICC profile", "exif": "EXIF"}
+LABELS = {
+    "alpha": "alpha plane", "icc": "ICC profile", "packed_icc": "ICC profile", "exif": "EXIF", "packed_exif": "EXIF",
+    "xmp": "XMP", "iptc": "IPTC", "stored": "picture file",
+}  # fmt: skip
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="FILES...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file.")
 @click.option("--recursive", is_flag=True, help="Look into the folders below a folder too.")
-def info(inputs, as_json, recursive):
+@click.option("--verify", is_flag=True, help="Check the coded picture too: its symbols are decoded, and no pixels made.")
+def info(inputs, as_json, recursive, verify):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. Checksums of header and metadata are verified; the picture is not decoded. Files in folders that are
-    none of this codec are passed over.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files in
+    folders that are none of this codec are passed over.
     """
     show = _as_json if as_json else _as_text
 
     def describe_file(source):
         with source.open() as file:
-            return show(examine(file, str(source))), 0, 0
+            if verify:
+                import codec
+
+                data = bitstream.read_file(file)
+                codec.verify(data)
+                file = io.BytesIO(data)
+            found = examine(file, str(source))
+            return show({**found, "verified": True} if verify else found), 0, 0
 
     run(expand(inputs, COMPRESSED_SUFFIXES, recursive, bitstream.MAGIC), describe_file, verb="reading")
 
@@ -41,6 +53,10 @@ def examine(file, name: str) -> dict:
         BitstreamError: it is not whole and undamaged, as far as that shows without decoding.
     """
     header = bitstream.verify_file(file)
+    stored = None
+    if header.stored:
+        file.seek(header.layout()[-1][1])
+        stored = bitstream.stored_kind(file.read(16))
     size, pixels = header.file_size, header.width * header.height
     parts = header.layout()
     names = {part for part, _, _ in parts}
@@ -51,11 +67,14 @@ def examine(file, name: str) -> dict:
         "width": header.width,
         "height": header.height,
         "colour": "grey" if header.grey else "rgb",
-        "alpha": "alpha" in names,
-        "icc": "icc" in names,
-        "exif": "exif" in names,
+        "alpha": header.alpha,
+        "icc": bool(names & {"icc", "packed_icc"}),
+        "exif": bool(names & {"exif", "packed_exif"}),
+        "xmp": "xmp" in names,
+        "iptc": "iptc" in names,
         "quality": header.quality / 100,
-        "transform": "plain" if header.plain else "none" if header.flat else "learned",
+        "transform": "plain" if header.plain else "none" if header.flat or stored else "learned",
+        "stored": stored,
         "tiles": len(header.tiles),
         "model": header.model_id,
         **_model_state(header.model_id),
@@ -93,21 +112,25 @@ def _as_json(found: dict) -> str:
 
 def _as_text(found: dict) -> str:
     kind = "grey" if found["colour"] == "grey" else "RGB"
-    extras = [
-        word for key, word in (("alpha", "alpha"), ("icc", "ICC profile"), ("exif", "EXIF")) if found[key]
-    ]
+    words = ("alpha", "alpha"), ("icc", "ICC profile"), ("exif", "EXIF"), ("xmp", "XMP"), ("iptc", "IPTC")
+    extras = [word for key, word in words if found[key]]
     installed = "installed" if found["model_installed"] else "not installed; decompress needs --model"
     state = "released" if found["model_released"] else "experimental"
     state = f"tuned for {found['model_tune']}; {state}" if found["model_tune"] else state
     transform = {"plain": ", plain transform", "none": ", one colour a tile"}.get(found["transform"], "")
+    coding = [
+        f"  quality  {found['quality']:g}{transform}",
+        f"  model    {found['model']} ({state}; {installed})",
+    ]
+    if found["stored"]:
+        coding = [f"  kept     as {found['stored']}, without loss; needs no model"]
     rows = [(LABELS.get(part["name"], part["name"]), part) for part in found["parts"]]
     total = {"bytes": found["bytes"], "percent": 100.0, "bpp": found["bpp"]}
     return "\n".join(
         [
             found["file"],
             f"  picture  {found['width']} x {found['height']}, {', '.join([kind, *extras])}",
-            f"  quality  {found['quality']:g}{transform}",
-            f"  model    {found['model']} ({state}; {installed})",
+            *coding,
             "",
             f"  {'part':<22}{'bytes':>12}{'share':>9}{'bpp':>10}",
             *(_row(label, part) for label, part in [*rows, ("total", total)]),

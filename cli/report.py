@@ -118,7 +118,7 @@ def _views(results, pictures, qualities, against, model, device, threads):
     else:
         anchors = find_anchors(against)
     described = results["conditions"].get("codecs", {}).get(name, {})
-    coder = Codec(model or described.get("model"), device=device, threads=threads)
+    coder = Codec(model or described.get("model"), device=device, threads=threads, fallback="never")
 
     def failed(anchor, error):
         bar.write(f"codec: {anchor.title} left out: {error}", file=sys.stderr)

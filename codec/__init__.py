@@ -17,6 +17,7 @@ _HOMES = {
     "compress_batch": "api",
     "decompress": "api",
     "decompress_batch": "api",
+    "verify": "api",
     "BitstreamError": "errors",
     "CodecError": "errors",
     "Corrupt": "errors",

@@ -1,17 +1,78 @@
 """The story, top to bottom: a picture becomes bytes, bytes become a picture."""
 
+import contextlib
 import copy
 import functools
+import io
+import math
 import os
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from . import bitstream, image_io, targets, weights
-from .errors import CodecError, ModelError, is_memory, not_enough_memory
+from . import bitstream, image_io, metadata, targets, weights
+from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
+from .fallback import MODES, stored_instead
 from .model import Model
 from .quality import EFFORT_MAX, checked_effort, hundredths
+from .remote import RemotePath, is_url
 from .threads import Lock, set_threads
+
+# Bytes a pixel of a source file that may be smaller than what we make of it: noise takes 1.5 at quality 100.
+_SOURCE_RATE = 2.0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What of a picture is kept, and in which form: the options of :meth:`Codec.compress` beside the quality.
+
+    Attributes:
+        fallback: "auto": where the file would not be smaller than the source, or for text and drawings that a lossless
+            coder holds in fewer bytes, it carries the source's own bytes or a lossless WebP. "always": in any case, so that
+            nothing is lost. "never".
+        strip: leave out EXIF, XMP and IPTC; the ICC profile and the resolution stay.
+        strip_gps: leave out positions.
+        alpha_quality: 0 to 100; 100 is lossless.
+        allow_truncated: read a JPEG that ends too early as far as it goes.
+        frame: which one of an animation, or page.
+        on_remark: called with each line that the picture's owner should read.
+    """
+
+    fallback: str = "auto"
+    strip: bool = False
+    strip_gps: bool = False
+    alpha_quality: float = 100
+    allow_truncated: bool = False
+    frame: int = 0
+    on_remark: Callable[[str], None] = str
+
+    def __post_init__(self):
+        if self.fallback not in MODES:
+            raise ValueError(f"fallback {self.fallback!r}: there are {', '.join(MODES)}")
+        if not 0 <= self.alpha_quality <= 100:
+            raise ValueError(f"alpha_quality {self.alpha_quality} is not between 0 and 100")
+
+    def reading(self):
+        """Fields of image_io.Reading."""
+        return {
+            "deep": True, "exact": True, "frame": self.frame, "allow_truncated": self.allow_truncated,
+            "keep_source": {"never": 0.0, "auto": _SOURCE_RATE, "always": math.inf}[self.fallback],
+        }  # fmt: skip
+
+
+class _How(NamedTuple):
+    """How one picture is compressed."""
+
+    quality: int  # hundredths
+    exif: bytes | bool | None
+    dependent: bool | None
+    target: targets.Target | None
+    keeping: Keeping
 
 
 class Codec:
@@ -28,6 +89,7 @@ class Codec:
         backend: what runs the transforms: "onnx" (ONNX Runtime), or "torch", which needs PyTorch. None: torch where
             the device is not the CPU. Files are of the same size and quality, and each decodes with the other.
         max_pixels: larger pictures are refused, both ways, before memory is asked for.
+        fallback: of :class:`Keeping`, where a call does not say it; "never" to measure the codec itself.
         tune: instead of a model: "eyes" or "psnr", the shipped model that is trained for SSIMULACRA2 or for squared
             error. As with None, files of any installed model are decompressed.
 
@@ -41,8 +103,9 @@ class Codec:
     """
 
     def __init__(
-        self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, *, tune=None
-    ):
+        self, model=None, device="cpu", threads=None, backend=None, max_pixels=bitstream.MAX_PIXELS, *, tune=None,
+        fallback="auto",
+    ):  # fmt: skip
         if model is not None and tune is not None:
             raise ValueError("a model or a tune, not both: a tune is one of the shipped models")
         if threads is not None:
@@ -50,6 +113,7 @@ class Codec:
         self.device, self.threads = str(device), threads
         self.backend = backend or ("onnx" if self.device == "cpu" else "torch")
         self.max_pixels = max_pixels
+        self.fallback = Keeping(fallback).fallback
         if self.backend not in ("onnx", "torch"):
             raise CodecError(f"backend {backend}: there are onnx and torch")
         if self.backend == "onnx" and self.device != "cpu":
@@ -71,64 +135,144 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        return _opened, (model, self._tune, self.model_id, self.device, self.threads, self.backend, self.max_pixels)
+        settings = self.device, self.threads, self.backend, self.max_pixels, self.fallback
+        return _opened, (model, self._tune, self.model_id, *settings)
 
     @property
     def model(self):
         """The model.Model that compresses."""
         return self._models[self.model_id]
 
-    def compress(self, image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
+    def compress(self, image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
         """The picture as the bytes of one file.
 
         Args:
-            image: path, binary file, PIL.Image, or uint8 array (H, W, 3); also (H, W) grey and (H, W, 4) with alpha.
+            image: path, URL (with the extra ``remote``), binary file, the bytes of one, PIL.Image, or array: uint8, bool or
+                uint16 (H, W, 3), also (H, W) or (H, W, 1) grey and (H, W, 4) with alpha; floats from 0 to 1 of those
+                shapes or (3, H, W). What numpy.asarray takes, such as a tensor on the CPU, counts as an array.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
-            exif: keep EXIF metadata. The orientation is applied in any case.
+            exif: bytes that take the place of the picture's own EXIF; otherwise without effect. Metadata is kept unless
+                ``strip`` is given; the orientation is applied in any case.
             effort: 0 or 1. 1 quantises by a trellis, where the model has tables for it, and looks for the cheapest
                 way through it; 0 rounds, which is a little faster on both sides.
-            target: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
+            options: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
                 ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
+                And fields of :class:`Keeping`: ``fallback`` ("never" where there is a target), ``strip``, ``strip_gps``,
+                ``alpha_quality``, ``allow_truncated``, ``frame``, ``on_remark``.
 
         Raises:
             ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it, or no quality
             meets the target. ValueError: quality, effort or target is out of range.
         """
-        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
-        return self._compress(self._read(image), *how)
+        how = self._how(quality, exif, effort, options)
+        return self._compress(self._read(image, how.keeping), how)
 
-    def decompress(self, data):
-        """PIL.Image of a compressed file's bytes; mode RGB, L, RGBA or LA, as the original was.
+    def decompress(self, data, *, as_array=False):
+        """PIL.Image of a compressed file; mode RGB, L, RGBA or LA, as the original was.
+
+        Args:
+            data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its position.
+            as_array: return uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2), writable, in the place of an image.
+
+        Its ``info`` holds the metadata that was kept, under Pillow's names.
 
         Raises:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
-            CodecError: not enough memory for it. TypeError: something else than bytes.
+            CodecError: it cannot be read, or not enough memory for it. TypeError: none of these.
         """
-        if isinstance(data, (str, os.PathLike)):
-            cure = f"pathlib.Path({str(data)!r}).read_bytes()"
-            raise TypeError(f"decompress needs the bytes of a file, not its name: {cure}")
-        return self._decompress(bitstream.unpack(data if isinstance(data, bytes) else memoryview(data)))
+        image = _image_of(self.decompress_picture(data))
+        return np.array(image) if as_array else image
 
-    def compress_batch(self, images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
+    def decompress_picture(self, data, depth=8):
+        """image_io.Picture of a compressed file's bytes: pixels, alpha and metadata apart.
+
+        Args:
+            data: as for :meth:`decompress`, with the same errors.
+            depth: 8: pixels are uint8; 16: uint16, at the precision of the model, whatever the depth of the original.
+        """
+        if depth not in (8, 16):
+            raise ValueError(f"depth {depth}: there are 8 and 16")
+        return self._decompress(_unpacked(data), depth)
+
+    def verify(self, data):
+        """Check a compressed file by all its checksums: header, metadata, and the symbols of every tile; no pixels are made.
+
+        Args:
+            data: as for :meth:`decompress`.
+
+        Raises:
+            BitstreamError: it is damaged. ModelError: its model is not installed. CodecError: as of :meth:`decompress`.
+        """
+        container = _unpacked(data)
+        height, width = container.height, container.width
+        bitstream.check_size(width, height, self.max_pixels)
+
+        def work():
+            if container.stored:
+                image_io.read_stored(container)
+                return
+            self._model(container.model_id).verify(container, height, width, container.quality)
+            if container.alpha:
+                image_io.decode_alpha(container.alpha, width, height)
+
+        _within_memory(work, width, height)
+
+    def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture"):
+        """A compressed file's bytes as the bytes of a picture file.
+
+        A lossy picture that was kept as it was comes back as it was, where its format is asked for.
+
+        Args:
+            data: as for :meth:`decompress`, with the same errors.
+            extension: one of ``image_io.FORMATS``.
+            depth: as for :meth:`decompress_picture`; 16 for ``image_io.DEEP_EXTENSIONS``. None: 8, but 16 for what was
+                kept without loss and has them, where the format does.
+            writing: image_io.Writing.
+            name: for messages.
+
+        Returns:
+            (the bytes, the file's bitstream.Header, a list of lines that say what was left out).
+
+        Raises:
+            ImageError: the picture does not fit the format.
+        """
+        container, header = bitstream.unpack(data), bitstream.read_header(data)
+        bitstream.check_size(container.width, container.height, self.max_pixels)
+        form = image_io.FORMATS[extension].name
+        if container.stored and writing.quality is None and depth != 16:
+            kept = container.tiles[0].data
+            bare = metadata.of_container(container) == (metadata.Metadata(), None)
+            if bare and bitstream.stored_kind(kept) == form and form in ("JPEG", "WEBP", "AVIF"):
+                image_io.read_stored(container)  # what is damaged, or lies about its size, is no picture
+                return kept, header, []
+        if container.stored and depth is None and extension in image_io.DEEP_EXTENSIONS:
+            depth = 16 if image_io.read_stored(container, deep=True).pixels.dtype == np.uint16 else 8
+        picture = self._decompress(container, depth or 8)
+        picture = picture if depth == 16 else _image_of(picture)
+        file, remarks = image_io.encode_picture(picture, extension, name, writing)
+        return file, header, remarks
+
+    def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
-                has been read, so that two are held at a time.
-            quality, exif, effort, target: as for :meth:`compress`.
+                has been read, so that two are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
+            quality, exif, effort, options: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
         """
         _check_batch("compress", images, on_error)
-        how = hundredths(quality), exif, _dependent(effort), targets.target_of(**target)
+        how = self._how(quality, exif, effort, options)
 
         def read(image):
-            return self._read(image.copy() if isinstance(image, np.ndarray) else image)
+            image = _readable(image)
+            return self._read(image.copy() if isinstance(image, np.ndarray) else image, how.keeping)
 
         def finish(reading):
-            return self._compress(reading.result(), *how)
+            return self._compress(reading.result(), how)
 
         done, before = [], None
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -142,34 +286,74 @@ class Codec:
                 done.append(_outcome(on_error, finish, before))
         return done
 
-    def decompress_batch(self, files, *, on_error="raise"):
+    def decompress_batch(self, files, *, on_error="raise", as_array=False):
         """A list of PIL.Images, each the same as :meth:`decompress` gives.
 
         Args:
-            files: an iterable of files' bytes, asked for one at a time.
+            files: an iterable of files, as :meth:`decompress` takes them, asked for one at a time.
+            as_array: as for :meth:`decompress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a file that has failed.
 
         Raises:
             TypeError: a single file or its name in the place of several.
         """
         _check_batch("decompress", files, on_error)
-        return [_outcome(on_error, self.decompress, data) for data in files]
+        work = functools.partial(self.decompress, as_array=as_array)
+        return [_outcome(on_error, work, data) for data in files]
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
-        pixels = self._read(image).pixels
+        pixels = image_io.filled(self._read(image, Keeping(fallback="never"))).pixels
         coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
         return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
 
-    def _read(self, image):
-        with np.errstate(all="ignore"):
-            return image_io.read_picture(image, self.max_pixels)
+    def _how(self, quality, exif, effort, options):
+        """How a picture is compressed: what the arguments of :meth:`compress` say."""
+        wanted = {name: options[name] for name in options if name.startswith("target_")}
+        target = targets.target_of(**wanted)
+        given = {name: options[name] for name in options if name not in wanted}
+        keeping = Keeping(**{"fallback": "never" if target else self.fallback, **given})
+        if target and keeping.fallback == "always":
+            raise ValueError("a target is for what is coded; with fallback 'always' nothing is")
+        return _How(hundredths(quality), exif, _dependent(effort), target, keeping)
 
-    def _compress(self, picture, quality, exif, dependent, target=None):
+    def _read(self, image, keeping):
+        with np.errstate(all="ignore"):
+            return image_io.read_picture(_readable(image), self.max_pixels, **keeping.reading())
+
+    def _compress(self, picture, how):
         height, width = picture.pixels.shape[:2]
+        keeping = how.keeping
+
+        def work():
+            kept = _kept(picture, how.exif, keeping)
+            changed = kept.metadata != picture.metadata or keeping.strip or keeping.strip_gps
+            coded = None if keeping.fallback == "always" else self._coded(kept, how)
+            stored = stored_instead(kept, keeping.fallback, coded and len(coded), bare=changed)
+            if stored is not None:
+                keeping.on_remark(stored.remark)
+                return _stored(kept, stored)
+            if picture.size and len(coded) > picture.size:
+                keeping.on_remark(f"the file is larger than the picture: {len(coded):,} bytes instead of {picture.size:,}")
+            return coded
+
+        for remark in picture.remarks:
+            keeping.on_remark(remark)
+        return _within_memory(work, width, height)
+
+    def _coded(self, picture, how):
+        """The bytes of a file of a picture, coded."""
+        height, width = picture.pixels.shape[:2]
+        pixels = picture.pixels
+        if picture.alpha is not None and how.keeping.fallback != "never":
+            pixels = pixels.copy()  # a lossless file keeps what is not visible
+        pixels = image_io.filled(replace(picture, pixels=pixels)).pixels
+        alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, how.keeping.alpha_quality)
+        equal = not picture.grey and image_io.has_equal_channels(pixels)
+        sections = metadata.sections(picture.metadata, picture.icc)
 
         def pack(quality):
-            coded = self.model.encode(picture.pixels, quality, dependent=dependent)
+            coded = self.model.encode(pixels, quality, dependent=how.dependent)
             return bitstream.pack(
                 bitstream.Container(
                     model_id=self.model_id,
@@ -180,29 +364,41 @@ class Codec:
                     plain=coded.plain,
                     flat=coded.flat,
                     dependent=coded.dependent,
+                    equal=equal,
                     tiles=coded.tiles,
-                    alpha=None if picture.alpha is None else image_io.encode_alpha(picture.alpha),
-                    icc=picture.icc,
-                    exif=picture.exif if exif else None,
+                    alpha=alpha,
+                    **sections,
                 )
             )
 
         def shown(data):
-            return np.asarray(self._decompress(bitstream.unpack(data)).convert("RGB"))
+            return np.asarray(_image_of(self._decompress(bitstream.unpack(data))).convert("RGB"))
 
-        def work():
-            return targets.reach(target, picture.pixels, pack, shown) if target else pack(quality)
+        if how.target:
+            return targets.reach(how.target, image_io.to_eight_bits(pixels), pack, shown)
+        return pack(how.quality)
 
-        return _within_memory(work, width, height)
-
-    def _decompress(self, container):
+    def _decompress(self, container, depth=8):
         height, width = container.height, container.width
         bitstream.check_size(width, height, self.max_pixels)
+        found, icc = metadata.of_container(container)
 
         def decode():
-            decoded = self._model(container.model_id).decode(container, height, width, container.quality)
-            alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
-            return image_io.to_image(decoded, alpha, container.grey, container.icc, container.exif)
+            if container.stored:
+                picture = image_io.read_stored(container, deep=depth == 16)
+                given = {name: data for name, data in vars(found).items() if data}
+                picture = replace(picture, icc=icc or picture.icc, metadata=replace(picture.metadata, **given))
+            else:
+                model = self._model(container.model_id)
+                dtype = np.uint8 if depth == 8 else np.uint16
+                pixels = model.decode(container, height, width, container.quality, dtype)
+                if container.equal:
+                    pixels = np.repeat(image_io.mean_channel(pixels)[..., None], 3, axis=2)
+                alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
+                picture = image_io.Picture(pixels, alpha, container.grey, icc, found)
+            if depth == 16 and picture.pixels.dtype == np.uint8:
+                picture = replace(picture, pixels=picture.pixels.astype(np.uint16) * np.uint16(257))
+            return picture
 
         return _within_memory(decode, width, height)
 
@@ -219,6 +415,78 @@ class Codec:
 
     def _load(self, folder):
         return Model.from_folder(folder, self.threads, self.backend, self.device)
+
+
+def _readable(image):
+    """What :func:`image_io.read_picture` takes, of what users have."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return io.BytesIO(image)
+    if is_url(image):
+        return RemotePath(image).open()
+    if hasattr(image, "__array__") and not isinstance(image, (np.ndarray, Image.Image)):
+        return np.asarray(image)
+    return image
+
+
+def _unpacked(data):
+    """The container of a compressed file that is given by its contents, its name, or itself."""
+    if isinstance(data, (str, os.PathLike)):
+        name = os.fsdecode(data)
+        with _named(name), RemotePath(name).open() if is_url(name) else open(name, "rb") as file:
+            return bitstream.unpack(bitstream.read_file(file))
+    if hasattr(data, "read"):
+        return bitstream.unpack(bitstream.read_file(data))
+    return bitstream.unpack(data if isinstance(data, bytes) else memoryview(data))
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Errors of reading a file begin with its name."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        raise CodecError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _image_of(picture):
+    """PIL.Image of a Picture of 8 bits."""
+    found = picture.metadata
+    return image_io.to_image(
+        picture.pixels, picture.alpha, picture.grey, picture.icc, found.exif, xmp=found.xmp, iptc=found.iptc, dpi=found.dpi
+    )
+
+
+def _kept(picture, exif, keeping):
+    """The picture with the metadata that is to be kept."""
+    found = picture.metadata
+    if isinstance(exif, (bytes, bytearray)):
+        given = bytes(exif).removeprefix(metadata.PREFIX)
+        found = replace(found, exif=metadata.upright_exif(given) if given else None)
+    if keeping.strip:
+        found = replace(found, exif=None, xmp=None, iptc=None)
+    elif keeping.strip_gps:
+        found = metadata.without_positions(found)
+    return replace(picture, metadata=found)
+
+
+def _stored(picture, stored):
+    """The bytes of a file that carries a picture file."""
+    height, width = picture.pixels.shape[:2]
+    return bitstream.pack(
+        bitstream.Container(
+            model_id=bitstream.NO_MODEL,
+            quality=bitstream.LOSSLESS,
+            width=width,
+            height=height,
+            grey=picture.grey,
+            stored=True,
+            stored_alpha=picture.alpha is not None,
+            tiles=(bitstream.Tile(stored.data, 1, zlib.crc32(stored.data)),),
+            **({} if stored.complete else metadata.sections(picture.metadata, picture.icc)),
+        )
+    )
 
 
 def _dependent(effort):
@@ -253,7 +521,7 @@ def _outcome(on_error, work, *arguments):
 def _check_batch(verb, items, on_error):
     single = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(items, "read")
     if single or getattr(items, "ndim", 4) < 4 or not hasattr(items, "__iter__"):
-        what = {"compress": "pictures", "decompress": "files' bytes"}[verb]
+        what = {"compress": "pictures", "decompress": "files"}[verb]
         raise TypeError(f"{verb}_batch needs an iterable of {what}, not a {type(items).__name__}; {verb} takes a single one")
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}; there are 'raise' and 'return'")
@@ -282,21 +550,26 @@ def _shared():
         return _loaded()
 
 
-def compress(image, quality=50.0, *, exif=False, effort=EFFORT_MAX, **target):
+def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
     """See :meth:`Codec.compress`; with the default model, on the CPU."""
-    return _shared().compress(image, quality, exif=exif, effort=effort, **target)
+    return _shared().compress(image, quality, exif=exif, effort=effort, **options)
 
 
-def decompress(data):
+def decompress(data, *, as_array=False):
     """See :meth:`Codec.decompress`; with the installed models, on the CPU."""
-    return _shared().decompress(data)
+    return _shared().decompress(data, as_array=as_array)
 
 
-def compress_batch(images, quality=50.0, *, exif=False, effort=EFFORT_MAX, on_error="raise", **target):
+def verify(data):
+    """See :meth:`Codec.verify`."""
+    _shared().verify(data)
+
+
+def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **target)
+    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **options)
 
 
-def decompress_batch(files, *, on_error="raise"):
+def decompress_batch(files, *, on_error="raise", as_array=False):
     """See :meth:`Codec.decompress_batch`."""
-    return _shared().decompress_batch(files, on_error=on_error)
+    return _shared().decompress_batch(files, on_error=on_error, as_array=as_array)

@@ -6,21 +6,30 @@
     Image.open("picture.bin").resize((400, 300)).save("small.png")
     Image.open("photo.jpg").save("photo.bin", quality=60)
 
-Opening a file reads its header only: size and mode cost no network. Pixels, profile and EXIF arrive with the
-first access to the pixels (or to ``getexif``). Errors are ``OSError``, as with any other format in Pillow.
+Opening a file reads its header and metadata only: size, mode, profile and EXIF cost no network; pixels arrive with the first
+access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other format in Pillow.
 """
 
-from PIL import Image, ImageFile
+import contextlib
+import io
+from types import SimpleNamespace
 
-from . import bitstream
+from PIL import Image, ImageFile, ImageOps
+
+from . import bitstream, metadata
 from .errors import BitstreamError, CodecError
 
 FORMAT = "CODEC"
 EXTENSIONS = [".bin", ".lqc"]
+_INFO = ("exif", "xmp", "icc_profile", "dpi")  # options that take the place of what the image's ``info`` holds
+OPTIONS = (
+    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback", "strip_gps",
+    "alpha_quality",
+)  # fmt: skip
 
 
 class CodecImageFile(ImageFile.ImageFile):
-    """A compressed file; ``info`` holds ``quality`` (0 to 100) and ``model_id`` from the start."""
+    """A compressed file; ``info`` holds ``quality`` (0 to 100), ``model_id``, and profile and EXIF, from the start."""
 
     format = FORMAT
     format_description = "learned quantisation codec"
@@ -29,7 +38,7 @@ class CodecImageFile(ImageFile.ImageFile):
 
     def _open(self):
         try:
-            header = bitstream.read_header(self.fp)
+            header, sections = bitstream.read_metadata(self.fp)
         except BitstreamError as error:
             # Image.open would take a SyntaxError for "some other format" and hide what is wrong.
             raise OSError(str(error)) from error
@@ -37,6 +46,8 @@ class CodecImageFile(ImageFile.ImageFile):
         self._mode = ("L" if header.grey else "RGB") + ("A" if header.alpha else "")
         self.info["quality"] = header.quality / 100
         self.info["model_id"] = header.model_id
+        if any(sections.values()):
+            self.info.update(_info(sections))
         self.tile = []  # nothing for Pillow's own decoders
         self._waiting = True
 
@@ -44,23 +55,52 @@ class CodecImageFile(ImageFile.ImageFile):
         if self._waiting:
             import codec  # here, as decoding loads networks and looking at a header must not
 
-            try:
-                self.fp.seek(0)
-                image = codec.decompress(bitstream.read_file(self.fp))
-            except CodecError as error:
-                raise OSError(str(error)) from error
+            image = self._with_file(codec.decompress)
             assert image.mode == self.mode and image.size == self.size
             self.im = image.im
             self.info.update(image.info)
             self._waiting = False
-            if self._exclusive_fp:
-                self.fp.close()
-            self.fp = None
+            self._close()
         return super().load()
 
-    def getexif(self):
-        self.load()
-        return super().getexif()
+    def verify(self):
+        """Raise OSError where a checksum says that the file is damaged. It is closed; open it anew to load it."""
+        if self._waiting:
+            import codec
+
+            self._with_file(codec.verify)
+        self._close()
+
+    def _with_file(self, work):
+        """What ``work`` makes of the file's bytes."""
+        if self.fp is None:
+            raise OSError("the file has been closed, by verify perhaps; open it again")
+        try:
+            self.fp.seek(0)
+            return work(bitstream.read_file(self.fp))
+        except CodecError as error:
+            raise OSError(str(error)) from error
+
+    def _close(self):
+        if self._exclusive_fp and self.fp is not None:
+            self.fp.close()
+        self.fp = None
+
+
+def _info(sections):
+    """What the metadata of a file is called in the ``info`` of an image; what is damaged is left to ``load``."""
+    from . import image_io
+
+    info = {}
+    with contextlib.suppress(OSError, CodecError):
+        if sections["stored"]:
+            with Image.open(io.BytesIO(sections["stored"])) as image:
+                exif = image.info.get("exif", b"").removeprefix(metadata.PREFIX)
+                info = image_io.info_of(image.info.get("icc_profile"), exif and metadata.upright_exif(exif))
+    with contextlib.suppress(CodecError):
+        found, icc = metadata.of_container(SimpleNamespace(**sections))
+        info |= image_io.info_of(icc, found.exif, found.xmp, found.iptc, found.dpi)
+    return info
 
 
 def _accept(prefix):
@@ -68,30 +108,47 @@ def _accept(prefix):
 
 
 def _save(image, file, filename):
-    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=...)``.
+    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., effort=1, target_size=...)``; see OPTIONS.
 
-    As for other formats, ``icc_profile`` defaults to the image's own and EXIF is kept only where it is given.
-    An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
+    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they are
+    given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
     """
     import codec
 
-    options = image.encoderinfo
-    given = {"exif": options.get("exif"), "icc_profile": options.get("icc_profile")}
-    if isinstance(given["exif"], Image.Exif):
-        given["exif"] = given["exif"].tobytes()
-    keep_exif = bool(given["exif"])
-    given = {name: value for name, value in given.items() if name in options}
+    options = dict(image.encoderinfo)
+    unknown = sorted(options.keys() - set(OPTIONS))
+    if unknown:
+        raise TypeError(f"{FORMAT} has no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
+    given = {name: options.pop(name) or b"" for name in _INFO if name in options}
     if given:
-        image = image.copy()
-        image.info.update(given)
+        image = _described(image, given)
+    options["strip"] = not (given.get("exif") or given.get("xmp"))
     try:
-        data = codec.compress(image, quality=options.get("quality", 50.0), exif=keep_exif)
+        data = codec.compress(image, **{"quality": 50.0, **options})
     except CodecError as error:
         raise OSError(str(error)) from error
     file.write(data)
 
 
+def _described(image, given):
+    """The image with other metadata; EXIF that names an orientation speaks of the pixels as they are."""
+    exif = given.get("exif", b"")
+    given["exif"] = exif = exif.tobytes() if isinstance(exif, Image.Exif) else bytes(exif)
+    if metadata.orientation(exif.removeprefix(metadata.PREFIX)) == 0:
+        image = ImageOps.exif_transpose(image)
+    described = image.copy()  # which has read no EXIF yet
+    for name in ("xmp", "XML:com.adobe.xmp", "photoshop"):
+        described.info.pop(name, None)
+    described.info.update(given)
+    return described
+
+
+def _save_all(image, file, filename):
+    raise OSError(f"a {FORMAT} file holds one picture: save each frame to a file of its own")
+
+
 Image.register_open(FORMAT, CodecImageFile, _accept)
 Image.register_save(FORMAT, _save)
+Image.register_save_all(FORMAT, _save_all)
 Image.register_extensions(FORMAT, EXTENSIONS)
 Image.register_mime(FORMAT, bitstream.MIME_TYPE)

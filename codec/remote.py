@@ -89,7 +89,8 @@ class RemotePath:
         return [self._absolute(name) for name in sorted(found)]
 
     def _absolute(self, name):
-        return RemotePath(self._system.unstrip_protocol(name))
+        scheme, separator, path = self._system.unstrip_protocol(name).partition("://")
+        return RemotePath(scheme + separator + (path if self._path.is_absolute() else path.lstrip("/")))
 
     @functools.cached_property
     def _opened(self):

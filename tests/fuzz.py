@@ -158,10 +158,13 @@ def seeds():
     plain = bitstream.Container("0123456789abcdef", 5000, 300, 200, (tile,))
     yield "container", "plain", bitstream.pack(plain)
     full = {**vars(plain), "width": 1100, "tiles": (tile, tile), "alpha": b"a", "icc": b"i", "exif": b"e", "grey": True,
-            "extra": ((8, b"later"), (10, b""))}  # fmt: skip
+            "extra": ((64, b"later"), (66, b""))}  # fmt: skip
     yield "container", "full", bitstream.pack(bitstream.Container(**full))
     flat = {**vars(plain), "tiles": (bitstream.Tile(b"rgb", 1, 7),), "flat": True}
     yield "container", "flat", bitstream.pack(bitstream.Container(**flat))
+    stored = bitstream.Tile(b"GIF89a", 1, zlib.crc32(b"GIF89a"))
+    whole = bitstream.Container(bitstream.NO_MODEL, bitstream.LOSSLESS, 300, 200, (stored,), stored=True, xmp=b"x", resolution=b"r")
+    yield "container", "stored", bitstream.pack(whole)
 
     for name, lanes, count in (("scalar", 1, 40), ("steps", 16, 300)):
         inner = np.array([[9000, 30000, 60000], [100, 200, 65000]], np.int32)

@@ -45,7 +45,21 @@ FULL = Container(
     alpha=b"\x89PNG",
     icc=b"profile",
     exif=b"II*\0",
-    extra=((4, b""), (254, b"of the future")),
+    xmp=b"xmp",
+    iptc=b"iptc",
+    resolution=b"\x01",
+    extra=((64, b""), (254, b"of the future")),
+)
+STORED = Container(
+    model_id=format2.NO_MODEL,
+    quality=format2.LOSSLESS,
+    width=1500,
+    height=1100,
+    tiles=(Tile(b"GIF89a...", 1, zlib.crc32(b"GIF89a...")),),
+    stored=True,
+    stored_alpha=True,
+    packed_icc=b"profile",
+    packed_exif=b"exif",
 )
 
 deterministic = settings(derandomize=True, deadline=None, database=None)
@@ -67,7 +81,7 @@ def with_sections(*entries):
     """PLAIN with sections (type, contents), in any order and of any type."""
     header = PLAIN_BYTES[:26] + bytes([len(entries)])
     for type_, contents in entries:
-        header += bytes([type_]) + format2._varint(len(contents)) + format2._crc(contents)
+        header += bytes([type_]) + format2.varint_bytes(len(contents)) + format2._crc(contents)
     return with_checksum(header) + b"".join(contents for _, contents in entries) + b"latents"
 
 
@@ -102,7 +116,7 @@ def test_documented_example_packs_and_unpacks_to_itself():
         tiles=(Tile(contents["tile"], 2, zlib.crc32(symbols.tobytes())),),
         alpha=contents["alpha"],
         exif=contents["EXIF"],
-        extra=((8, b"note"),),
+        extra=((192, b"note"),),
     )
     assert unpack(data) == example
     assert pack(example).hex(" ") == data.hex(" ")
@@ -114,7 +128,7 @@ def test_documented_example_annotates_the_parts_where_they_are():
         name = text.split(":")[0] if text.split(":")[0] in ("alpha", "EXIF", "unknown", "tile") else "header"
         size[name] = size.get(name, 0) + len(part)
     layout = read_header(b"".join(part for part, _ in documented_dump())).layout()
-    assert [name for name, _, _ in layout] == ["header", "alpha", "exif", "section 8", "tile 0"]
+    assert [name for name, _, _ in layout] == ["header", "alpha", "exif", "section 192", "tile 0"]
     assert [length for _, _, length in layout] == list(size.values())
     fields = [text.split()[0] for _, text in documented_dump()[:11]]
     assert fields == ["magic", "version", "flags:", "model", "quality", "width", "height", *["tile"] * 3, "sections:"]
@@ -130,14 +144,14 @@ def test_documented_stream_is_that_of_the_coder():
 def test_documented_limits_are_those_of_the_program():
     table = re.findall(r"^\| `(MAX_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE)
     assert [name for name, _ in table] == [
-        "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC",
-        "MAX_SKIPPED", "MAX_TILE_RATE",
+        "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC", "MAX_XMP",
+        "MAX_IPTC", "MAX_RESOLUTION", "MAX_SKIPPED", "MAX_TILE_RATE", "MAX_STORED_RATE",
     ]  # fmt: skip
     for name, limit in table:
         assert int(limit) == getattr(format2, name)
     assert format2.MIME_TYPE in DOCUMENT
-    types = re.findall(r"^\| (\d+) \| ([A-Za-z]+) \|", DOCUMENT, re.MULTILINE)
-    assert [(int(number), name.lower()) for number, name in types] == sorted(format2._NAMES.items())
+    types = re.findall(r"^\| (\d+) \| ([A-Za-z ]+) \|", DOCUMENT, re.MULTILINE)
+    assert [(int(number), name.lower().replace(" ", "_")) for number, name in types] == sorted(format2._NAMES.items())
 
 
 def test_limits_of_tiles_are_those_of_the_coder():
@@ -168,8 +182,10 @@ def containers(draw):
         alpha=draw(section),
         icc=draw(section),
         exif=draw(section),
+        xmp=draw(section),
+        iptc=draw(section),
         extra=tuple(
-            sorted(draw(st.dictionaries(st.integers(2, 127).map(lambda n: 2 * n), st.binary(max_size=9))).items())
+            sorted(draw(st.dictionaries(st.integers(32, 127).map(lambda n: 2 * n), st.binary(max_size=9))).items())
         ),
     )
 
@@ -192,7 +208,7 @@ def test_every_container_returns(container):
         position += length
     assert position == len(data)
     part = {name: data[offset : offset + length] for name, offset, length in layout}
-    for name in ("alpha", "exif", "icc"):
+    for name in ("alpha", "exif", "icc", "xmp", "iptc"):
         assert part.get(name) == getattr(container, name)
     assert [part[f"tile {i}"] for i in range(len(container.tiles))] == [tile.data for tile in container.tiles]
 
@@ -235,7 +251,7 @@ def test_no_size_within_the_limits_has_more_tiles_than_said():
 
 def test_longest_header_fits_in_header_max():
     tiles = (Tile(bytes(3 * 128), 128, 0),) * format2.MAX_TILES
-    extra = tuple((2 * n, b"") for n in range(2, 34))
+    extra = tuple((2 * n, b"") for n in range(64, 96))
     header = read_header(pack(Container("f" * 16, 10000, 4097, 65519, tiles, extra=extra)))
     # Lengths took 2 bytes in tiles and 1 in sections, where the limits allow 5; so did the width, which may take 3.
     assert header.size + 3 * len(tiles) + 4 * len(extra) + 1 == format2.HEADER_MAX <= 4096
@@ -324,7 +340,7 @@ def test_files_are_read_as_far_as_their_header_says(pipe):
 
 def test_foreign_and_lying_files_cost_no_memory(tmp_path):
     path = tmp_path / "large.bin"
-    lying = plain_with(20, format2._varint(20_000_000), 1)
+    lying = plain_with(20, format2.varint_bytes(20_000_000), 1)
     for start, errors in ((b"", NotThisFormat), (PLAIN_BYTES, Corrupt), (lying, Truncated)):
         path.write_bytes(start)
         if start != lying:
@@ -436,9 +452,53 @@ def test_format_1_is_refused_with_a_line_of_its_own():
 
 
 def test_unknown_flags_are_refused_as_a_newer_version():
-    for bit in range(4, 8):
-        with pytest.raises(UnsupportedVersion, match="flags"):
-            unpack(plain_with(5, bytes([1 << bit])))
+    with pytest.raises(UnsupportedVersion, match="flags"):
+        unpack(plain_with(5, bytes([128])))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"flat": True}, {"plain": True}, {"dependent": True}, {"equal": True}, {"model_id": PLAIN.model_id}, {"quality": 5000},
+        {"alpha": b"alpha"}, {"tiles": STORED.tiles * 4}, {"tiles": (Tile(b"GIF89a...", 1, 7),)}, {"stored": False},
+        {"tiles": (Tile(b"GIF89a...", 2, STORED.tiles[0].symbols_crc),)}, {"tiles": (Tile(b"BM anything", 1, zlib.crc32(b"BM anything")),)},
+        {"icc": b"twice"}, {"exif": b"twice"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_stored_pictures_are_of_known_formats_and_nothing_else(changes):
+    with pytest.raises(Corrupt):
+        pack(dataclasses.replace(STORED, **changes))
+
+
+def test_a_stored_picture_is_verified_without_decoding():
+    data = pack(STORED)
+    assert unpack(data) == STORED and pack(unpack(data)) == data
+    header = format2.verify_file(io.BytesIO(data))
+    assert header.stored and header.alpha and header.layout()[-1] == ("stored", len(data) - 9, 9)
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x40
+        for check in (unpack, lambda damaged: format2.verify_file(io.BytesIO(damaged))):
+            with pytest.raises(BitstreamError):
+                check(damaged)
+
+
+def test_stored_pictures_are_bounded_before_they_are_read():
+    limit = format2.MAX_STORED_RATE * STORED.width * STORED.height + 2**24
+    tiny = dataclasses.replace(STORED, width=1, height=1, tiles=(Tile(b"GIF89a" + bytes(2**24 + 11), 1, 0),))
+    with pytest.raises(TooLarge):
+        pack(tiny)
+    start = pack(dataclasses.replace(STORED, packed_icc=None, packed_exif=None))[:20]
+    for length, error in ((limit, Corrupt), (limit + 1, TooLarge)):
+        with pytest.raises(error):
+            unpack(start + format2.varint_bytes(length) + b"\1" + bytes(20))
+
+
+def test_equal_channels_are_said_once():
+    assert unpack(pack(dataclasses.replace(PLAIN, equal=True))).equal
+    with pytest.raises(Corrupt, match="equal"):
+        pack(dataclasses.replace(PLAIN, equal=True, grey=True))
 
 
 def test_flat_tiles_are_three_bytes_and_never_plain():
@@ -479,16 +539,16 @@ def test_the_largest_varint_is_read():
 
 
 def test_a_section_of_the_future_is_skipped_and_kept():
-    data = with_sections((2, b"II*\0"), (4, b"later"), (254, b""))
+    data = with_sections((2, b"II*\0"), (64, b"later"), (254, b""))
     container = unpack(data)
-    assert container == dataclasses.replace(PLAIN, exif=b"II*\0", extra=((4, b"later"), (254, b"")))
+    assert container == dataclasses.replace(PLAIN, exif=b"II*\0", extra=((64, b"later"), (254, b"")))
     assert pack(container) == data
-    assert read_header(data).layout()[2] == ("section 4", read_header(data).size + 4, 5)
+    assert read_header(data).layout()[2] == ("section 64", read_header(data).size + 4, 5)
 
 
-@pytest.mark.parametrize("type_", [5, 7, 255])
+@pytest.mark.parametrize("type_", [7, 65, 255])
 def test_a_section_that_must_be_understood_is_refused_as_a_newer_version(type_):
-    for entries in ([(type_, b"later")], [(2, b"II*\0"), (4, b""), (type_, b"")]):
+    for entries in ([(type_, b"later")], [(2, b"II*\0"), (6, b"IPTC"), (type_, b"")]):
         with pytest.raises(UnsupportedVersion, match=f"without section {type_}$"):
             unpack(with_sections(*entries))
         with pytest.raises(UnsupportedVersion, match=f"without section {type_}$"):
@@ -508,14 +568,14 @@ def test_sections_come_once_and_in_order(types):
         unpack(with_sections(*((type_, b"contents") for type_ in types)))
 
 
-@pytest.mark.parametrize("extra", [((2, b"x"),), ((3, b"x"),), ((-2, b"x"),), ((256, b"x"),), ((4, b""), (4, b""))])
+@pytest.mark.parametrize("extra", [((2, b"x"),), ((3, b"x"),), ((-2, b"x"),), ((256, b"x"),), ((64, b""), (64, b""))])
 def test_sections_that_a_reader_would_not_skip_are_not_packed_as_extra(extra):
     with pytest.raises(Corrupt):
         pack(dataclasses.replace(PLAIN, extra=extra))
 
 
 def test_too_many_sections_are_refused_both_ways():
-    extra = tuple((2 * n, b"") for n in range(2, 35))
+    extra = tuple((2 * n, b"") for n in range(64, 97))
     assert unpack(pack(dataclasses.replace(PLAIN, extra=extra[1:]))).extra == extra[1:]
     with pytest.raises(TooLarge, match="33 sections"):
         pack(dataclasses.replace(PLAIN, extra=extra))
@@ -523,13 +583,14 @@ def test_too_many_sections_are_refused_both_ways():
         unpack(with_sections(*extra))
 
 
-@pytest.mark.parametrize(("name", "type_"), [("alpha", 1), ("exif", 2), ("icc", 3)])
+@pytest.mark.parametrize(("name", "type_"), [(name, type_) for type_, name in format2._NAMES.items()])
 def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
-    limit = {"icc": format2.MAX_ICC, "exif": format2.MAX_EXIF, "alpha": 3 * 768 * 512 + 1024}[name]
+    bare = name.removeprefix("packed_").upper()
+    limit = 3 * 768 * 512 + 1024 if name == "alpha" else getattr(format2, f"MAX_{bare}")
     with pytest.raises(TooLarge, match=name):
         pack(dataclasses.replace(PLAIN, **{name: bytes(limit + 1)}))
     with pytest.raises(TooLarge, match=name):  # before any of it has been seen
-        unpack(PLAIN_BYTES[:26] + bytes([1, type_]) + format2._varint(limit + 1))
+        unpack(PLAIN_BYTES[:26] + bytes([1, type_]) + format2.varint_bytes(limit + 1) + bytes(4))
     with pytest.raises(Corrupt, match=f"{name} section is announced but empty"):
         pack(dataclasses.replace(PLAIN, **{name: b""}))
     with pytest.raises(Corrupt, match=f"{name} section is announced but empty"):
@@ -558,7 +619,7 @@ def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
 def test_sizes_beyond_the_limits_are_refused_both_ways(width, height, error):
     with pytest.raises(error):
         pack(dataclasses.replace(PLAIN, width=width, height=height))
-    sizes = format2._varint(width) + format2._varint(height)
+    sizes = format2.varint_bytes(width) + format2.varint_bytes(height)
     with pytest.raises(error):
         unpack(plain_with(16, sizes, 4))
     with pytest.raises(error):  # before anything else is read
@@ -567,7 +628,7 @@ def test_sizes_beyond_the_limits_are_refused_both_ways(width, height, error):
 
 @pytest.mark.parametrize("size", [(16384, 16384), (4097, 65519), (65535, 4096), (65535, 1), (2048, 1024)])
 def test_a_few_bytes_that_claim_a_huge_picture_are_refused_at_once(size):
-    sizes = format2._varint(size[0]) + format2._varint(size[1])
+    sizes = format2.varint_bytes(size[0]) + format2.varint_bytes(size[1])
     columns, rows = tile_grid(*size)
     for data in ((PLAIN_BYTES[:16] + sizes + bytes(26))[:26], plain_with(16, sizes, 4)):
         tracemalloc.start()
@@ -589,13 +650,13 @@ def test_tiles_are_bounded_by_their_pixels_both_ways(width, height, pixels):
     assert unpack(pack(container)) == container
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         pack(dataclasses.replace(container, tiles=(Tile(bytes(limit + 1), 2, 0), *tiles[1:])))
-    forged = pack(container)[:16] + format2._varint(width) + format2._varint(height) + format2._varint(limit + 1)
+    forged = pack(container)[:16] + format2.varint_bytes(width) + format2.varint_bytes(height) + format2.varint_bytes(limit + 1)
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         unpack(forged + bytes([2]) + bytes(9 * len(tiles)))
 
 
 def test_a_section_of_the_future_is_bounded():
-    announced = bytes([1, 254]) + format2._varint(2**28 + 1)
+    announced = bytes([1, 254]) + format2.varint_bytes(2**28 + 1)
     with pytest.raises(TooLarge, match="section 254; at most 268435456"):
         unpack(PLAIN_BYTES[:26] + announced)
 

@@ -319,16 +319,18 @@ def test_quiet_says_nothing_about_success(picture):
     assert succeed("compress", picture, "--quiet") == ""
 
 
-def test_exif_is_kept_on_request_only(tmp_path, photo):
+def test_exif_is_kept_unless_it_is_to_be_stripped(tmp_path, photo):
     exif = Image.Exif()
     exif[0x010E] = "a dog"  # ImageDescription
     Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif)
     for options, kept in (
-        (["-o", tmp_path / "without.bin"], False),
-        (["-o", tmp_path / "with.bin", "--exif"], True),
+        (["-o", tmp_path / "without.bin", "--strip"], False),
+        (["-o", tmp_path / "with.bin"], True),
+        (["-o", tmp_path / "asked.bin", "--exif"], True),
     ):
         succeed("compress", tmp_path / "a.jpg", *options)
-        assert (bitstream.unpack(options[1].read_bytes()).exif is not None) == kept
+        found = bitstream.unpack(options[1].read_bytes())
+        assert (found.exif is not None or found.packed_exif is not None) == kept
 
 
 def test_an_unknown_model_ends_the_command_in_one_line(tmp_path, picture):

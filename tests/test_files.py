@@ -277,7 +277,7 @@ found = []
 for megabytes in (16, 30):
     for name in ("a.bin", "b.bin"):
         if os.path.exists(name): os.unlink(name)
-    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2)
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2, "--fallback", "never")
     found.append([*result, sorted(name for name in os.listdir() if name.endswith(".bin"))])
 print(json.dumps(found))
 """

@@ -26,7 +26,7 @@ def codecs():
         if backend == "torch":
             pytest.importorskip("torch")
         if key not in made:
-            made[key] = Codec(model, backend=backend, threads=2)
+            made[key] = Codec(model, backend=backend, threads=2, fallback="never")
         return made[key]
 
     return get

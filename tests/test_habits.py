@@ -141,7 +141,7 @@ def test_json_is_a_line_a_file_and_names_what_failed(tree):
 
 def test_evaluation_prints_json_in_the_place_of_tables(tree, monkeypatch):
     said = succeed("evaluate", "in", "--against", "none", "--qualities", "20,80", "--metrics", "psnr", "--json", "-", "--bootstrap", "0")
-    found = json.loads(said)
+    found = json.loads(said[said.index("{\n") :])
     assert [row["quality"] for row in found["rows"]] == [20, 80] * 2 and "means" in found
     assert not (tree / "-").exists()
     succeed("compress", "in/a.png", "-o", "a.bin", "--quiet")
@@ -195,6 +195,16 @@ def test_without_a_terminal_a_line_tells_how_far_it_is(capfd, monkeypatch):
 
 def test_clocks_have_hours_where_there_are_some():
     assert [progress.clock(seconds) for seconds in (7.9, 725, 10920)] == ["0:07", "12:05", "3:02:00"]
+
+
+def test_info_verifies_the_picture_on_request(tree):
+    succeed("compress", "in/a.png", "--quiet")
+    assert json.loads(succeed("info", "in/a.bin", "--verify", "--json"))["verified"] is True
+    data = bytearray(Path("in/a.bin").read_bytes())
+    data[-5] ^= 1
+    Path("in/a.bin").write_bytes(data)
+    succeed("info", "in/a.bin", "--quiet")
+    assert fail("info", "in/a.bin", "--verify").startswith("codec: in/a.bin: ")
 
 
 # --- Dates, streams -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 import codec
 import codec.pillow_plugin  # noqa: F401  (registers the format)
@@ -80,6 +80,10 @@ def test_other_formats_still_open():
         Image.open(io.BytesIO(b"neither one nor the other"))
 
 
+def test_the_mime_type_is_known():
+    assert Image.open(io.BytesIO(pack(container()))).get_format_mimetype() == "image/x-lqc"
+
+
 def test_extension_belongs_to_the_format():
     assert Image.registered_extensions()[".bin"] == Image.registered_extensions()[".lqc"] == "CODEC"
     assert Image.MIME["CODEC"] == "image/x-lqc"
@@ -104,13 +108,29 @@ def test_load_gives_what_decompress_gives_once(tmp_path, decoded, mode):
     assert decoded["calls"] == [data]
 
 
-def test_exif_arrives_without_asking_for_pixels(decoded):
+def test_profile_and_exif_are_there_after_open_without_decoding(decoded):
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Ada"
-    decoded["image"] = Image.new("RGB", (300, 200))
-    decoded["image"].info["exif"] = exif.tobytes()
-    image = Image.open(io.BytesIO(pack(container(exif=b"II*\0"))))
+    data = pack(container(exif=exif.tobytes().removeprefix(b"Exif\0\0"), icc=b"profile", tiles=(Tile(bytes(5000), 1, 0),)))
+    file = io.BytesIO(data)
+    image = Image.open(file)
+    assert image.info["icc_profile"] == b"profile" and image.info["exif"] == exif.tobytes()
     assert image.getexif()[ExifTags.Base.Artist] == "Ada"
+    assert decoded["calls"] == [] and file.tell() < len(data) - 4000
+
+
+def test_exif_that_pillow_cannot_read_costs_nothing(decoded):
+    image = Image.open(io.BytesIO(pack(container(exif=b"no TIFF"))))
+    assert dict(image.getexif()) == {} and "exif" not in image.info
+
+
+def test_metadata_that_is_damaged_is_left_to_load(decoded):
+    data = bytearray(pack(container(icc=b"profile", tiles=(Tile(bytes(50), 1, 0),))))
+    data[-55] ^= 1
+    image = Image.open(io.BytesIO(data))
+    assert "icc_profile" not in image.info
+    with pytest.raises(OSError, match="checksum of icc"):
+        image.load()
 
 
 def test_copies_and_thumbnails_work(decoded):
@@ -165,8 +185,8 @@ def compressed(monkeypatch):
     """Replaces the network: notes the image and options that compress is called with."""
     calls = []
 
-    def compress(image, quality=50.0, *, exif=False):
-        calls.append((image, quality, exif))
+    def compress(image, quality=50.0, *, strip=False):
+        calls.append((image, quality, strip))
         return pack(container())
 
     monkeypatch.setitem(vars(codec), "compress", compress)
@@ -178,7 +198,7 @@ def test_save_passes_quality_and_writes_what_compress_returns(tmp_path, compress
     image.save(tmp_path / "picture.bin", quality=12.5)
     image.save(tmp_path / "default.bin")
     assert (tmp_path / "picture.bin").read_bytes() == pack(container())
-    assert [(quality, exif) for _, quality, exif in compressed] == [(12.5, False), (50.0, False)]
+    assert [(quality, strip) for _, quality, strip in compressed] == [(12.5, True), (50.0, True)]
     assert compressed[0][0] is image
 
 
@@ -190,21 +210,34 @@ def test_save_keeps_exif_only_where_it_is_given(compressed):
     image.save(io.BytesIO(), "CODEC")
     for given in (exif, exif.tobytes()):
         image.save(io.BytesIO(), "CODEC", exif=given, icc_profile=b"profile")
-        seen, _, keep = compressed[-1]
-        assert keep and seen.getexif()[ExifTags.Base.Artist] == "Ada"
+        seen, _, strip = compressed[-1]
+        assert not strip and seen.getexif()[ExifTags.Base.Artist] == "Ada"
         assert seen.info["icc_profile"] == b"profile"
-    assert compressed[0][2] is False
+    assert compressed[0][2] is True
     assert "icc_profile" not in image.info
 
 
 def test_save_reports_failures_as_oserror_and_leaves_no_file(tmp_path, monkeypatch):
-    def compress(image, quality=50.0, *, exif=False):
+    def compress(image, quality=50.0, **options):
         raise codec.ImageError("too large")
 
     monkeypatch.setitem(vars(codec), "compress", compress)
     with pytest.raises(OSError, match="too large"):
         Image.new("RGB", (300, 200)).save(tmp_path / "picture.bin")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["save_al", "progressive", "optimize"])
+def test_save_refuses_what_it_does_not_know(tmp_path, compressed, option):
+    with pytest.raises(TypeError, match=f"CODEC has no option '{option}'; there are quality, effort"):
+        Image.new("RGB", (300, 200)).save(tmp_path / "picture.bin", **{option: True})
+    assert not compressed and not list(tmp_path.iterdir())
+
+
+def test_several_frames_are_refused(tmp_path, compressed):
+    with pytest.raises(OSError, match="holds one picture"):
+        Image.new("RGB", (300, 200)).save(tmp_path / "picture.bin", save_all=True)
+    assert not compressed and not list(tmp_path.iterdir())
 
 
 # --- With the shipped weights -------------------------------------------------------------------------------
@@ -229,5 +262,85 @@ def test_alpha_grey_and_exif_survive_the_round_trip(tmp_path, photo):
     image.save(tmp_path / "picture.bin", quality=40, exif=exif)
     with Image.open(tmp_path / "picture.bin") as back:
         assert back.mode == "LA" and back.size == (photo.shape[0], photo.shape[1])
-        assert dict(back.getexif()) == {ExifTags.Base.Artist: "Ada"}
+        assert dict(back.getexif()) == {ExifTags.Base.Artist: "Ada", ExifTags.Base.Orientation: 1}
         np.testing.assert_array_equal(np.asarray(back)[..., 1], np.rot90(np.asarray(mask), -1))
+
+
+def turned(pixels):
+    """A JPEG whose EXIF says that its pixels are to be turned a quarter to the right."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = "Ada"
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(pixels)).save(file, "JPEG", exif=exif, quality=95)
+    return Image.open(file)
+
+
+def described(**tags):
+    exif = Image.Exif()
+    exif.update({getattr(ExifTags.Base, name): value for name, value in tags.items()})
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, {}),
+        ({"exif": b""}, {}),
+        ({"exif": None}, {}),
+        ({"exif": described(Copyright="Eve")}, {ExifTags.Base.Copyright: "Eve"}),
+        ({"exif": described(Copyright="Eve", Orientation=6)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
+        ({"exif": described(Copyright="Eve", Orientation=1)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
+        ({"exif": b"no EXIF"}, {}),
+    ],
+)
+def test_a_turned_picture_is_saved_upright_whatever_exif_is_given(photo, options, kept):
+    image = turned(photo)
+    before = dict(image.getexif())
+    file = io.BytesIO()
+    image.save(file, "CODEC", quality=60, **options)
+    back = Image.open(file)
+    wanted, given = photo, options.get("exif")
+    if isinstance(given, Image.Exif) and given.get(ExifTags.Base.Orientation) == 1:
+        wanted = np.rot90(photo)  # who gives EXIF with an orientation says how the pixels stand
+    assert back.size == wanted.shape[1::-1] and dict(back.getexif()) == kept
+    error = np.asarray(back).astype(float) - wanted
+    assert np.mean(error**2) < 60 and dict(image.getexif()) == before
+
+
+def test_files_that_carry_a_picture_as_it_was_open_and_verify(tmp_path, photo):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Artist] = "Ada"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile, quality=50)
+    data = codec.compress(tmp_path / "a.jpg", fallback="always")
+    image = Image.open(io.BytesIO(data))
+    before = dict(image.info)
+    assert before["icc_profile"] == profile and image.getexif()[ExifTags.Base.Artist] == "Ada"
+    assert image.size == photo.shape[:2] and image.getexif()[ExifTags.Base.Orientation] == 1
+    image.load()
+    assert image.info == before
+    Image.open(io.BytesIO(data)).verify()
+    damaged = bytearray(data)
+    damaged[-9] ^= 1
+    with pytest.raises(OSError, match="checksum"):
+        Image.open(io.BytesIO(damaged)).verify()
+
+
+def test_verify_notices_damage_anywhere_and_nothing_else(photo):
+    image = Image.fromarray(photo)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    file = io.BytesIO()
+    image.save(file, "CODEC", quality=40)
+    data = file.getvalue()
+    Image.open(io.BytesIO(data)).verify()
+    for place in (20, len(data) // 8, len(data) // 2, len(data) - 40, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        with pytest.raises(OSError, match="corrupt|checksum|truncated"):
+            Image.open(io.BytesIO(damaged)).verify()
+    opened = Image.open(io.BytesIO(data))
+    opened.verify()
+    with pytest.raises(OSError, match="open it again"):
+        opened.load()

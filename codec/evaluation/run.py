@@ -115,8 +115,9 @@ def evaluate(
     anchors = find_anchors(against, each, device)
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
-    coder = Codec(model, device=device, threads=threads)
-    make = functools.partial(Codec, model, device=device, threads=each)
+    # What is measured is the codec itself, and not the file that stands in its place where that is smaller.
+    coder = Codec(model, device=device, threads=threads, fallback="never")
+    make = functools.partial(Codec, model, device=device, threads=each, fallback="never")
     settings = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
     entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
     entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities, settings=anchor.settings()) for anchor in anchors]

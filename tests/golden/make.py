@@ -90,7 +90,7 @@ def main():
         if folder.name not in weights.list_models() and not weights.is_released(folder.name):
             shutil.rmtree(folder)
             print(f"deleted {folder.name}: not installed")
-    coder = Codec()
+    coder = Codec(fallback="never")
     folder = FOLDER / coder.model_id
     if folder.exists() and weights.is_released(coder.model_id):
         print(f"{coder.model_id} is released: its files stay as they are")
