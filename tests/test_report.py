@@ -456,7 +456,7 @@ def test_the_plot_names_codecs_bd_rates_and_the_main_published_curves(tmp_path, 
 def fake_codec(monkeypatch):
     made = []
 
-    def coder(model=None, device="cpu", threads=None):
+    def coder(model=None, device="cpu", threads=None, fallback="auto"):
         made.append(model)
         return made_up.Coder()
 
