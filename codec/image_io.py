@@ -132,7 +132,7 @@ class Reading:
         max_pixels: larger pictures are refused before memory is asked for; at most ``bitstream.MAX_PIXELS``.
         deep: pixels are uint16 where the file has more than 8 bits a sample.
         exact: colours under fully transparent pixels are left as they are, not replaced by a smooth fill.
-        frame: which one of an animation, or page.
+        frame: which one of an animation, or page; None: the first, with a remark where there are more.
         allow_truncated: a JPEG that ends too early is read as far as it goes.
         keep_source: ``Picture.source`` is set where the file is of a kind that may be stored, and takes at most so many
             bytes a pixel.
@@ -141,7 +141,7 @@ class Reading:
     max_pixels: int = bitstream.MAX_PIXELS
     deep: bool = False
     exact: bool = False
-    frame: int = 0
+    frame: int | None = None
     allow_truncated: bool = False
     keep_source: float = 0.0
 
@@ -241,6 +241,22 @@ def to_eight_bits(pixels) -> np.ndarray:
     for rows in _row_bands(*pixels.shape[:2]):
         small[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
     return small
+
+
+def metadata_of(container) -> tuple[Metadata, bytes | None]:
+    """(metadata, ICC profile) of a bitstream.Container, without decoding pixels; Corrupt where they are damaged."""
+    found, icc = metadata.of_container(container)
+    if not container.stored:
+        return found, icc
+    try:
+        image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
+        with image:
+            own = _metadata_of(image, opened, again, [])[1]
+            _settle_colours(image, "", opened)
+            icc = icc or _profile_to_keep(image, "L" if container.grey and image.mode in _GREY_MODES else "RGB")
+    except ImageError as error:
+        raise Corrupt(f"corrupt: {error}") from error
+    return replace(own, **{name: data for name, data in vars(found).items() if data}), icc
 
 
 # --- Reading ------------------------------------------------------------------------------------------------
@@ -382,7 +398,7 @@ def _picture_of(image, name, how, opened, again):
     if how.frame:
         image.seek(how.frame)
         _check_size(*image.size, name, how.max_pixels)
-    elif frames > 1:
+    elif frames > 1 and how.frame is None:
         remarks.append(f"only the first of {frames} frames is kept; --all-frames writes one file each")
     if opened and not opened.whole and not _is_whole(opened):
         if not how.allow_truncated:

@@ -12,7 +12,7 @@ first access to the pixels (or to ``getexif``). Errors are ``OSError``, as with 
 
 from PIL import Image, ImageFile
 
-from . import bitstream
+from . import bitstream, metadata
 from .errors import BitstreamError, CodecError
 
 FORMAT = "CODEC"
@@ -68,24 +68,26 @@ def _accept(prefix):
 
 
 def _save(image, file, filename):
-    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=...)``.
+    """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., fallback="auto")``.
 
     As for other formats, ``icc_profile`` defaults to the image's own and EXIF is kept only where it is given.
-    An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
+    An orientation, given or else the image's own, is applied to the pixels: a saved picture is always upright.
     """
     import codec
 
     options = image.encoderinfo
-    given = {"exif": options.get("exif"), "icc_profile": options.get("icc_profile")}
-    if isinstance(given["exif"], Image.Exif):
-        given["exif"] = given["exif"].tobytes()
-    keep_exif = bool(given["exif"])
-    given = {name: value for name, value in given.items() if name in options}
+    exif = options.get("exif") or b""
+    exif = exif.tobytes() if isinstance(exif, Image.Exif) else exif
+    given = {"icc_profile": options["icc_profile"]} if "icc_profile" in options else {}
+    if metadata.orientation(exif.removeprefix(metadata.PREFIX)):
+        given["exif"] = exif
     if given:
         image = image.copy()
         image.info.update(given)
     try:
-        data = codec.compress(image, quality=options.get("quality", 50.0), exif=keep_exif)
+        data = codec.compress(
+            image, quality=options.get("quality", 50.0), exif=exif, fallback=options.get("fallback", "auto")
+        )
     except CodecError as error:
         raise OSError(str(error)) from error
     file.write(data)
