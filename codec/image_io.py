@@ -249,7 +249,8 @@ def metadata_of(container) -> tuple[Metadata, bytes | None]:
     if not container.stored:
         return found, icc
     try:
-        image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
+        with _one_line_errors("the stored picture"):
+            image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
         with image:
             own = _metadata_of(image, opened, again, [])[1]
             _settle_colours(image, "", opened)
@@ -826,14 +827,14 @@ def read_stored(container, deep=False) -> Picture:
     data = container.tiles[0].data
     kind = bitstream.stored_kind(data)
     try:
-        # No other reader has a say, and no other size is decoded.
-        image, opened, again = _opened(io.BytesIO(data), "", Reading())
-        with image:
-            if image.format != kind:
-                raise Corrupt(f"corrupt: the stored picture is {image.format}, not {kind}")
-            if sorted(image.size) != sorted((container.width, container.height)):
-                raise Corrupt(f"corrupt: the stored picture has {image.width} x {image.height} pixels")
-            with _one_line_errors("the stored picture"):
+        with _one_line_errors("the stored picture"):
+            image, opened, again = _opened(io.BytesIO(data), "", Reading())
+            with image:
+                # No other reader has a say, and no other size is decoded.
+                if image.format != kind:
+                    raise Corrupt(f"corrupt: the stored picture is {image.format}, not {kind}")
+                if sorted(image.size) != sorted((container.width, container.height)):
+                    raise Corrupt(f"corrupt: the stored picture has {image.width} x {image.height} pixels")
                 picture = _read_pillow(image, "", Reading(deep=deep, exact=True), opened, again)
     except ImageError as error:
         raise Corrupt(f"corrupt: {error}") from error
