@@ -107,6 +107,7 @@ def compress(
         facts = {
             "output": place, "bytes": len(data), "bpp": round(bpp, 4), "width": header.width, "height": header.height,
             "quality": header.quality / 100, "model": header.model_id, "seconds": round(seconds, 3),
+            "stored": header.stored, "remarks": remarks,
         }  # fmt: skip
         return f"{job} -> {place}: {len(data):,} bytes, {bpp:.3f} bpp{found}", size, len(data), facts
 

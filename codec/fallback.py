@@ -19,6 +19,7 @@ _EQUAL_NEIGHBOURS = 0.4
 _FEW_COLOURS = 256
 _SAMPLE = 2**16  # pixels among which colours are counted
 _WEBP_SIDE = 16383
+_TRIED_PIXELS = 2**25  # larger pictures are not tried: WebP takes 20 bytes of memory a pixel
 
 
 class Stored(NamedTuple):
@@ -83,7 +84,8 @@ def stored_instead(picture, mode, coded_size=None, *, bare=False) -> Stored | No
         if coded_size is not None:
             remark = f"kept as it is: coded it would take {coded_size:,} bytes"
         found.append(Stored(own, not bare, remark))
-    drawn = looks_drawn(picture.pixels)
+    small = picture.pixels[..., 0].size <= _TRIED_PIXELS
+    drawn = (small or mode == "always") and looks_drawn(picture.pixels)
     if mode == "always" or (drawn and picture.pixels.dtype == np.uint8):
         data = lossless_file(picture)
         if coded_size is None or len(data) < coded_size - _said_besides(picture):
