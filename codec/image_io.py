@@ -410,11 +410,15 @@ def _picture_of(image, name, how, opened, again):
     _settle_colours(image, name, opened)
     samples = _stored_as(image)
     wide = again is not None and not how.frame and (samples in _WIDE_LAYOUTS or samples == _WIDE_GREY)
+    top = _ppm_top(image) if again else None
     icc = image.info.get("icc_profile")
     if wide and not (icc and len(icc) > bitstream.MAX_ICC):
         grey = samples == _WIDE_GREY
         pixels, alpha = _wide_planes(image, again, samples)
         icc = _profile_to_keep(image, "L" if grey else "RGB")
+    elif top:
+        grey, icc = False, None
+        pixels, alpha = _ppm_plane(image, top), None
     elif _is_deep(image.mode):
         image.load()
         grey, icc = True, _profile_to_keep(image, "L")
@@ -559,6 +563,28 @@ def _wide_planes(image, again, samples):
             alpha[rows] = np.where((part == transparent).all(axis=2), 0, 255)
         pixels[rows] = part  # one grey channel broadcasts to three
     return pixels, alpha
+
+
+def _ppm_top(image):
+    """The highest sample of a binary PPM of colours of more than 8 bits; else None. Pillow makes 8 of them."""
+    if image.format == "PPM" and image.mode == "RGB" and image.tile and image.tile[0][0] == "ppm":
+        top = image.tile[0][3][1]
+        return top if top > 255 else None
+    return None
+
+
+def _ppm_plane(image, top):
+    """uint16 (H, W, 3) of a PPM file with samples of two bytes, high byte first."""
+    image.fp.seek(image.tile[0][2])
+    pixels = np.empty((image.height, image.width, 3), np.uint16)
+    for rows in _row_bands(*pixels.shape[:2]):
+        band = pixels[rows]
+        data = image.fp.read(band.nbytes)
+        if len(data) < band.nbytes:
+            raise OSError("the file is truncated")
+        samples = np.frombuffer(data, ">u2").reshape(band.shape)
+        band[:] = np.floor(np.minimum(samples, top) * (65535 / top) + 0.5)
+    return pixels
 
 
 def _relaid(tile, layout):

@@ -194,6 +194,20 @@ def test_colours_of_16_bits_are_read_to_the_last_bit():
         assert (picture.alpha is None) == (small.alpha is None) == (len(data) < with_alpha.nbytes and data[:4] != b"\x89PNG" or picture.alpha is None)
 
 
+@pytest.mark.parametrize("bits", [16, 10])
+def test_ppm_of_more_than_8_bits_is_read_to_the_last_bit(bits):
+    top = 2**bits - 1
+    samples = deep_gradient() >> (16 - bits)
+    for head, part in ((b"P6", samples), (b"P5", samples[..., 0])):
+        data = head + f"\n56 40\n{top}\n".encode() + part.astype(">u2").tobytes()
+        picture = read(data, deep=True)
+        found = picture.pixels if head == b"P6" else picture.pixels[..., 0]
+        assert picture.pixels.dtype == np.uint16 and picture.grey == (head == b"P5")
+        np.testing.assert_allclose(found, part * (65535 / top), atol=0.5001)
+        with pytest.raises(ImageError):
+            read(data[:-5])
+
+
 def test_grey_of_16_bits_with_alpha_is_read_to_the_last_bit():
     grey = deep_gradient()[..., 0]
     alpha = np.where(np.arange(56) < 20, 200 * 257, 65535).astype(np.uint16) * np.ones((40, 1), np.uint16)
