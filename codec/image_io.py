@@ -428,7 +428,7 @@ def _picture_of(image, name, how, opened, again):
         image = _with_sample_alpha(image, samples)
         convert, grey, icc = _colour_plan(image)
         pixels, alpha = _planes(image, convert)
-        if image.format == "BMP" and alpha is not None and not alpha.any():
+        if image.format in ("BMP", "TGA") and alpha is not None and not alpha.any():
             alpha = None  # a fourth byte that nobody filled in; viewers show such files as opaque
     levels = _srgb_levels(image.info, 255 if pixels.dtype == np.uint8 else 65535)
     if levels is not None:
