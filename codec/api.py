@@ -40,7 +40,7 @@ class Keeping:
         strip_gps: leave out positions.
         alpha_quality: 0 to 100; 100 is lossless.
         allow_truncated: read a JPEG that ends too early as far as it goes.
-        frame: which one of an animation, or page.
+        frame: which one of an animation, or page; None: the first, with a remark where there are more.
         on_remark: called with each line that the picture's owner should read.
     """
 
@@ -49,7 +49,7 @@ class Keeping:
     strip_gps: bool = False
     alpha_quality: float = 100
     allow_truncated: bool = False
-    frame: int = 0
+    frame: int | None = None
     on_remark: Callable[[str], None] = str
 
     def __post_init__(self):
