@@ -21,6 +21,7 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVersion
@@ -68,6 +69,7 @@ STORED_KINDS = {
     "GIF": rb"GIF8[79]a",
     "AVIF": rb"....ftypavi[fs]",
     "JPEG2000": rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "TIFF": rb"II\*\x00|MM\x00\*",
 }
 # Of a stored picture, which no model made.
 NO_MODEL, LOSSLESS = "0" * 16, MAX_QUALITY
@@ -252,6 +254,83 @@ def unpack(data: bytes) -> Container:
     tiles = tuple(Tile(reader.take(tile.length), tile.lanes, tile.symbols_crc) for tile in header.tiles)
     if header.stored:
         _check_stored(tiles[0])
+    return _container(header, tiles, sections)
+
+
+def unpack_partly(file) -> Container:
+    """The container of a file whose tiles are read when they are asked for.
+
+    What :func:`unpack` verifies is verified here as well.
+
+    Args:
+        file: a binary file, read from its position on; if it can seek, no more of it is read than is asked for. It must
+            stay open for as long as tiles are taken from the container, by one thread.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge
+    """
+    if not file.seekable():
+        return unpack(read_file(file))
+    begin = file.tell()
+    header = read_header(file)
+    if header.stored:
+        file.seek(begin)
+        return unpack(read_file(file))
+    _check_length(header, file.seek(0, os.SEEK_END) - begin)
+    file.seek(begin + header.size)
+    sections = {}
+    for entry in header.sections:
+        sections[entry.type] = _read_up_to(file, entry.length)
+        _check_crc(entry, zlib.crc32(sections[entry.type]))
+    return _container(header, _TilesInFile(file, begin, header), sections)
+
+
+class _TilesInFile(Sequence):
+    """The tiles of a file, read one by one."""
+
+    def __init__(self, file, begin, header):
+        self._file, self._entries = file, header.tiles
+        parts = header.layout()[-len(header.tiles) :]
+        self._starts = [begin + offset for _, offset, _ in parts]
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __getitem__(self, number):
+        entry = self._entries[number]
+        self._file.seek(self._starts[number])
+        data = _read_up_to(self._file, entry.length)
+        if len(data) < entry.length:  # it has changed since
+            raise _truncated(entry.length, len(data))
+        return Tile(data, entry.lanes, entry.symbols_crc)
+
+
+def unpack_damaged(data: bytes) -> tuple[Container, list[str]]:
+    """What can be had of a file whose header is whole: its container, and names of the sections that are lost.
+
+    Tiles that are cut off are None; damage within tiles shows when they are decoded. Bytes after the end are passed over.
+
+    Raises:
+        NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header, or of a stored picture.
+    """
+    header = read_header(data)
+    if header.stored:
+        return unpack(data), []
+    parts = [bytes(data[offset : offset + length]) for _, offset, length in header.layout()[1:]]
+    count, lost, sections = len(header.sections), [], {}
+    for entry, part in zip(header.sections, parts):
+        if len(part) == entry.length and zlib.crc32(part) == entry.crc:
+            sections[entry.type] = part
+        else:
+            lost.append(_NAMES.get(entry.type, f"section {entry.type}"))
+    tiles = tuple(
+        Tile(part, entry.lanes, entry.symbols_crc) if len(part) == entry.length else None
+        for entry, part in zip(header.tiles, parts[count:])
+    )
+    return _container(header, tiles, sections), lost
+
+
+def _container(header, tiles, sections) -> Container:
     return Container(
         model_id=header.model_id,
         quality=header.quality,

@@ -32,6 +32,7 @@ from .winograd import layout
 
 PIECE = 128  # side of a piece, in latent positions
 MAX_THREADS = 32  # beyond, single products of a batch would be cut as well
+PREVIEW = 8  # pixels each way that make one in a picture that is made without the network
 LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
 
 
@@ -55,11 +56,16 @@ class Piece(NamedTuple):
         )  # fmt: skip
 
 
-def pieces(height, width):
-    """The pieces of ``height`` x ``width`` latent positions, row by row."""
+def pieces(height, width, within=None):
+    """The pieces of ``height`` x ``width`` latent positions, row by row; those that a Piece touches, if that is given."""
     for top in range(0, height, PIECE):
         for left in range(0, width, PIECE):
-            yield Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
+            piece = Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
+            if within is None or (
+                piece.top < within.bottom and within.top < piece.bottom
+                and piece.left < within.right and within.left < piece.right
+            ):  # fmt: skip
+                yield piece
 
 
 class Transforms:
@@ -76,13 +82,43 @@ class Transforms:
             y[:, piece.top : piece.bottom, piece.left : piece.right] = part
         return y
 
-    def synthesise_into(self, pixels, y_hat, quality):
-        """Fill uint8 or uint16 ``pixels`` (H, W, 3), at most (16 h, 16 w, 3), with the picture of ``y_hat`` (M, h, w)."""
-        deep = pixels.dtype == np.uint16
-        for piece, part in (self.synthesise_float_pieces if deep else self.synthesise_pieces)(y_hat, quality):
-            target = pixels[in_pixels(piece)]
-            part = part[: target.shape[0], : target.shape[1]]
-            target[:] = np.clip(part * 65535 + np.float32(0.5), 0, 65535) if deep else part
+    def synthesise_into(self, pixels, y_hat, quality, corner=(0, 0), reduce=1):
+        """Fill ``pixels`` with the picture of ``y_hat``, or with a region of it, at full size or smaller.
+
+        Args:
+            pixels: uint8 or uint16 (H, W, 3).
+            y_hat: float (M, h, w), or anything that can be sliced like that. It is asked for what the region needs.
+            corner: row and column of the picture, as it is when it has been made smaller, that ``pixels`` begins with.
+            reduce: 1, 2, 4 or 8: so many pixels each way make one, their mean.
+        """
+        top, left = corner
+        side = STEP // reduce  # of a latent position, in pixels of the result
+        bottom, right = top + pixels.shape[0], left + pixels.shape[1]
+        within = Piece(top // side, -(-bottom // side), left // side, -(-right // side))
+        for piece, part in self._reduced_pieces(y_hat, quality, within, reduce, pixels.dtype):
+            rows = slice(max(side * piece.top, top), min(side * piece.bottom, bottom))
+            columns = slice(max(side * piece.left, left), min(side * piece.right, right))
+            pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = part[
+                rows.start - side * piece.top : rows.stop - side * piece.top,
+                columns.start - side * piece.left : columns.stop - side * piece.left,
+            ]
+
+    def _reduced_pieces(self, y_hat, quality, within, reduce, dtype):
+        """Yield (Piece, pixels of it) of those that ``within`` touches."""
+        if reduce == 1 and dtype == np.uint8:
+            yield from self.synthesise_pieces(y_hat, quality, within)
+            return
+        largest = np.iinfo(dtype).max
+        for piece, part in self._means(y_hat, quality, within, reduce):
+            yield piece, np.clip(part * np.float32(largest) + np.float32(0.5), 0, largest).astype(dtype)
+
+    def _means(self, y_hat, quality, within, reduce):
+        """Yield (Piece, float (16 x piece's height / reduce, 16 x piece's width / reduce, 3)), nominally in [0, 1]."""
+        for piece, part in self.synthesise_float_pieces(y_hat, quality, within):
+            if reduce > 1:
+                height, width = (n // reduce for n in part.shape[:2])
+                part = np.clip(part, 0, 1).reshape(height, reduce, width, reduce, 3).mean((1, 3))
+            yield piece, part
 
 
 class Engine(Transforms):
@@ -99,7 +135,7 @@ class Engine(Transforms):
     def __init__(self, config, weights, threads=None):
         self.config, self.threads = config, threads
         self._weights = weights
-        self._graphs, self._sessions, self._tables = {}, {}, {}
+        self._graphs, self._sessions, self._tables, self._preview = {}, {}, {}, None
         self._lock = Lock()
         after_fork(self)
         self._analysis_reach = config.analysis_depth
@@ -179,25 +215,41 @@ class Engine(Transforms):
                 y *= gain
             yield piece, np.ascontiguousarray(y.T).reshape(-1, *piece.size)
 
-    def synthesise_pieces(self, y_hat, quality):
+    def synthesise_pieces(self, y_hat, quality, within=None):
         """Yield (Piece, uint8 (16 x piece's height, 16 x piece's width, 3)) for all pieces of a picture.
 
         Args:
             y_hat: (M, h, w), of any type that float32 holds, or anything that can be sliced like that: it is asked for
                 one piece and what is around it at a time.
+            within: a Piece: only those of the grid that it touches.
         """
-        return self._synthesise_pieces(y_hat, quality, "synthesis")
+        return self._synthesise_pieces(y_hat, quality, "synthesis", within)
 
-    def synthesise_float_pieces(self, y_hat, quality):
+    def synthesise_float_pieces(self, y_hat, quality, within=None):
         """The same, float32 and not clamped, nominally in [0, 1]."""
-        return self._synthesise_pieces(y_hat, quality, "synthesis_float")
+        return self._synthesise_pieces(y_hat, quality, "synthesis_float", within)
 
-    def _synthesise_pieces(self, y_hat, quality, kind):
+    def _means(self, y_hat, quality, within, reduce):
+        """At an eighth of the size without the network: what its blocks add hardly changes means of 8 x 8 pixels."""
+        if reduce < PREVIEW:
+            yield from super()._means(y_hat, quality, within, reduce)
+            return
+        with self._lock:
+            if self._preview is None:
+                self._preview = _Preview(self.config, self._weights)
+        gain = self._gain("log_gain.table", quality) if self.config.scalar else np.float32(1)
+        _, height, width = y_hat.shape
+        for piece in pieces(height, width, within):
+            outer = piece.grown(1, height, width)
+            y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right], np.float32)
+            yield piece, self._preview(y.transpose(1, 2, 0) / gain, piece, outer)
+
+    def _synthesise_pieces(self, y_hat, quality, kind, within):
         session = self._session(kind)
         inputs = self._quality_tables(kind, quality)
         gain = self._gain("log_gain.table", quality) if self.config.scalar else None  # codes have sizes of their own
         _, height, width = y_hat.shape
-        for piece in pieces(height, width):
+        for piece in pieces(height, width, within):
             outer = piece.grown(self._synthesis_reach, height, width)
             middle = piece.grown(self._reach8, height, width)
             geometry = _synthesis_geometry(piece, middle, outer, self.config)
@@ -288,14 +340,14 @@ class PlainTransforms(Transforms):
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
-    def synthesise_pieces(self, y_hat, quality):
+    def synthesise_pieces(self, y_hat, quality, within=None):
         """As :meth:`Engine.synthesise_pieces`."""
-        for piece, part in self._pixels(y_hat, quality):
+        for piece, part in self._pixels(y_hat, quality, within):
             yield piece, np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
-    def synthesise_float_pieces(self, y_hat, quality):
+    def synthesise_float_pieces(self, y_hat, quality, within=None):
         """As :meth:`Engine.synthesise_float_pieces`."""
-        return self._pixels(y_hat, quality)
+        return self._pixels(y_hat, quality, within)
 
     def strangeness(self, pixels):
         """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""
@@ -313,9 +365,9 @@ class PlainTransforms(Transforms):
             x = np.divide(x, 255, dtype=np.float32) if x.dtype == np.uint8 else x.astype(np.float32)
             yield piece, (x - np.float32(0.5)) @ self._matrix.T
 
-    def _pixels(self, y_hat, quality):
+    def _pixels(self, y_hat, quality, within=None):
         """Yield (Piece, float32 (16 x piece's height, 16 x piece's width, 3))."""
-        for piece in pieces(*y_hat.shape[1:]):
+        for piece in pieces(*y_hat.shape[1:], within):
             y = np.asarray(y_hat[:, piece.top : piece.bottom, piece.left : piece.right])
             y = y.reshape(len(y), -1).T.astype(np.float32) * self._step(quality)
             x = y @ self._matrix + np.float32(0.5)
@@ -325,6 +377,41 @@ class PlainTransforms(Transforms):
 
     def _step(self, quality):
         return np.exp(graphs.interpolated(self._log_step, scale.position(quality, self.config.anchors)))
+
+
+class _Preview:
+    """What g_s makes of latents at an eighth of the size, if its blocks added nothing: a linear map of 3 x 3 latents."""
+
+    def __init__(self, config, weights):
+        enter, up, patch = (weights[f"g_s.{name}.weight"].astype(np.float64) for name in ("enter", "up", "patch"))
+        b_enter, b_up, b_patch = (weights[f"g_s.{name}.bias"].astype(np.float64) for name in ("enter", "up", "patch"))
+        # y -> the four positions at 1/8: channels stand before positions, as pixel_shuffle has them.
+        up = up.reshape(len(up), -1)
+        at8 = (up @ enter.reshape(len(enter), -1)).reshape(config.synthesis_width8, 4, config.M)
+        b_at8 = (up @ b_enter + b_up).reshape(config.synthesis_width8, 4)
+        # The patches of 8 x 8 pixels -> their means.
+        patch, b_patch = patch.reshape(3, -1, *patch.shape[1:]).mean(1), b_patch.reshape(3, -1).mean(1)
+        matrix, bias = np.zeros((3, 3, 2, 2, 3, config.M)), np.zeros((2, 2, 3))
+        for a, b, i, j in np.ndindex(2, 2, 3, 3):
+            (down, row), (across, column) = divmod(a + i - 1, 2), divmod(b + j - 1, 2)
+            position = 2 * row + column
+            matrix[down + 1, across + 1, a, b] += patch[:, :, i, j] @ at8[:, position]
+            bias[a, b] += patch[:, :, i, j] @ b_at8[:, position]
+        self._matrix = matrix.reshape(-1, config.M).T.astype(np.float32)  # (M, 9 neighbours x 4 positions x 3 colours)
+        self._bias = (bias + b_patch + 0.5).astype(np.float32)  # the network makes x_hat - 1/2
+
+    def __call__(self, y, piece, outer):
+        """y (h, w, M) of the outer piece, one latent larger than the piece where there are any -> (2 h, 2 w, 3) of it."""
+        margins = [
+            (1 - piece.top + outer.top, 1 - outer.bottom + piece.bottom),
+            (1 - piece.left + outer.left, 1 - outer.right + piece.right),
+        ]
+        parts = np.pad((y @ self._matrix).reshape(*outer.size, 3, 3, 2, 2, 3), [*margins, *[(0, 0)] * 5], mode="edge")
+        height, width = piece.size
+        total = self._bias + sum(
+            parts[down : down + height, across : across + width, down, across] for down, across in np.ndindex(3, 3)
+        )
+        return total.transpose(0, 2, 1, 3, 4).reshape(2 * height, 2 * width, 3)
 
 
 # --- Pixels <-> rows of squares --------------------------------------------------------------------------------------

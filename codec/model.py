@@ -18,8 +18,8 @@ import numpy as np
 from . import latents
 from .bitstream import TILE_SIDE, Tile, tile_grid
 from .config import STEP, padded_size
-from .engine import Engine, PlainTransforms, float_weights, read_folder
-from .errors import CodecError, Corrupt, ModelError
+from .engine import PIECE, Engine, PlainTransforms, float_weights, read_folder
+from .errors import CodecError, Corrupt, ModelError, Truncated
 from .extras import installed, lacks
 from .latents import rans
 from .threads import current_threads
@@ -29,6 +29,34 @@ TILE = TILE_SIDE // STEP  # side of a tile in latent positions
 # STRANGE on; for these the plain transform is tried. 1 of 12 photographs is smooth, 1 of 20 strange.
 FLAT, SMOOTH, STRANGE = 0.02, 0.3, 4.0
 TRIAL = 2048  # side of the middle of a picture, in pixels, on which the transform is chosen
+
+
+class View(NamedTuple):
+    """A region of a picture, in pixels, and by how much it is made smaller.
+
+    Where it does not begin or end with a whole pixel of the smaller picture, it is that much larger.
+
+    Attributes:
+        left, top, width, height: of the region.
+        reduce: 1, 2, 4 or 8: so many pixels each way make one.
+    """
+
+    left: int
+    top: int
+    width: int
+    height: int
+    reduce: int = 1
+
+    @property
+    def corner(self):
+        """(row, column) of the smaller picture that it begins with."""
+        return self.top // self.reduce, self.left // self.reduce
+
+    @property
+    def size(self):
+        """(rows, columns) of what it gives."""
+        row, column = self.corner
+        return -(-(self.top + self.height) // self.reduce) - row, -(-(self.left + self.width) // self.reduce) - column
 
 
 class Coded(NamedTuple):
@@ -173,25 +201,28 @@ class Model:
 
     # --- Tiles -> pixels --------------------------------------------------------------------------------------------
 
-    def decode(self, coded, height, width, quality, dtype=np.uint8):
+    def decode(self, coded, height, width, quality, dtype=np.uint8, view=None, lost=None):
         """Inverse of :meth:`encode`, up to quantisation: uint8 or uint16 (height, width, 3).
 
         Args:
             coded: Coded, or a bitstream.Container.
             dtype: of the pixels, whatever the depth of those that were encoded.
+            view: View, what is wanted of the picture; None for all of it.
+            lost: a list that numbers of tiles are added to, which are grey then, in the place of errors.
 
         Raises:
             Corrupt, Truncated: a tile does not decode to the symbols that the encoder wrote.
         """
-        pixels = np.empty((height, width, 3), dtype)
+        view = view or View(0, 0, width, height)
+        pixels = np.empty((*view.size, 3), dtype)
         if coded.flat:
-            _fill(pixels, coded.tiles)
+            _fill(pixels, coded.tiles, width, height, view, lost)
             return pixels
         self._check_kind(coded)
         transforms = self.plain if coded.plain else self.engine
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
-            y_hat = _Latents(self, coded, height, width, quality, pool)
-            transforms.synthesise_into(pixels, y_hat, quality)
+            y_hat = _Latents(self, coded, height, width, quality, pool, view, lost)
+            transforms.synthesise_into(pixels, y_hat, quality, view.corner, view.reduce)
         return pixels
 
     def verify(self, coded, height, width, quality):
@@ -204,7 +235,7 @@ class Model:
             return
         self._check_kind(coded)
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
-            y_hat = _Latents(self, coded, height, width, quality, pool)
+            y_hat = _Latents(self, coded, height, width, quality, pool, View(0, 0, width, height), None)
             _, rows, columns = y_hat.shape
             for top in range(0, rows, TILE):
                 y_hat[:, top : min(top + TILE, rows), 0:columns]
@@ -218,6 +249,8 @@ class Model:
 
     def _decode_tile(self, tile, height, width, quality, plain, dependent):
         """y_hat (M, height, width) of a tile."""
+        if tile is None:
+            raise Truncated("truncated: the file ends before this tile does")
         decoder = rans.Decoder(self.tables, tile.data, tile.lanes)
         y_hat = self.latents.decode(decoder, height, width, quality, plain, tile.symbols_crc, dependent)
         decoder.finish()
@@ -245,13 +278,15 @@ class _Latents:
     The synthesis goes from top to bottom. Rows of tiles above what it asks for are forgotten.
     """
 
-    def __init__(self, model, coded, height, width, quality, pool):
-        self._decode, self._pool = model._decode_tile, pool
+    def __init__(self, model, coded, height, width, quality, pool, view, lost):
+        self._model, self._pool, self._lost = model, pool, lost
         self._coded, self._quality = coded, quality
         padded = [n // STEP for n in padded_size(height, width)]
         self.shape = (model.config.M, *padded)
         self.dtype = np.dtype(np.float32)
         self._columns, self._rows = tile_grid(width, height)
+        # What the pieces that the view touches need: their tiles, and the next ones.
+        self._last = min(self._columns - 1, ((view.left + view.width - 1) // (STEP * PIECE) + 1) * (PIECE // TILE))
         self._futures = {}
 
     def __getitem__(self, key):
@@ -263,7 +298,7 @@ class _Latents:
         wanted = [(r, c) for r in range(first, last + 1) for c in range(left, right + 1)]
         for r, c in wanted:
             self._start(r, c)
-        if right + 1 < self._columns:  # the next piece needs these, while this one is synthesised
+        if right < self._last:  # the next piece needs these, while this one is synthesised
             for r in range(first, last + 1):
                 self._start(r, right + 1)
         part = np.empty((self.shape[0], rows.stop - rows.start, columns.stop - columns.start), np.float32)
@@ -280,9 +315,17 @@ class _Latents:
         number = row * self._columns + column
         if number not in self._futures:
             size = (min(TILE, self.shape[1] - row * TILE), min(TILE, self.shape[2] - column * TILE))
-            tile = self._coded.tiles[number]
-            kind = self._coded.plain, self._coded.dependent
-            self._futures[number] = self._pool.submit(self._decode, tile, *size, self._quality, *kind)
+            self._futures[number] = self._pool.submit(self._decode, number, self._coded.tiles[number], size)
+
+    def _decode(self, number, tile, size):
+        """y_hat of a tile; zeros where it is lost and that is to be borne."""
+        try:
+            return self._model._decode_tile(tile, *size, self._quality, self._coded.plain, self._coded.dependent)
+        except (Corrupt, Truncated):
+            if self._lost is None:
+                raise
+        self._lost.append(number)
+        return np.zeros((self.shape[0], *size), np.float32)
 
 
 class _Pool:
@@ -332,15 +375,25 @@ def _tile_colours(pixels):
     return colours
 
 
-def _fill(pixels, tiles):
-    """Paint each tile of a picture in its colour; Corrupt where that is not the one that was written."""
-    columns, _ = tile_grid(pixels.shape[1], pixels.shape[0])
-    for number, tile in enumerate(tiles):
-        if zlib.crc32(tile.data) != tile.symbols_crc:
+def _fill(pixels, tiles, width, height, view, lost):
+    """Paint the part of each tile that a view shows in its colour; Corrupt where that is not the one that was written."""
+    top, left = view.corner
+    side = TILE_SIDE // view.reduce
+    for row, column in np.ndindex(*tile_grid(width, height)[::-1]):
+        rows = slice(max(side * row - top, 0), max(side * (row + 1) - top, 0))
+        columns = slice(max(side * column - left, 0), max(side * (column + 1) - left, 0))
+        part = pixels[rows, columns]
+        if not part.size:
+            continue
+        number = row * tile_grid(width, height)[0] + column
+        tile, colour = tiles[number], 128
+        if tile is not None and zlib.crc32(tile.data) == tile.symbols_crc:
+            colour = np.frombuffer(tile.data, np.uint8)
+        elif lost is None:
             raise Corrupt(f"corrupt: the colour of tile {number} does not match its checksum")
-        top, left = (TILE_SIDE * n for n in divmod(number, columns))
-        colour = np.frombuffer(tile.data, np.uint8).astype(pixels.dtype) * pixels.dtype.type(np.iinfo(pixels.dtype).max // 255)
-        pixels[top : top + TILE_SIDE, left : left + TILE_SIDE] = colour
+        else:
+            lost.append(number)
+        part[:] = np.asarray(colour, pixels.dtype) * (np.iinfo(pixels.dtype).max // 255)
 
 
 def _middle(pixels):

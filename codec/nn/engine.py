@@ -72,19 +72,19 @@ class TorchEngine(engine.Transforms):
             x_hat[:, rows, columns] = part
         return x_hat
 
-    def synthesise_pieces(self, y_hat, quality):
+    def synthesise_pieces(self, y_hat, quality, within=None):
         """As :meth:`codec.engine.Engine.synthesise_pieces`."""
-        for piece, part in self._synthesise_pieces(y_hat, quality):
+        for piece, part in self._synthesise_pieces(y_hat, quality, within):
             yield piece, np.clip(part.transpose(1, 2, 0) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
-    def synthesise_float_pieces(self, y_hat, quality):
+    def synthesise_float_pieces(self, y_hat, quality, within=None):
         """As :meth:`codec.engine.Engine.synthesise_float_pieces`."""
-        for piece, part in self._synthesise_pieces(y_hat, quality):
+        for piece, part in self._synthesise_pieces(y_hat, quality, within):
             yield piece, part.transpose(1, 2, 0)
 
-    def _synthesise_pieces(self, y_hat, quality):
+    def _synthesise_pieces(self, y_hat, quality, within=None):
         _, height, width = y_hat.shape
-        for piece in pieces(height, width):
+        for piece in pieces(height, width, within):
             outer = piece.grown(self._transforms.g_s.reach, height, width)
             y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
             y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
