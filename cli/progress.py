@@ -90,7 +90,8 @@ def bar(total, unit, desc="", hidden=False):
     hidden, terminal = hidden or is_quiet(), on_terminal()
     started = time.monotonic()
     options = {"desc": desc, "unit": unit, "leave": False, "dynamic_ncols": terminal, "disable": hidden}
-    with tqdm(total=total, file=sys.stderr if terminal else io.StringIO(), mininterval=0.1 if terminal else 1e9, **options) as steps:
+    options |= {"file": sys.stderr, "mininterval": 0.1} if terminal else {"file": io.StringIO(), "mininterval": 1e9}
+    with tqdm(total=total, **options) as steps:
 
         def say():
             what = steps.desc.removesuffix(": ")
