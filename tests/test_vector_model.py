@@ -174,6 +174,22 @@ def test_bits_are_those_of_a_prior_that_grows_with_the_length_of_a_codeword():
         torch.testing.assert_close(found, wanted)
 
 
+def test_the_first_batch_sets_the_codewords_of_every_stage():
+    """At vectors of those who learn, in the unit of each codebook; the second stage at what the first leaves over."""
+    size = torch.tensor([[1.0, 0.5, 0.25], [0.5, 0.25, 0.125]])
+    made, vectors = Level(3, 2, 8, 4, size), draw(3, 50, 4, seed=9)
+    near = torch.zeros(2, 3, 50, dtype=torch.bool)
+    near[:, :, :20] = True
+    run(made, vectors, near=near)
+    rest = vectors
+    for book, unit in zip(made.books, size[..., None, None]):
+        codewords = book.current() * unit
+        assert codewords[:, 0].eq(0).all()
+        assert (codewords[:, 1:, None] - rest[:, None, :20]).abs().amax(3).amin(2).max() < 1e-6
+        nearest = (rest[:, :, None] - codewords[:, None]).square().sum(3).argmin(2)
+        rest = rest - codewords.gather(1, nearest[..., None].expand(-1, -1, 4))
+
+
 def test_codewords_that_nobody_chooses_are_restarted_late():
     """0.98^n falls below one fiftieth of an even share after 194 steps; restarts are at every twentieth."""
     made = level(stages=1)
