@@ -13,6 +13,7 @@ from codec import latents
 from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.model import Model
+from codec.nn.dct import coarse_deviation
 from codec.quantise import commit_codebooks, discard_codebooks
 from codec.training import loop
 from codec.training.config import TrainingConfig
@@ -359,6 +360,51 @@ def test_what_the_upper_level_is_to_learn(seed):
     held = (z - z_hat).square().flatten(1).sum(1) / 4
     torch.testing.assert_close(figures["extra_bpp"], (held + saved) / (128 * 64))
     torch.testing.assert_close(figures["mse"], 65025 * seen["y_hat"].mean((1, 2, 3)).square())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_codebooks_begin_at_the_scale_of_what_is_left_for_them(kind):
+    """Powers of two, near the root mean square of their group, and half of it for each stage."""
+    model = TrainableVectorModel(CONFIGS[kind])
+    rms = coarse_deviation(VQ_CONFIG.M).square().view(-1, VQ_CONFIG.code_dim).mean(1).sqrt()
+    for stage, size in enumerate(model.lower.size):
+        assert torch.equal(size.log2(), size.log2().round())
+        assert (size / (rms / 2**stage)).log2().abs().max() <= 0.5001
+
+
+def test_the_upper_level_s_codewords_learn_by_their_loss_too():
+    model, z = TrainableVectorModel(CONFIGS["hvq"], "loss"), 4 * draw(2, CONFIG.N, 2, 1)
+    for book in model.upper.books:
+        book.load(4 * draw(*book.entries.shape, seed=1))
+    z_hat, _, held = model._upper(z, None)
+    vectors = z.view(2, -1, VQ_CONFIG.code_dim, 2)
+    codewords = model.upper.codebooks[0].detach()
+    nearest = (vectors[:, :, None] - codewords[..., None]).square().sum(3)  # (B, G, K, h w)
+    error = nearest.amin(2)
+    # By squared error and bits, half a unit for each of the 4 that 16 codewords cost: the same for all.
+    wanted = 0.25 * (z - z_hat).square().flatten(1).sum(1) + error.flatten(1).sum(1)
+    torch.testing.assert_close(held, wanted)
+
+
+def test_a_pair_that_gains_nothing_is_never_used():
+    model = TrainableVectorModel(VQ_CONFIG)
+    model.lower.gained[1:, 2] = 0.0
+    first = model.first_quality()
+    assert first[1:, 2].eq(200).all() and (first[0] <= 200).all()
+    assert model.export_tensors()["entropy.vq.first_quality"][1, 2] == 20000
+
+
+def test_tables_of_a_weights_file():
+    made = level()
+    with torch.no_grad():
+        made.log_prior.copy_(draw(2, 3, 8, seed=4))
+    tensors = made.export_tensors(torch.zeros(2, 3))
+    bits = -torch.log2(torch.softmax(made.log_prior, 2))
+    torch.testing.assert_close(tensors["bits"].float(), bits, rtol=1e-3, atol=1e-3)
+    counts = (tensors["frequencies"].int() & 0xFFFF) + 1
+    assert counts.sum(-1).eq(65536).all() and counts[..., -1].lt(10).all()  # what never comes costs next to nothing
+    share = torch.softmax(made.log_prior, 2)[:, :, None].expand(-1, -1, counts.shape[2], -1)
+    torch.testing.assert_close(counts[..., :-1] / 65536, share, rtol=0, atol=2e-4)  # no sharpness yet
 
 
 def test_the_divergence_is_the_rate_of_a_discrete_vae():
