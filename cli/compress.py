@@ -7,7 +7,7 @@ import click
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
-from .common import coder_options, limit_option, model_options, run
+from .common import coder_options, limit_option, model_options, run, share, workers_option
 from .files import (
     COMPRESSED_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -37,10 +37,11 @@ from .targets import quality_options, target_among
 @keeping_options
 @model_options
 @limit_option
+@workers_option
 @coder_options
 def compress(
     inputs, output, quality, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, effort, keeping,
-    all_frames, model, max_pixels, device, threads, **targets,
+    all_frames, model, max_pixels, workers, device, threads, **targets,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -67,6 +68,7 @@ def compress(
     if dry_run:
         run(jobs, announced, verb="planning", as_json=as_json)
         return
+    workers, threads = share(workers, threads, len(jobs.jobs))
     coder = None
 
     def load():
@@ -83,11 +85,12 @@ def compress(
         job.check()
         if not all_frames:
             return one(job, job)
-        done = [one(job, part, frame) for frame, part in enumerate(job.numbered(len(frames_of(job.source))))]
+        parts = job.numbered(len(frames_of(job.source)), force)
+        done = [one(job, part, frame) for frame, part in enumerate(parts)]
         lines, _, written, facts = zip(*done, strict=True)
         return "\n".join(lines), job.source.bytes, sum(written), {**facts[0], "bytes": sum(written), "frames": list(facts)}
 
-    def one(job, part, frame=0):
+    def one(job, part, frame=None):
         size, started = job.source.bytes, time.perf_counter()
         remarks = []
         data = coder.compress(
@@ -106,7 +109,8 @@ def compress(
         facts = {
             "output": place, "bytes": len(data), "bpp": round(bpp, 4), "width": header.width, "height": header.height,
             "quality": header.quality / 100, "model": header.model_id, "seconds": round(seconds, 3),
+            "stored": header.stored, "remarks": remarks,
         }  # fmt: skip
         return f"{job} -> {place}: {len(data):,} bytes, {bpp:.3f} bpp{found}", size, len(data), facts
 
-    run(jobs, work, verb="compressing", as_json=as_json, prepare=load)
+    run(jobs, work, verb="compressing", as_json=as_json, prepare=load, workers=workers)

@@ -3,12 +3,12 @@
 import functools
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import click
 
 from . import progress
-from .common import Failure, coder_options, model_options, require
+from .common import coder_options, model_options, require
 from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
@@ -71,7 +71,7 @@ def evaluate(
     BD-rate is the mean difference in rate at equal PSNR, over the PSNR interval printed beside it: that which
     both mean curves cover and, in the columns named after rates, where this codec's own rate is within them.
     BD-PSNR is the mean difference in PSNR at equal rate. In brackets: where 95 of 100 other sets of pictures like
-    these would put the figure.
+    these would put the figure; from eight pictures on, as fewer do not tell. Seconds are medians over pictures.
 
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
@@ -81,51 +81,30 @@ def evaluate(
         if file not in (None, STREAM):
             check_writable(file)
 
-    from codec.evaluation.anchors import find_anchors
-    from codec.evaluation.metrics import METRICS
-    from codec.threads import cores, set_threads
-
-    unknown = [name for name in metrics if name not in METRICS]
-    if unknown:
-        raise Failure(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
-    # The threads that one process may use; the anchors take them too, so that all codecs have the same.
-    total_threads = threads or cores()
-    each = max(1, total_threads // workers) if workers > 1 else threads
-    anchors = find_anchors(against, each, device)
-
-    from codec import Codec
     from codec.evaluation import rate_distortion as rd
-    from codec.evaluation.journal import Journal
+    from codec.evaluation.run import evaluate as measure
 
-    if threads is not None:
-        set_threads(threads)  # for the anchors that have no setting of their own too
-    coder = Codec(model, device=device, threads=threads, fallback="never")
-    make = functools.partial(Codec, model, device=device, threads=each)
-    settings = {"model": coder.model_id, "device": str(device), "qualities": qualities}
-    entrants = [rd.Entrant(OURS, coder, qualities, make, settings)]
-    entrants += [rd.Entrant(a.name, a, a.qualities, settings=a.settings()) for a in anchors]
-    conditions = rd.conditions()
-    conditions["metrics"] = ["psnr", *(name for name in metrics if name != "psnr")]
-    common = {name: value for name, value in conditions.items() if name not in ("date", "metrics")}
-    common["timed alone"] = workers == 1
-    conditions["codecs"] = {entrant.name: entrant.settings for entrant in entrants}
-    conditions["workers"] = workers
-    conditions["times_comparable"] = workers == 1
-    conditions["bd"] = {"interpolation": interpolation, "resamples": bootstrap, "seed": rd.SEED, "confidence": 0.95}
-
-    steps = sum(len(entrant.qualities) for entrant in entrants)
     failures = []
     counts = Counter()
-    total = steps * len(pictures)
-    with (
-        Journal(journal_file, rd.Row, common) if journal_file else nullcontext() as journal,
-        progress.bar(total, "coding") as bar,
-    ):
+    steps = 0  # of a picture
+    with ExitStack() as bars:
+        bar = None
+
+        def start(phase, items):
+            nonlocal bar, steps
+            bars.close()
+            if phase == "coding":
+                steps = sum(len(entrant.qualities) for entrant in items)
+                bar = bars.enter_context(progress.bar(steps * len(pictures), "coding"))
+            else:
+                bar = bars.enter_context(progress.bar(len(items), "codec", phase))
 
         def step(row):
+            bar.update()
+            if row is None:
+                return
             counts[row.picture] += 1
             bar.set_description_str(f"{row.picture} {row.codec}", refresh=False)
-            bar.update()
             if progress.is_verbose():
                 said = f"{row.picture} {row.codec} {row.quality:g}: {row.bytes:,} bytes, {row.psnr_db:.2f} dB"
                 bar.write(f"codec: {said}", file=sys.stderr)
@@ -136,15 +115,14 @@ def evaluate(
             bar.total -= steps
             bar.n -= counts.pop(name, 0)
 
-        options = {"metrics": conditions["metrics"], "workers": workers, "threads": each, "journal": journal}
-        rows = rd.evaluate(pictures, entrants, step, failed, **options)
-    if not rows:
-        raise Failure("none of the pictures could be used")
-    names = [anchor.name for anchor in anchors]
-    with progress.bar(len(anchors), "codec", "BD-rates") as bar:
-        summary = rd.summarise(rows, OURS, names, bootstrap, interpolation, bar.update)
+        found = measure(
+            pictures, qualities=qualities, against=against, metrics=metrics, model=model, device=device,
+            threads=threads, workers=workers, journal=journal_file, resamples=bootstrap, interpolation=interpolation,
+            start=start, step=step, failed=failed,
+        )  # fmt: skip
+    rows, summary, conditions = found.rows, found.summary, found.conditions
     if cold:
-        summary = _add_cold(summary, entrants, rows[0].picture, dict(pictures))
+        summary = _add_cold(summary, found.entrants, rows[0].picture, dict(pictures))
 
     if csv_file is not None:
         rd.write_csv(csv_file, rows)
@@ -153,19 +131,20 @@ def evaluate(
     else:
         if json_file is not None:
             rd.write_json(json_file, conditions, summary, rows)
-        _print_tables(summary, conditions, len(pictures) - len(failures), anchors, journal, journal_file, len(rows))
+        _print_tables(found, summary, len(pictures) - len(failures), journal_file)
     if failures:
         click.echo(f"codec: {len(failures)} of {len(pictures)} pictures left out", err=True)
         click.get_current_context().exit(1)
 
 
-def _print_tables(summary, conditions, measured, anchors, journal, journal_file, rows):
+def _print_tables(found, summary, measured, journal_file):
     """What the command says where nobody asked for JSON."""
+    conditions, anchors = found.conditions, [entrant.coder for entrant in found.entrants[1:]]
     workers, ours = conditions["workers"], conditions["codecs"][OURS]
     line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
     click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
-    if journal is not None and journal.found:
-        click.echo(f"{journal.found} of {rows} rows from {journal_file}")
+    if found.found:
+        click.echo(f"{found.found} of {len(found.rows)} rows from {journal_file}")
     titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():

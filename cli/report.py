@@ -1,4 +1,4 @@
-"""``codec report``: what ``codec evaluate --json`` wrote as one HTML page, and as a plot."""
+"""``codec report``: what ``codec evaluate --json`` wrote as one HTML page, as a plot, and as a table of all figures."""
 
 import json
 import sys
@@ -17,6 +17,7 @@ from .measuring import Names, Qualities, find_pictures
 @click.argument("inputs", nargs=-1, metavar="[PICTURES]...")
 @click.option("-o", "--output", metavar="FILE", help="The page to write, .html.")
 @click.option("--plot", metavar="FILE", help="Also, or only, the main plot as .png, .svg or .pdf.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Also, or only, every figure, one a line.")
 @click.option(
     "--published", default="auto", show_default=True, type=click.Choice(["auto", "kodak", "none"]),
     help="Published curves to draw; auto: Kodak's where the results are of its 24 pictures.",
@@ -38,25 +39,28 @@ from .measuring import Names, Qualities, find_pictures
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file that was written.")
 @coder_options
 def report(
-    results_file, inputs, output, plot, published, qualities, against, limit, model, force, as_json, device, threads
-):
+    results_file, inputs, output, plot, csv_file, published, qualities, against, limit, model, force, as_json, device,
+    threads,
+):  # fmt: skip
     """Make a page of an evaluation.
 
-    RESULTS.json is what 'codec evaluate --json' wrote. The page is a single file that needs no network:
+    RESULTS.json is what 'codec evaluate --json' wrote. The page is a single file that needs no network. It begins with
+    the answer in words: how many of the others' bytes this codec needs at equal quality, and where it loses. Then
     rate-distortion plots, BD-rates of every codec against every other, speed, and tables.
 
     PICTURES are files or folders, usually those evaluated. They are compressed again, by this codec at
     --qualities and by each other codec at the quality whose file comes nearest to ours without being larger,
-    and go into a viewer with a slider, flicker, zoom and a difference map.
+    and go into a viewer that begins with the best of the others beside ours, pixel for pixel; with a slider, flicker,
+    zoom and a difference map. JPEG, WebP and AVIF are shown from the very files, whose decoder is then the browser's.
 
     Published curves are drawn as published, dashed. They were not measured here.
     """
-    if output is None and plot is None:
-        raise click.UsageError("say what to write: --output page.html, --plot plot.png, or both.")
+    if output is None and plot is None and csv_file is None:
+        raise click.UsageError("say what to write: --output page.html, --plot plot.png, --csv figures.csv, or all of them.")
     if inputs and output is None:
         raise click.UsageError("PICTURES are for the page; name it with --output.")
-    require("eval", "scipy", *(["plotly"] if output else []), *(["matplotlib"] if plot else []))
-    for file in (output, plot):
+    require("eval", "scipy", *(["matplotlib"] if plot else []))
+    for file in (output, plot, csv_file):
         if file is not None:
             check_output(file, force, results_file, *inputs)
 
@@ -78,6 +82,9 @@ def report(
             click.echo(f"codec: {note}", err=True)
         shown = _views(results, found[:limit], qualities, against, model, device, threads)
 
+    if csv_file is not None:
+        write_bytes_atomic(csv_file, making.as_csv(results).encode("utf-8"))
+        _written(csv_file, as_json)
     if plot is not None:
         write_bytes_atomic(plot, plotting.draw(results, curves, Path(plot).suffix))
         _written(plot, as_json)

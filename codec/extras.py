@@ -4,9 +4,11 @@
     train   training, and CompressAI's models as rivals
     eval    evaluate, bench, report, compare
     study   measurements of the theory
+    remote  files behind URLs
+    imageio  the plugin for imageio
     test    the test suite
 
-``pip install "neural-image-codec[eval]"`` installs one of them.
+``pip install ".[eval]"``, in the folder of the sources, installs one of them.
 """
 
 import importlib.util
@@ -21,7 +23,6 @@ TITLES = {
     "onnxruntime": "ONNX Runtime",
     "pillow": "Pillow",
     "pillow_jxl": "pillow-jxl-plugin",
-    "plotly": "Plotly",
     "scipy": "SciPy",
     "tensorboard": "TensorBoard",
     "torch": "PyTorch",
@@ -42,8 +43,8 @@ def missing(*modules):
 
 
 def how_to_install(extra):
-    """The command that brings an extra; in quotes that every shell understands."""
-    return f'pip install "neural-image-codec[{extra}]"'
+    """The command that brings an extra, and where: no registry has the package yet. In quotes that every shell understands."""
+    return f'pip install ".[{extra}]" in the folder of the sources'
 
 
 def lacks(who, extra, modules):

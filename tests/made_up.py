@@ -17,7 +17,7 @@ class Coder:
 
     model_id = "0badcafe"
 
-    def __init__(self, model=None, device="cpu", threads=None):
+    def __init__(self, model=None, device="cpu", threads=None, fallback="auto"):
         self.model = model
 
     def compress(self, image, quality):

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import codec.evaluation
 from cli.evaluate import evaluate as evaluate_command
 from cli.main import codec as codec_command
 from codec.errors import CodecError, ImageError
@@ -362,6 +363,12 @@ def test_means_give_every_picture_the_same_weight():
     assert (high.encode_s, high.decode_s) == pytest.approx((0.2, 0.4))
 
 
+def test_seconds_are_medians():
+    rows = [row(50, 1.0, 30.0, name, seconds=(s, 2 * s)) for name, s in (("a", 0.1), ("b", 0.2), ("c", 9.0))]
+    (mean,) = rd.mean_curve(rows)
+    assert (mean.encode_s, mean.decode_s) == (0.2, 0.4)
+
+
 def test_violations_name_the_picture_and_the_step():
     good = [row(10, 0.2, 30), row(20, 0.3, 31), row(30, 0.4, 32)]
     assert rd.violations(good) == []
@@ -438,7 +445,7 @@ def test_confidence_intervals_hold_the_figures_and_narrow_with_more_pictures():
 
 
 def test_intervals_are_those_of_the_means_over_resampled_pictures():
-    jpeg, ours = wavering("jpeg", 1, 5), wavering("codec", 0.7, 5, seed=5)
+    jpeg, ours = wavering("jpeg", 1, 9), wavering("codec", 0.7, 9, seed=5)
     found = rd.compare(jpeg, ours, resamples=40)
 
     def drawn(rows, chosen):
@@ -452,20 +459,24 @@ def test_intervals_are_those_of_the_means_over_resampled_pictures():
     draw = np.random.default_rng(rd.SEED)
     figures = []
     for _ in range(40):
-        chosen = draw.integers(5, size=5)
+        chosen = draw.integers(9, size=9)
         figures.append(rd.compare(drawn(jpeg, chosen), drawn(ours, chosen)).overall.percent)
     assert found.percent_interval["overall"] == pytest.approx(np.percentile(figures, [2.5, 97.5]))
 
 
 def test_the_same_rows_give_the_same_intervals_in_any_order():
-    rows = wavering("jpeg", 1, 6) + wavering("codec", 0.7, 6, seed=5)
+    rows = wavering("jpeg", 1, 9) + wavering("codec", 0.7, 9, seed=5)
     one, other = (rd.summarise(order, "codec", ["jpeg"], resamples=30) for order in (rows, rows[::-1]))
     assert one.bd_rate["jpeg"].percent_interval == other.bd_rate["jpeg"].percent_interval
 
 
-def test_a_single_picture_has_no_interval():
-    found = rd.compare(ladder("a", "jpeg", 1), ladder("a", "codec", 0.5), resamples=10)
-    assert set(found.percent_interval.values()) == {None}
+def test_fewer_than_eight_pictures_have_no_interval():
+    for pictures, given in ((1, False), (7, False), (8, True)):
+        jpeg = [row for index in range(pictures) for row in ladder(str(index), "jpeg", 1)]
+        ours = [row for index in range(pictures) for row in ladder(str(index), "codec", 0.5)]
+        found = rd.compare(jpeg, ours, resamples=10)
+        for intervals in (found.percent_interval, found.db_interval):
+            assert all((figure is not None) == given for figure in intervals.values())
     assert found.bd_psnr["overall"].db == pytest.approx(3)  # half the bits at 3 dB an octave
 
 
@@ -537,7 +548,8 @@ def test_conditions_name_versions_processor_and_threads():
 # The command ------------------------------------------------------------------------------------------------
 
 
-def test_the_printed_tables(pictures, fake_codec):
+def test_the_printed_tables(pictures, fake_codec, monkeypatch):
+    monkeypatch.setattr(rd, "MIN_PICTURES", 2)
     options = ("--qualities", "80,20,40,60,40", "--against", "jpeg444,webp", "--bootstrap", "20")
     result = run("evaluate", pictures, *options, "--metrics", "psnr_y,ms_ssim")
     assert result.exit_code == 0, result.output
@@ -612,6 +624,37 @@ def test_cold_times_and_memory_are_printed_and_written(pictures, fake_codec, tmp
     assert (found["codec"]["quality"], found["webp"]["quality"]) == (40, 50)
     assert "A fresh process for one picture (a.png, 60 x 40)" in result.stdout
     assert result.stdout.splitlines()[-1].split()[:2] == ["webp", "50"]
+
+
+def test_programs_get_what_the_command_writes(pictures, fake_codec, tmp_path):
+    options = {"qualities": (20, 40, 60, 80), "against": ["webp"], "resamples": 0}
+    paths = [pictures / "a.png", pictures / "b.png"]
+    found = codec.evaluation.evaluate([(path.name, path) for path in paths], **options)
+    assert found.entrants[1].name == "webp" and found.summary.bd_rate["webp"].overall is not None
+    found.save(tmp_path / "python.json", tmp_path / "figures.csv", tmp_path / "page.html")
+    result = run("evaluate", *paths, "--qualities", "20,40,60,80", "--against", "webp", "--bootstrap", "0", "--json", "-")
+    assert result.exit_code == 0, result.output
+    ours, theirs = json.loads((tmp_path / "python.json").read_text()), json.loads(result.stdout)
+    assert ours["bd_rate"] == theirs["bd_rate"] and ours["conditions"]["codecs"] == theirs["conditions"]["codecs"]
+    assert [row["bytes"] for row in ours["rows"]] == [row["bytes"] for row in theirs["rows"]]
+    assert found.answer()["needs"][0] in (tmp_path / "page.html").read_text()
+    assert (tmp_path / "figures.csv").read_text().startswith("what,codec,against,")
+    assert evaluation_of_paths(paths[:1], options) == [str(paths[0])]
+
+
+def evaluation_of_paths(paths, options):
+    """Names that pictures get which are given as paths alone."""
+    rows = codec.evaluation.evaluate(paths, **{**options, "against": []}).rows
+    return list(dict.fromkeys(row.picture for row in rows))
+
+
+def test_a_result_of_an_unknown_kind_is_refused_before_anything_is_written(pictures, fake_codec, tmp_path):
+    found = codec.evaluation.evaluate([pictures / "a.png"], qualities=(50,), against=[], resamples=0)
+    with pytest.raises(ValueError, match=r"results.xlsx: results are written as .json, .csv, .html"):
+        found.save(tmp_path / "results.json", tmp_path / "results.xlsx")
+    assert not (tmp_path / "results.json").exists()
+    with pytest.raises(CodecError, match="no metric is called 'vmaf'"):
+        codec.evaluation.evaluate([pictures / "a.png"], metrics=["vmaf"])
 
 
 def test_violations_are_printed_with_the_picture(pictures, fake_codec, monkeypatch):
@@ -706,7 +749,7 @@ def test_a_missing_extra_is_named(pictures, fake_codec, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     result = run("evaluate", pictures)
     assert result.exit_code == 1
-    assert result.stderr == 'codec: evaluate needs SciPy: pip install "neural-image-codec[eval]"\n'
+    assert result.stderr == 'codec: evaluate needs SciPy: pip install ".[eval]" in the folder of the sources\n'
 
 
 # End to end -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from codec import bitstream
 
 HEAVY = {
     "torch", "numpy", "compressai", "PIL", "scipy", "pandas", "matplotlib", "lightning", "safetensors", "onnxruntime",
-    "plotly", "threadpoolctl",
+    "threadpoolctl",
 }  # fmt: skip
 # Prints which of them the statements put in front of it have loaded.
 REPORT = f"\nimport sys; print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import version
 
 import pytest
 
@@ -25,16 +27,20 @@ main()
 @pytest.fixture(scope="module")
 def source(root, tmp_path_factory):
     """A copy of what the build needs: building in place would leave folders behind, and pick up old ones."""
+    wanted = re.search(r'"setuptools>=([\d.]+)"', (root / "pyproject.toml").read_text(encoding="utf-8"))[1]
+    if [int(part) for part in version("setuptools").split(".")[:2]] < [int(part) for part in wanted.split(".")[:2]]:
+        pytest.skip(f"the project is built by setuptools {wanted}; here is {version('setuptools')}")
     folder = tmp_path_factory.mktemp("source")
-    for name in ("codec", "cli", "models"):
+    for name in ("codec", "cli", "models", "docs"):
         shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(root / name, folder)
+    for path in root.iterdir():
+        if path.is_file() and not path.name.startswith(".git"):
+            shutil.copy(path, folder)
     return folder
 
 
 def build(source, kind, folder, settings=None):
-    """Path of the wheel (``kind``: wheel or editable) that the project's own backend builds, offline."""
+    """Path of what the project's own backend builds, offline; ``kind``: wheel, editable (a wheel too) or sdist."""
     call = f"build_meta.build_{kind}(sys.argv[1], {settings})"
     code = f"import sys; from setuptools import build_meta; print({call})"
     result = subprocess.run([sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True)
@@ -72,6 +78,48 @@ def test_the_wheel_holds_the_codec_its_commands_and_its_weights(root, wheel):
     files = [path for path in (root / "codec").rglob("*") if path.suffix not in ("", ".pyc")]
     wanted |= {path.relative_to(root).as_posix() for path in files if path.is_file()}
     assert wanted - names == set()
+
+
+def test_the_wheel_says_its_licence_and_that_it_is_typed(root, wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+        texts = {name.split("/")[-1]: archive.read(name).decode() for name in names if "/licenses/" in name}
+    assert "License-Expression: BSD-3-Clause-Clear" in metadata.splitlines()
+    assert texts == {name: (root / name).read_text(encoding="utf-8") for name in ("LICENSE", "NOTICE")}
+    assert "codec/py.typed" in names
+
+
+def test_the_source_distribution_makes_the_same_wheel(source, wheel, tmp_path):
+    with tarfile.open(build(source, "sdist", tmp_path)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "NOTICE", "SECURITY.md", "docs", "models"} <= {
+        path.name for path in unpacked.iterdir()
+    }
+    again = build(unpacked, "wheel", tmp_path / "again")
+    contents = []
+    for path in (wheel, again):
+        with zipfile.ZipFile(path) as archive:
+            contents.append({(item.filename, item.CRC) for item in archive.infolist()})
+    assert contents[0] == contents[1]
+
+
+def test_the_version_is_the_same_wherever_it_is_written(root):
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {codec.__version__}" in citation.splitlines()
+    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{codec.__version__}]" in changelog and "## [Unreleased]" in changelog
+
+
+def test_the_notice_names_every_picture_that_taught(root):
+    """The counts of the sources sum to the number that the notice and the model's card say."""
+    notice = (root / "NOTICE").read_text(encoding="utf-8")
+    counts = [int(count) for count in re.findall(r"^ +(\d+)  \S", notice, re.MULTILINE)]
+    said = int(re.search(r"pieces of (\d+) photographs", notice)[1])
+    assert len(counts) > 50 and sum(counts) == said
+    card = root / "models" / weights.default_model_id() / "CARD.md"
+    assert f"{said} photographs" in card.read_text(encoding="utf-8")
 
 
 def test_the_wheel_installs_no_other_top_level_package(wheel):
@@ -122,5 +170,5 @@ def test_the_runtime_needs_no_framework(root):
     assert names == {"click", "numpy", "onnxruntime", "pillow", "platformdirs", "safetensors", "threadpoolctl", "tqdm"}
     assert "<" not in project["requires-python"] + "".join(project["dependencies"])  # what is not out yet may do
     extras = project["optional-dependencies"]
-    assert set(extras) == {"torch", "train", "eval", "study", "test"}
+    assert set(extras) == {"torch", "train", "eval", "study", "docs", "test"}
     assert not re.search("torch|compressai|train", " ".join(extras["eval"]))

@@ -1,9 +1,11 @@
 """``codec report`` and its parts: results, BD-rate matrices, sizes that match, the page's contents, the plot."""
 
 import base64
+import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import util
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import made_up
 from cli.main import codec as codec_command
 from codec.errors import CodecError, ImageError
 from codec.evaluation import pages, plot, published, report
+from codec.evaluation import rate_distortion as rd
 from codec.evaluation.anchors import ANCHORS
 from codec.evaluation.metrics import psnr_db
 
@@ -44,8 +47,13 @@ def results(results_file):
 def pixels_of(uri):
     """The picture in a ``data:`` URI."""
     header, data = uri.split(",")
-    assert header in ("data:image/webp;base64", "data:image/png;base64")
+    assert header in {f"data:image/{kind};base64" for kind in ("webp", "png", "jpeg", "avif")}
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def file_of(uri):
+    """The bytes in a ``data:`` URI."""
+    return base64.b64decode(uri.split(",")[1])
 
 
 class Page(HTMLParser):
@@ -241,6 +249,103 @@ def test_views_are_measured_pictures_at_about_one_size(photo):
             assert view["bpp"] == 8 * view["bytes"] / (192 * 128)
 
 
+def test_files_that_browsers_show_are_there_as_they_are(photo):
+    anchors = [ANCHORS[name] for name in ("jpeg", "webp", "jpeg2000")]
+    made = report.views("a.png", photo[:64, :80], made_up.Coder(), (50,), anchors)
+    (level,) = made["levels"]
+    for view, anchor in zip(level["views"][1:], anchors, strict=True):
+        file = file_of(view["src"])
+        assert (len(file) == view["bytes"]) == (anchor.name != "jpeg2000")  # which browsers do not know: decoded
+        assert psnr_db(photo[:64, :80], pixels_of(view["src"])) == view["psnr_db"]
+    best = max(level["views"][1:], key=lambda view: view["ssimulacra2"])
+    assert level["rival"] == best["title"]
+    alone = report.views("a.png", photo[:64, :80], made_up.Coder(), (50,), [])
+    assert alone["levels"][0]["rival"] is None
+    assert pages.file_uri(b"\x9dLQC") is pages.file_uri(b"") is None
+
+
+# The answer -------------------------------------------------------------------------------------------------
+
+
+def rows_of(codec, factor, pictures, ssimulacra2=0.0, odd=1.0):
+    """Rows at ``factor`` of the rates of JPEG; the last picture at ``odd`` of that."""
+    found = []
+    for index in range(pictures):
+        for quality in made_up.LADDER:
+            row = made_up.row(codec, f"{index}.png", quality, factor * (odd if index == pictures - 1 else 1))
+            found.append(replace(row, psnr_y_db=row.psnr_db + 1, ssimulacra2=row.psnr_db + ssimulacra2))
+    return found
+
+
+def answer_of(pictures=8, **odds):
+    rows = {"codec": rows_of("codec", 0.5, pictures, ssimulacra2=-6.0, **odds), "jpeg": rows_of("jpeg", 1, pictures)}
+    rows["webp"] = rows_of("webp", 0.4, pictures, ssimulacra2=-6.0)
+    every = [row for found in rows.values() for row in found]
+    summary = rd.summarise(every, "codec", ["jpeg", "webp"], 20)
+    described = {name: {"title": name.upper()} for name in rows}
+    results = json.loads(rd.as_json({"codecs": {**described, "codec": {}}}, summary, every))
+    return report.answer(results)
+
+
+def test_the_answer_says_how_many_of_the_others_bytes_ours_needs_and_where_it_loses():
+    found = answer_of()
+    # 6 points of SSIMULACRA2 less at 3 to an octave: four times the bytes.
+    assert found["needs"] == [
+        "At equal PSNR, codec needs 50 % of JPEG's and 125 % of WEBP's bytes.",
+        "At equal PSNR-Y, codec needs 50 % of JPEG's and 125 % of WEBP's bytes.",
+        "At equal SSIMULACRA2, codec needs 200 % of JPEG's and 125 % of WEBP's bytes.",
+    ]
+    assert found["loses"] == [
+        "JPEG needs fewer bytes: ours are 200 % of its by SSIMULACRA2.",
+        "WEBP needs fewer bytes: ours are 125 % of its by PSNR, 125 % of its by PSNR-Y and 125 % of its by SSIMULACRA2.",
+        "By PSNR, WEBP needs fewer bytes on 8 of 8 pictures, most of all on 0.png (ours: 125 % of its).",
+    ]
+    assert found["notes"] == []
+    jpeg, webp = found["table"]
+    assert jpeg["title"] == "JPEG" and webp["psnr_db"] == pytest.approx([125, 125, 125])
+
+
+def test_the_answer_gives_intervals_from_eight_pictures_on():
+    few, many = answer_of(7), answer_of(8)
+    assert few["table"][0]["psnr_db"] == [pytest.approx(50), None, None]
+    assert many["table"][0]["psnr_db"] == pytest.approx([50, 50, 50])
+    assert few["notes"] == ["Under 8 pictures say little about others: no intervals are given."]
+
+
+def test_the_answer_names_the_picture_that_is_lost_though_the_mean_is_won():
+    losses = [line for line in answer_of(odd=3.0)["loses"] if "JPEG" in line]
+    assert losses[-1] == (
+        "By PSNR, JPEG needs fewer bytes on 1 of 8 pictures, most of all on 7.png (ours: 150 % of its)."
+    )
+
+
+def test_no_loss_is_said_too(results):
+    found = report.answer(results)
+    assert found["needs"] == ["At equal PSNR, codec needs 80 % of JPEG 4:2:0's bytes."]
+    assert found["loses"] == ["No rival here needs fewer bytes than codec."]
+    results["means"]["jpeg"] = results["means"]["jpeg"][:2]
+    found = report.answer(results)
+    assert found["needs"] == found["loses"] == []
+    assert found["notes"][-1] == "Not comparable (under four points, or no quality in common): JPEG 4:2:0."
+
+
+def test_the_csv_holds_every_figure(results):
+    table = list(csv.DictReader(io.StringIO(report.as_csv(results))))
+    assert tuple(table[0]) == tuple(report.CSV_COLUMNS)
+
+    def values(**wanted):
+        return [float(line["value"]) for line in table if wanted.items() <= line.items()]
+
+    for row in results["rows"]:
+        place = {"what": "picture", "codec": row["codec"], "picture": row["picture"], "quality": str(row["quality"])}
+        for key in ("bytes", "bpp", "psnr_db", "encode_s"):
+            assert values(**place, figure=key) == [row[key]]
+    assert values(what="mean", codec="jpeg", quality="30", figure="bpp") == pytest.approx([0.6])
+    assert values(what="bd_rate", against="jpeg", range="overall", picture="", figure="psnr_db") == pytest.approx([-20])
+    assert values(what="bd_rate", against="jpeg", picture="b.png") == pytest.approx([-20])
+    assert len(values(what="bd_psnr", against="jpeg")) == 3
+
+
 # The page ---------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +378,13 @@ def test_the_page_holds_the_results(results, photo):
     assert data["bd_rate"]["psnr_db"]["overall"]["codec"]["jpeg"][0] == pytest.approx(-20, abs=0.01)
     assert data["per_picture"]["jpeg"] == {"a.png": pytest.approx(-20), "b.png": pytest.approx(-20)}
     assert data["viewer"] == data["published"] == []
+    assert data["answer"] == report.answer(results)
+
+
+def test_the_page_has_the_small_library_of_plots(results):
+    text = report.build(results)
+    assert "plotly.js (basic - minified)" in text
+    assert len(text) < 1_400_000
 
 
 def test_published_curves_are_compared_with_what_was_measured_on_the_same_pictures(tmp_path, results):
@@ -344,7 +456,7 @@ def test_the_plot_names_codecs_bd_rates_and_the_main_published_curves(tmp_path, 
 def fake_codec(monkeypatch):
     made = []
 
-    def coder(model=None, device="cpu", threads=None):
+    def coder(model=None, device="cpu", threads=None, fallback="auto"):
         made.append(model)
         return made_up.Coder()
 
@@ -355,10 +467,11 @@ def fake_codec(monkeypatch):
 def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_codec):
     for name, part in (("a.png", photo[:48, :64]), ("b.png", photo[40:80, 100:160]), ("c.png", photo)):
         Image.fromarray(part).save(tmp_path / name)
-    page, drawing = tmp_path / "report.html", tmp_path / "rd.svg"
+    page, drawing, figures = tmp_path / "report.html", tmp_path / "rd.svg", tmp_path / "rd.csv"
     result = run(
-        "report", results_file, tmp_path, "-o", page, "--plot", drawing, "--qualities", "20,80", "--limit", "2"
-    )
+        "report", results_file, tmp_path, "-o", page, "--plot", drawing, "--csv", figures, "--qualities", "20,80",
+        "--limit", "2",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert result.stderr == "codec: the first 2 of 3 pictures are shown; --limit N for more\n"
     assert fake_codec == ["0badcafe"]  # the model of the results
@@ -367,6 +480,7 @@ def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_co
     assert [view["title"] for view in pictures[0]["levels"][1]["views"]] == ["codec", "JPEG 4:2:0"]
     assert np.array_equal(pixels_of(pictures[0]["src"]), photo[:48, :64])
     assert drawing.read_bytes().startswith(b"<?xml")
+    assert figures.read_text() == report.as_csv(report.load(results_file))
 
 
 def test_codecs_that_cannot_be_run_here_are_named_and_left_out(tmp_path, results_file, photo, fake_codec):
@@ -417,4 +531,4 @@ def test_a_missing_extra_is_named(tmp_path, results_file, monkeypatch):
     monkeypatch.setattr(util, "find_spec", {"scipy": SimpleNamespace()}.get)
     result = run("report", results_file, "-o", tmp_path / "r.html", "--plot", tmp_path / "rd.png")
     assert result.exit_code == 1
-    assert result.stderr == 'codec: report needs Plotly and Matplotlib: pip install "neural-image-codec[eval]"\n'
+    assert result.stderr == 'codec: report needs Matplotlib: pip install ".[eval]" in the folder of the sources\n'

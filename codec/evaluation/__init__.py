@@ -1,5 +1,10 @@
 """Rate, distortion and time of the codec beside others, measured on real files (extra "eval").
 
+    >>> found = codec.evaluation.evaluate(["a.png", "b.png"], against=["webp", "avif444"])
+    >>> print(*found.answer()["needs"], sep="\\n")
+    >>> found.save("results.json", "figures.csv", "report.html")
+
+    run                 all of it in one call: evaluate(pictures) -> rows, means, BD-rates, conditions
     metrics             PSNR, PSNR-Y, MS-SSIM, SSIMULACRA2 of one decoded picture
     ms_ssim, ssimulacra2  the last two of them
     anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, with the two methods of codec.Codec
@@ -11,8 +16,21 @@
     bd_rate             two curves -> one percentage, or one number of decibels
     published           curves of other codecs as their authors published them
     report, plot        results (JSON) and pictures -> one HTML page, or a plot
+    words               results -> an answer in words
     compare             a picture and other versions of it -> figures, and an HTML page
     pages, assets       what those pages are made of
 
-Nothing is imported here: each module is asked for by name, and brings in only what it needs.
+Nothing is imported here but on the first use of ``evaluate``: each module is asked for by name, and brings in only what
+it needs.
 """
+
+__all__ = ["evaluate"]
+
+
+def __getattr__(name):
+    if name != "evaluate":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .run import evaluate
+
+    globals()[name] = evaluate
+    return evaluate

@@ -69,7 +69,7 @@ def compare(original, others, decode, pictures=False, step=None):
             step(path)
         file = _File(path, decode, original, (width, height))
         try:
-            measured, decoded = pages.measure(str(path), file, str(path), pixels, None)
+            measured, decoded, _ = pages.measure(str(path), file, str(path), pixels, None)
         except (BitstreamError, ModelError) as error:  # which know the bytes, not the file
             raise type(error)(f"{path}: {error}") from error
         shown = {key: value for key, value in measured.items() if key not in LEFT_OUT}

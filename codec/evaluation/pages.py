@@ -64,14 +64,16 @@ def with_decibels(row):
 
 
 class Recorder:
-    """A coder for ``rate_distortion.measure`` that keeps the pixels it gave back."""
+    """A coder for ``rate_distortion.measure`` that keeps the bytes it made and the pixels it gave back."""
 
     def __init__(self, coder):
         self.coder = coder
-        self.pixels = None  # uint8 (H, W, 3) of the latest picture
+        self.data = None  # of the latest picture
+        self.pixels = None  # uint8 (H, W, 3)
 
     def compress(self, image, quality):
-        return self.coder.compress(image, quality)
+        self.data = self.coder.compress(image, quality)
+        return self.data
 
     def decompress(self, data):
         image = self.coder.decompress(data).convert("RGB")
@@ -80,18 +82,19 @@ class Recorder:
 
 
 def measure(title, coder, name, pixels, quality):
-    """One coded version of a picture, measured as ``codec evaluate`` does: (dict, its uint8 (H, W, 3) pixels).
+    """One coded version of a picture, measured as ``codec evaluate`` does.
 
     Args:
         coder: with ``compress(pixels, quality)`` and ``decompress(data)``.
         pixels: uint8 (H, W, 3), the original.
 
     Returns:
-        The dict has ``title``, ``quality``, ``bytes``, ``bpp`` and the metrics.
+        (dict, its uint8 (H, W, 3) pixels, the bytes of its file). The dict has ``title``, ``quality``, ``bytes``,
+        ``bpp`` and the metrics.
     """
     recorder = Recorder(coder)
     row = asdict(rd.measure(rd.Entrant(title, recorder, (quality,)), name, pixels, quality, tuple(METRICS)))
-    return {"title": title, **with_decibels(row)}, recorder.pixels
+    return {"title": title, **with_decibels(row)}, recorder.pixels, recorder.data
 
 
 def data_uri(pixels):
@@ -104,7 +107,22 @@ def data_uri(pixels):
     else:
         image.save(buffer, "PNG")
         kind = "png"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return _uri(kind, buffer.getvalue())
+
+
+def file_uri(data):
+    """A file as it is as a ``data:`` URI, or None where it is of no format that every browser shows today."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return _uri("jpeg", data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _uri("webp", data)
+    if data[4:12] == b"ftypavif":
+        return _uri("avif", data)
+    return None
+
+
+def _uri(kind, data):
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def page(title, body, data, scripts, libraries=()):

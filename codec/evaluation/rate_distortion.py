@@ -11,9 +11,10 @@ How everything is measured:
   anything counts, each codec codes the first picture once: loading weights and libraries is left out. What
   they cost is measured by :mod:`codec.evaluation.process`. Several workers share the processor: their times are
   in the rows, but are no measure of any codec.
-* **Means** are over pictures, each with the same weight: mean of bpp, mean of dB. BD-rates and BD-PSNRs compare
-  the curves of means. Their confidence intervals come from resampling the pictures: how far the figure would
-  move with other pictures of the same kind.
+* **Means** are over pictures, each with the same weight: mean of bpp, mean of dB. Seconds are medians, which a
+  machine that was busy for a moment does not move. BD-rates and BD-PSNRs compare the curves of means. Their
+  confidence intervals come from resampling the pictures, eight or more: how far the figure would move with other
+  pictures of the same kind.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -50,6 +52,7 @@ BANDS = {"0.1-0.5 bpp": (0.1, 0.5), "0.5-1.5 bpp": (0.5, 1.5)}
 RANGES = {"overall": None, **BANDS}
 DEFAULT_METRICS = ("psnr", "psnr_y", "ms_ssim")
 RESAMPLES = 1000  # of the pictures, for confidence intervals
+MIN_PICTURES = 8  # for an interval: fewer, drawn anew, are the same ones over and over, and the interval is too narrow
 SEED = 0  # of the resampling: the same pictures always give the same intervals
 
 
@@ -85,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Mean:
-    """Means over the pictures at one quality of one codec."""
+    """Means over the pictures at one quality of one codec; of seconds, medians."""
 
     quality: float
     pictures: int
@@ -122,8 +125,8 @@ class Violation:
 class Comparison:
     """The test codec against one anchor; None where the curves cannot be compared.
 
-    Intervals are (low, high) of 95 % confidence, None where there is no basis for one: a single picture, or no
-    resampling.
+    Intervals are (low, high) of 95 % confidence, None where there is no basis for one: fewer than
+    :data:`MIN_PICTURES` pictures, or no resampling.
     """
 
     overall: BdRate | None  # between the curves of means, as are the bands
@@ -416,8 +419,8 @@ class _Curves:
     def _resample(self, resamples):
         """For each resampling a dict: "psnr curve", and by metric the rate curve."""
         ladders = [[row.quality for row in curve] for curve in self.pictures.values()]
-        if len(ladders) < 2 or any(ladder != ladders[0] for ladder in ladders):
-            return  # one picture says nothing about others; pictures with gaps cannot be averaged
+        if len(ladders) < MIN_PICTURES or any(ladder != ladders[0] for ladder in ladders):
+            return  # pictures with gaps cannot be averaged
         draw = np.random.default_rng(SEED)
         names = sorted(self.pictures)  # the same draws for every codec
         columns = ["bpp", *(METRICS[key].column for key in ("psnr", *self.metrics))]
@@ -546,11 +549,15 @@ def write_json(path, *contents):
     write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
 
+def _mean_of(values):
+    return math.fsum(values) / len(values)
+
+
 def _mean(quality, rows):
-    def mean(column):
+    def mean(column, of=_mean_of):
         """Over the rows that have one."""
         values = [value for row in rows if (value := getattr(row, column)) is not None]
-        return _mean_of(values) if values else None
+        return of(values) if values else None
 
     return Mean(
         quality=quality,
@@ -559,15 +566,11 @@ def _mean(quality, rows):
         psnr_db=mean("psnr_db"),
         ms_ssim=mean("ms_ssim"),
         ms_ssim_db=ms_ssim_db(mean("ms_ssim")),
-        encode_s=mean("encode_s"),
-        decode_s=mean("decode_s"),
+        encode_s=mean("encode_s", statistics.median),
+        decode_s=mean("decode_s", statistics.median),
         psnr_y_db=mean("psnr_y_db"),
         ssimulacra2=mean("ssimulacra2"),
     )
-
-
-def _mean_of(values):
-    return math.fsum(values) / len(values)
 
 
 def _by_picture(rows):

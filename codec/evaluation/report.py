@@ -1,18 +1,22 @@
 """The report: what ``codec evaluate --json`` wrote, and pictures, as one HTML page to look at.
 
-    results (JSON) -> load -> curves, BD-rate matrices, tables ─────────┐
-    pictures -> ours at a few qualities -> each anchor at that size ────┴─> pages.page -> one HTML file
+    results (JSON) -> load -> answer in words, curves, BD-rate matrices, tables ─┬─> pages.page -> one HTML file
+    pictures -> ours at a few qualities -> each anchor at that size ─────────────┘
+                      the figures of the results ─> as_csv
 
 Published curves (:mod:`codec.evaluation.published`) are drawn beside measured ones on request, and compared with
 them by figures only where both are means over the same pictures.
 """
 
 import bisect
+import csv
+import io
 import json
 import math
+import statistics
 
 from ..errors import CodecError, ImageError
-from . import pages, published
+from . import pages, published, words
 from .bd_rate import bd_rate
 from .metrics import ms_ssim_db
 from .rate_distortion import BANDS
@@ -96,8 +100,6 @@ def build(results, curves=(), pictures=()):
             theirs.
         pictures: for the viewer, see :func:`views`.
     """
-    from plotly.offline import get_plotlyjs
-
     rows = [pages.with_decibels(row) for row in results["rows"]]
     means = {name: _with_speed(curve, name, rows) for name, curve in results["means"].items()}
     metrics = pages.metrics_of(rows)
@@ -105,8 +107,10 @@ def build(results, curves=(), pictures=()):
     names = list(dict.fromkeys(row["picture"] for row in rows))
     same_pictures = published.dataset_of(names) is not None
     points = {**means, **{f"published:{curve['name']}": curve["points"] for curve in printed if same_pictures}}
+    bd_rates = matrices(points, metrics)
     data = {
         "ours": ours(results),
+        "answer": words.answer(results, titles(results), _against(bd_rates, ours(results))),
         "titles": titles(results),
         "conditions": results["conditions"],
         "violations": len(results["violations"]),
@@ -116,14 +120,76 @@ def build(results, curves=(), pictures=()):
         "rows": rows,
         "published": printed,
         "same_pictures": same_pictures,
-        "bd_rate": matrices(points, metrics),
+        "bd_rate": bd_rates,
         "per_picture": {
             name: {picture: figure and figure["percent"] for picture, figure in found["per_picture"].items()}
             for name, found in results["bd_rate"].items()
         },
         "viewer": list(pictures),
+        "viewer_start": "rival",
     }
-    return pages.page(TITLE, "report", data, ("report", "viewer"), libraries=[get_plotlyjs()])
+    return pages.page(TITLE, "report", data, ("report", "viewer"), libraries=[pages.asset("plotly-basic.min.js")])
+
+
+def answer(results):
+    """What the page begins with, for those who have no page: see ``words.answer``."""
+    means = {name: [pages.with_decibels(mean) for mean in curve] for name, curve in results["means"].items()}
+    figures = matrices(means, pages.metrics_of(results["rows"]))
+    return words.answer(results, titles(results), _against(figures, ours(results)))
+
+
+def _against(figures, test):
+    """Of matrices, what is about one codec: metric -> band -> anchor -> figure."""
+    return {key: {band: found.get(test, {}) for band, found in bands.items()} for key, bands in figures.items()}
+
+
+CSV_COLUMNS = "what,codec,against,picture,quality,range,figure,value,low,high".split(",")
+
+
+def as_csv(results):
+    """Every figure of the results as CSV text, one a line, with the columns :data:`CSV_COLUMNS`.
+
+    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate" (per
+    cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high`` are the
+    bounds of the 95 % interval, empty where there is none.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    described = {"codec", "picture", "quality"}
+
+    def numbers(what, codec, row):
+        place = {"what": what, "codec": codec, "picture": row.get("picture", ""), "quality": row["quality"]}
+        for key, value in row.items():
+            if key not in described and value is not None:
+                writer.writerow({**place, "figure": key, "value": value})
+
+    def difference(what, rival, value, spread=None, **where):
+        if value is not None:
+            low, high = spread or ("", "")
+            place = {"what": what, "codec": ours(results), "against": rival, "low": low, "high": high}
+            writer.writerow({**place, "value": value, **where})
+
+    for row in results["rows"]:
+        numbers("picture", row["codec"], row)
+    for name, curve in results["means"].items():
+        for mean in curve:
+            numbers("mean", name, mean)
+    for rival, found in results["bd_rate"].items():
+        percents = {"overall": found.get("overall"), **found.get("bands", {})}
+        for band, figure in percents.items():
+            spread = found.get("percent_interval", {}).get(band)
+            difference("bd_rate", rival, figure and figure["percent"], spread, range=band, figure="psnr_db")
+        for key, figure in found.get("by_metric", {}).items():
+            spread = found.get("by_metric_interval", {}).get(key)
+            difference("bd_rate", rival, figure and figure["percent"], spread, range="overall", figure=key)
+        for band, figure in found.get("bd_psnr", {}).items():
+            spread = found.get("db_interval", {}).get(band)
+            difference("bd_psnr", rival, figure and figure["db"], spread, range=band, figure="psnr_db")
+        for picture, figure in found["per_picture"].items():
+            percent = figure and figure["percent"]
+            difference("bd_rate", rival, percent, picture=picture, range="overall", figure="psnr_db")
+    return text.getvalue()
 
 
 def matrices(curves, metrics):
@@ -169,14 +235,15 @@ def _figure(figure):
 
 
 def _with_speed(curve, name, rows):
-    """Means with megapixels a second: pixels of all pictures over seconds of all pictures."""
+    """Means with median seconds and megapixels a second over the pictures (older results hold mean seconds)."""
     found = []
     for mean in map(pages.with_decibels, curve):
         of = [row for row in rows if row["codec"] == name and row["quality"] == mean["quality"]]
-        megapixels = sum(row["width"] * row["height"] for row in of) / 1e6
         for way in ("encode", "decode"):
-            seconds = sum(row[f"{way}_s"] for row in of)
-            mean[f"{way}_mps"] = megapixels / seconds if seconds > 0 else None
+            speeds = [row["width"] * row["height"] / 1e6 / row[f"{way}_s"] for row in of if row[f"{way}_s"] > 0]
+            mean[f"{way}_mps"] = statistics.median(speeds) if speeds else None
+            if of:
+                mean[f"{way}_s"] = statistics.median(row[f"{way}_s"] for row in of)
         found.append(mean)
     return found
 
@@ -207,14 +274,16 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None, fai
 
     Returns:
         dict: ``name``, ``width``, ``height``, ``src`` and ``levels``, a list with one entry a quality:
-        ``label`` and ``views``, see ``pages.measure``, each with its picture in ``src``.
+        ``label``, ``views``, see ``pages.measure``, each with its picture in ``src``, and ``rival``, the title of the
+        best of the others by SSIMULACRA2 (by PSNR where the picture is too small for it), or None. Files that browsers
+        show are there as they are, others decoded.
     """
     height, width = pixels.shape[:2]
     searches = [Search(anchor, pixels) for anchor in anchors]
 
     def version(title, coder, quality):
-        measured, decoded = pages.measure(title, coder, name, pixels, quality)
-        return {**measured, "src": pages.data_uri(decoded)}
+        measured, decoded, data = pages.measure(title, coder, name, pixels, quality)
+        return {**measured, "src": pages.file_uri(data) or pages.data_uri(decoded)}
 
     levels = []
     for quality in qualities:
@@ -231,10 +300,17 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None, fai
                 failed(search.coder, error)
         if step is not None:
             step()
-        levels.append({"label": f"{made[0]['bpp']:.2f} bpp (quality {quality:g})", "views": made})
+        best = max(made[1:], key=_fidelity, default=None)
+        label = f"{made[0]['bpp']:.2f} bpp (quality {quality:g})"
+        levels.append({"label": label, "views": made, "rival": best and best["title"]})
     return {
         "name": name, "width": width, "height": height, "src": pages.data_uri(pixels), "levels": levels
     }  # fmt: skip
+
+
+def _fidelity(view):
+    score = view.get("ssimulacra2")
+    return (score is not None, score if score is not None else view["psnr_db"])
 
 
 class Search:

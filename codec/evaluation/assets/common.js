@@ -33,6 +33,30 @@ function fill(select, pairs) {
   if (pairs.some(([value]) => String(value) === chosen)) select.value = chosen;
 }
 
+/** One field of a CSV file. A text that a spreadsheet would take for a formula begins with an apostrophe. */
+function csvField(value) {
+  if (value == null) return "";
+  if (typeof value === "number") return String(value);
+  const text = Array.isArray(value) ? value.map((part) => part ?? "").join(" ") : String(value);
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+/** Put a button behind a table (or its scrolling frame) that saves lines of values as a CSV file. */
+function offerCsv(element, lines) {
+  const frame = element.parentElement.classList.contains("scroll") ? element.parentElement : element;
+  if (frame.nextElementSibling?.classList.contains("save")) frame.nextElementSibling.remove();
+  const button = make("button", { type: "button", className: "save", textContent: "CSV" });
+  button.setAttribute("aria-label", `Save ${frame.getAttribute("aria-label") ?? "the table"} as CSV`);
+  button.addEventListener("click", () => {
+    const text = lines().map((line) => `${line.map(csvField).join(",")}\n`).join("");
+    const href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    make("a", { href, download: `${element.id}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10000);
+  });
+  frame.after(button);
+}
+
 /**
  * A table that sorts by the column whose heading is clicked: first rising, then falling. Missing values stay last.
  * columns: {key, label, text: whether it is a word, show: value -> text or element}
@@ -72,6 +96,8 @@ function table(element, columns, rows) {
   });
   element.replaceChildren(make("thead", {}, make("tr", {}, ...heads)), body);
   draw();
+  const keys = columns.map(({ key }) => key);
+  offerCsv(element, () => [columns.map(({ label }) => label), ...rows.map((row) => keys.map((key) => row[key]))]);
 }
 
 /** Columns of the metrics for a table. */

@@ -185,12 +185,37 @@
         return cell;
       })));
     byId("bd-matrix").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+    offerCsv(byId("bd-matrix"), () => [
+      [`BD-rate, %, ${labels[metric]}, ${band}`, ...names.map(titleOf)],
+      ...names.map((test) => [titleOf(test), ...names.map((anchor) => figures[test][anchor]?.[0])]),
+    ]);
   }
 
   byId("bd-matrix").addEventListener("click", (event) => {
     const cell = event.target.closest("td[data-detail]");
     if (cell) byId("bd-detail").textContent = cell.dataset.detail;
   });
+
+  // The answer ----------------------------------------------------------------------------------------------
+
+  function drawAnswer() {
+    const { needs, loses, notes, metrics, table: rows } = data.answer;
+    const paragraphs = (texts) => texts.map((text) => make("p", { textContent: text }));
+    byId("answer").hidden = needs.length + notes.length === 0;
+    byId("answer-needs").replaceChildren(...paragraphs(needs));
+    byId("answer-loses").replaceChildren(...paragraphs([...loses, ...notes]));
+    byId("answer-table").parentElement.hidden = rows.length === 0 || metrics.length === 0;
+    const share = (figure) => {
+      if (figure === null) return "–";
+      const [percent, low, high] = figure;
+      const text = `${decimals(percent, 1)} %`;
+      return low === null ? text : `${text} (${decimals(low, 0)} to ${decimals(high, 0)})`;
+    };
+    table(byId("answer-table"), [
+      { key: "title", label: `bytes of ${data.titles[data.ours]}, in % of`, text: "text" },
+      ...metrics.map(({ key, label }) => ({ key, label: `at equal ${label}`, show: share })),
+    ], rows);
+  }
 
   // Tables --------------------------------------------------------------------------------------------------
 
@@ -301,6 +326,7 @@
     }
     draw();
   }
+  drawAnswer();
   drawPerPicture();
   drawSources();
   describe();

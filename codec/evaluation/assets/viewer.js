@@ -12,6 +12,7 @@
   const canvas = byId("difference");
   const state = {
     mode: "slider", split: 0.5, shown: "left", x: 0, y: 0, scale: 1, fitted: true,
+    rival: data.viewer_start === "rival", // the best of the others on the left
     left: "", right: "", // titles, so that a choice outlasts a change of picture and size
   };
   let timer = 0;
@@ -37,6 +38,7 @@
 
   function chooseVersions() {
     const titles = versions().map(({ title }) => title);
+    if (state.rival && level().rival) state.left = level().rival; // until somebody chooses
     for (const [side, fallback] of [["left", 0], ["right", 1]]) {
       const select = byId(`view-${side}`);
       fill(select, titles.map((title, i) => [i, title]));
@@ -278,7 +280,8 @@
     byId("view-picture-label").hidden = pictures.length < 2;
     byId("view-auto").checked = !matchMedia("(prefers-reduced-motion: reduce)").matches;
     const onChange = {
-      "view-picture": chooseLevels, "view-level": chooseVersions, "view-left": show, "view-right": show,
+      "view-picture": chooseLevels, "view-level": chooseVersions, "view-right": show,
+      "view-left": () => { state.rival = false; show(); },
       "view-gain": () => { drawDifference(); place(); }, "view-auto": tick,
     };
     for (const [id, action] of Object.entries(onChange)) byId(id).addEventListener("change", action);
@@ -287,6 +290,7 @@
       "view-swap": () => { byId("view-auto").checked = false; tick(); swap(); },
       "view-exchange": () => {
         const [left, right] = [byId("view-left"), byId("view-right")];
+        state.rival = false;
         [left.value, right.value] = [right.value, left.value];
         show();
       },
@@ -303,6 +307,10 @@
       }
     }).observe(stage);
     chooseLevels();
+    if (state.rival && level().rival) { // beside ours at about the same size, pixel for pixel
+      setMode("beside");
+      keys[1]();
+    }
   }
 
   if (pictures.length > 0) {

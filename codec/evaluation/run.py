@@ -1,0 +1,146 @@
+"""An evaluation from pictures to figures, as ``codec evaluate`` makes it, for programs: :func:`evaluate`."""
+
+import functools
+import json
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CodecError
+from . import rate_distortion as rd
+from .journal import Journal
+from .metrics import METRICS
+
+OURS = "codec"  # our name in tables and files
+QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows and what follows from them.
+
+    Attributes:
+        rows: list of ``rate_distortion.Row``, one a picture, codec and quality.
+        summary: ``rate_distortion.Summary``: means, violations of monotony, BD-rates.
+        conditions: dict of what else the figures depend on.
+        entrants: list of ``rate_distortion.Entrant``, ours first.
+        found: how many rows come from the journal.
+    """
+
+    rows: list
+    summary: rd.Summary
+    conditions: dict
+    entrants: list
+    found: int = 0
+
+    def results(self):
+        """Everything as ``codec evaluate --json`` has it: dict of what JSON holds."""
+        return json.loads(rd.as_json(self.conditions, self.summary, self.rows))
+
+    def answer(self):
+        """In words, how many of the others' bytes ours needs, and where it loses: see ``words.answer``."""
+        from .report import answer
+
+        return answer(self.results())
+
+    def save(self, *files, pictures=()):
+        """Write results to files, each whole or not at all, by their suffixes.
+
+        Args:
+            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the page of
+                ``codec report``.
+            pictures: for the viewer of the page, see ``report.views``.
+
+        Raises:
+            ValueError: another suffix; then nothing has been written.
+        """
+        from ..files import write_bytes_atomic
+        from . import report
+
+        made = {
+            ".json": lambda: rd.as_json(self.conditions, self.summary, self.rows) + "\n",
+            ".csv": lambda: report.as_csv(self.results()),
+            ".html": lambda: report.build(self.results(), report.published_for(self.results()), pictures),
+        }
+        for file in files:
+            if Path(file).suffix.lower() not in made:
+                raise ValueError(f"{file}: results are written as {', '.join(made)}")
+        for file in files:
+            write_bytes_atomic(file, made[Path(file).suffix.lower()]().encode("utf-8"))
+
+
+def evaluate(
+    pictures, *, qualities=QUALITIES, against=("jpeg", "webp"), metrics=tuple(METRICS), model=None, device="cpu",
+    threads=None, workers=1, journal=None, resamples=rd.RESAMPLES, interpolation="pchip", start=None, step=None,
+    failed=None,
+):  # fmt: skip
+    """Measure this codec and others on pictures: :class:`Evaluation`.
+
+        found = codec.evaluation.evaluate(["a.png", "b.png"], against=["webp", "avif444"])
+        print(*found.answer()["needs"], sep="\\n")
+        found.save("results.json", "figures.csv", "report.html")
+
+    How everything is measured: :mod:`codec.evaluation.rate_distortion`.
+
+    Args:
+        pictures: paths, or pairs (name, path) with names that differ.
+        qualities: ours, rising, 0 to 100; BD-rates need four.
+        against: names of others, see ``anchors.find_anchors``.
+        metrics: keys of ``metrics.METRICS``; PSNR is always there.
+        model, device: see :class:`codec.Codec`.
+        threads: of all workers together; None for all cores.
+        workers: processes that share the work; times are comparable for one alone.
+        journal: path of a file that keeps rows as they come, and from which those that are there already are taken.
+        resamples: of the pictures, for 95 % intervals of BD-rates, which there are from ``MIN_PICTURES`` pictures on.
+        interpolation: "pchip" or "akima".
+        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates", anchors)``;
+            ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name, error)`` for a picture
+            that is left out (without it the error is raised).
+
+    Raises:
+        CodecError: a name is unknown, something that it needs is missing, or no picture is left.
+        ImageError: a picture cannot be used.
+    """
+    from .. import Codec
+    from ..threads import cores, set_threads
+    from .anchors import find_anchors
+
+    named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise CodecError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+    # The threads that one process may use; the anchors take them too, so that all codecs have the same.
+    each = max(1, (threads or cores()) // workers) if workers > 1 else threads
+    anchors = find_anchors(against, each, device)
+    if threads is not None:
+        set_threads(threads)  # for the anchors that have no setting of their own too
+    # What is measured is the codec itself, and not the file that stands in its place where that is smaller.
+    coder = Codec(model, device=device, threads=threads, fallback="never")
+    make = functools.partial(Codec, model, device=device, threads=each, fallback="never")
+    settings = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
+    entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
+    entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities, settings=anchor.settings()) for anchor in anchors]
+
+    conditions = rd.conditions()
+    conditions["metrics"] = ["psnr", *(name for name in metrics if name != "psnr")]
+    common = {name: value for name, value in conditions.items() if name not in ("date", "metrics")}
+    common["timed alone"] = workers == 1
+    conditions["codecs"] = {entrant.name: entrant.settings for entrant in entrants}
+    conditions["workers"] = workers
+    conditions["times_comparable"] = workers == 1
+    conditions["bd"] = {"interpolation": interpolation, "resamples": resamples, "seed": rd.SEED, "confidence": 0.95}
+
+    start = start or (lambda phase, items: None)
+    start("coding", entrants)
+    with Journal(journal, rd.Row, common) if journal else nullcontext() as kept:
+        rows = rd.evaluate(
+            named, entrants, step, failed,
+            metrics=conditions["metrics"], workers=workers, threads=each, journal=kept,
+        )  # fmt: skip
+    if not rows:
+        raise CodecError("none of the pictures could be used")
+    start("BD-rates", anchors)
+    names = [anchor.name for anchor in anchors]
+    summary = rd.summarise(rows, OURS, names, resamples, interpolation, step and functools.partial(step, None))
+    return Evaluation(rows, summary, conditions, entrants, kept.found if kept else 0)
