@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": ("bench", "bench"),
     "report": ("report", "report"),
     "compare": ("compare", "compare"),
+    "view": ("view", "view"),
     "study": ("study", "study"),
     "demo": ("demo", "demo"),
     "man": ("man", "man"),
