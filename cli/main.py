@@ -33,6 +33,7 @@ COMMANDS = {
     "view": ("view", "view"),
     "study": ("study", "study"),
     "demo": ("demo", "demo"),
+    "desktop": ("desktop", "desktop"),
     "man": ("man", "man"),
 }
 # What decides the bytes or the time, besides ourselves; those that are installed stand in ``codec --version``.
