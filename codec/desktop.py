@@ -49,8 +49,9 @@ FILE_MAGIC = f"""# LQC, a neural image codec
 >4\tubyte\t2
 >>5\tubyte&1\t1\t\\b, grey
 >>5\tubyte&32\t32\t\\b, kept without loss
->>14\tuleshort\tx\t\\b, quality %u/10000
->>6\tubequad\tx\t\\b, model %016llx
+>>5\tubyte&32\t0
+>>>14\tuleshort\tx\t\\b, quality %u/10000
+>>>6\tubequad\tx\t\\b, model %016llx
 """
 
 

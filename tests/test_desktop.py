@@ -89,8 +89,11 @@ def test_file_knows_the_files(home, file):
     header = read_header(file.read_bytes())
     assert asked() == f"LQC image data, version 2, quality 4200/10000, model {header.model_id}"
     grey = file.with_name("grey")
-    grey.write_bytes(codec.compress(Image.new("L", (70, 40), 90), 42))
+    Image.new("L", (70, 40), 90).save(file.with_name("grey.png"))
+    grey.write_bytes(codec.compress(file.with_name("grey.png"), 42, fallback="never"))
     assert asked(of=grey).startswith("LQC image data, version 2, grey, quality")
+    grey.write_bytes(codec.compress(file.with_name("grey.png"), 42, fallback="always"))
+    assert asked(of=grey) == "LQC image data, version 2, grey, kept without loss"
     (file.parent / "text").write_text("LQC")
     assert "LQC" not in asked(of=file.parent / "text")
 
