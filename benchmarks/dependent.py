@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    coder = Codec(arguments.model, threads=arguments.threads)
+    coder = Codec(arguments.model, threads=arguments.threads, fallback="never")
     qualities = [float(quality) for quality in arguments.qualities.split(",")]
     if arguments.pictures:
         curves(coder, find_pictures(arguments.pictures), qualities)

@@ -1,45 +1,51 @@
 """Do the tests notice when the code is wrong? Seeded mutants of some files, and how many the tests notice.
 
-    python benchmarks/mutants.py [--number 300] [--seed 0] [--files codec/quantise/ste.py ...] [--limit SECONDS]
+    python benchmarks/mutants.py RESULTS.json [--number 300] [--seed 0] [--files codec/quantise/ste.py ...] [--again]
 
 A mutant is one change to one expression: an operator or comparison replaced by another, a number changed, a condition
 negated, an argument or a method like ``detach`` left out, a statement dropped. Works on a copy of the checkout; each
-mutant is a process of its own, forked from one that has loaded torch, so that it takes no longer than its tests.
-Prints a line for each that survives, and shares by file.
+mutant is a process of its own, forked from one that has loaded torch, which runs the tests of its file, the quick ones
+first, up to the first that fails. RESULTS.json holds what is done, and a run that was ended goes on from it; ``--again``
+tries those that survived once more, after tests were added. Prints a line for each that survives, and shares by file.
 """
 
 import argparse
 import ast
+import importlib
+import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from importlib.util import cache_from_source
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 QUANTISE = "tests/test_ste.py tests/test_rounding.py tests/test_estimators.py tests/test_codebook.py"
-TESTS = {  # file -> tests, and which of them; those that train for long are left out
+TESTS = {  # file -> tests
     "codec/quantise/ste.py": f"{QUANTISE} tests/test_weight_quantisers.py tests/test_attention.py",
-    "codec/quantise/rounding.py": QUANTISE,
+    "codec/quantise/rounding.py": f"{QUANTISE} tests/test_quantise.py",
     "codec/quantise/estimators.py": f"{QUANTISE} tests/test_attention.py",
     "codec/quantise/codebook.py": "tests/test_codebook.py",
-    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_integer.py tests/test_ste.py",
+    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_quantise.py tests/test_integer.py tests/test_ste.py",
     "codec/quantise/attention.py": "tests/test_attention.py",
     "codec/quantise/reference.py": f"tests/test_quantise.py {QUANTISE}",
-    "codec/training/vector_model.py": "tests/test_vector_model.py tests/test_tile.py",
-    "codec/training/model.py": "tests/test_training.py tests/test_model.py",
+    "codec/training/vector_model.py": "tests/test_vector_model.py tests/test_tile.py tests/test_vector_entropy.py",
+    "codec/training/model.py": "tests/test_training.py tests/test_model.py tests/test_eyes.py",
+    "codec/training/loop.py": "tests/test_training.py tests/test_vector_model.py tests/test_eyes.py tests/test_health.py",
+    "codec/training/fitting.py": "tests/test_fitting.py",
+    "codec/training/data.py": "tests/test_training.py",
     "codec/training/scale_mixture.py": "tests/test_scale_mixture.py",
     "codec/training/muon.py": "tests/test_muon.py",
     "codec/training/transforms.py": "tests/test_transforms.py",
     "codec/training/drawings.py": "tests/test_drawings.py",
+    "codec/training/eyes.py": "tests/test_eyes.py",
 }
-ALONE = {  # pytest -k
-    "codec/training/vector_model.py": "not training and not resumed and not picture and not run and not grown",
-    "codec/training/model.py": "outlier or noise_for or rate_and or every_quantiser or estimat or drawing",
-}
+SLOWEST = 15.0  # seconds of processor time; tests that take longer are left out
 OPERATORS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -86,9 +92,9 @@ def _of(node, put):
         yield line, "condition negated", lambda: setattr(node, "test", ast.UnaryOp(ast.Not(), node.test))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
         yield line, f"{type(node.op).__name__} left out", lambda: put(node.operand)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DROPPED:
-        if not isinstance(node.func.value, ast.Name) or node.func.value.id not in ("torch", "math", "np"):
-            yield line, f".{node.func.attr}() left out", lambda: put(node.func.value)
+    method = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DROPPED
+    if method and ast.unparse(node.func.value) not in ("torch", "math", "np"):
+        yield line, f".{node.func.attr}() left out", lambda: put(node.func.value)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         yield line, "statement left out", lambda: put(ast.copy_location(ast.Pass(), node))
 
@@ -99,16 +105,35 @@ def draw(files, number, seed):
     return random.Random(seed).sample(pool, min(number, len(pool)))
 
 
-def run(folder, file, source, limit):
-    """Whether the tests notice the source in place of the file: True, False, or None where there was no time."""
-    target = folder / file
-    before = target.read_text()
-    target.write_text(source)
+class Order:
+    """A pytest plugin: tests by what they took before, quick ones first; and what they take, with children."""
+
+    def __init__(self, seconds):
+        self.seconds, self.found = seconds, {}
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted(
+            (item for item in items if self.seconds.get(item.nodeid, 0) <= SLOWEST),
+            key=lambda item: self.seconds.get(item.nodeid, 0),
+        )
+
+    def pytest_runtest_logstart(self):
+        self.begun = sum(os.times()[:4])
+
+    def pytest_runtest_logreport(self, report):
+        taken = float("inf") if report.failed else sum(os.times()[:4]) - self.begun
+        self.found[report.nodeid] = max(taken, self.found.get(report.nodeid, 0))
+
+
+def run(folder, options, order, limit):
+    """Exit status of pytest with these options, in a process of its own; None where it exceeds the limit in seconds."""
     child = os.fork()
     if not child:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
+        code = 1
         try:
             import pytest
             import torch
@@ -116,58 +141,86 @@ def run(folder, file, source, limit):
             torch.set_num_threads(1)
             torch.set_num_threads = lambda number: None  # what the tests want; mutants run beside other work
             os.chdir(folder)
+            os.environ["PYTHONPATH"] = str(folder)
             sys.path[:0] = [str(folder), str(folder / "tests")]
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-k", ALONE.get(file, ""), *TESTS[file].split()])
-        except BaseException:  # noqa: BLE001  whatever it is, it was noticed
-            code = 1
-        os._exit(int(code))
-    end = time.monotonic() + limit
-    status = None
-    while time.monotonic() < end:
+            code = pytest.main(["-q", "-p", "no:cacheprovider", *options], plugins=[order])
+            (folder / "seconds.json").write_text(json.dumps(order.found))
+        finally:
+            os._exit(int(code))
+    end = time.monotonic() + 10 * limit  # of the clock: for those that wait for ever
+    done = 0
+    while not done and time.monotonic() < end:
+        time.sleep(0.02)
         done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            status = code != 0
-            break
-        time.sleep(0.05)
-    else:
-        os.killpg(child, signal.SIGKILL)
+    try:
+        os.killpg(child, signal.SIGKILL)  # and what it has started
+    except ProcessLookupError:
+        pass
+    if not done:
         os.waitpid(child, 0)
-    target.write_text(before)
-    return status
+    late = not done or os.WIFSIGNALED(code) and os.WTERMSIG(code) in (signal.SIGXCPU, signal.SIGKILL)
+    return None if late else os.waitstatus_to_exitcode(code)
+
+
+def mutant(file, index):
+    """``(line, what, source)`` of a mutation of a file."""
+    tree = ast.parse((ROOT / file).read_text())
+    line, what, change = list(mutations(tree))[index]
+    change()
+    return line, what, ast.unparse(ast.fix_missing_locations(tree))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
     parser.add_argument("--number", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", nargs="+", default=list(TESTS))
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one mutant; more counts as noticed")
+    parser.add_argument("--again", action="store_true", help="those that survived, once more")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    import compressai, lightning, numpy, pytest, scipy, torch  # noqa: F401, E401  what children need not load again
+    sys.dont_write_bytecode = False  # of tests and other modules, for the next mutant
+    for module in ("compressai", "lightning", "onnxruntime", "PIL.Image", "pytest", "scipy.stats", "torch"):
+        importlib.import_module(module)  # once for all mutants
 
-    found = {}
+    state = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"seconds": {}, "mutants": {}}
+    seconds, found = state["seconds"], state["mutants"]
+    chosen = draw(arguments.files, arguments.number, arguments.seed)
+    files = sorted({file for file, _ in chosen})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", "runs"))
-        for file in arguments.files:  # what fails without any change would notice everything
-            print(f"{file} as it is", end="\r", file=sys.stderr, flush=True)
-            if run(copy, file, (copy / file).read_text(), 10 * arguments.limit) is not False:
-                sys.exit(f"the tests of {file} fail as they are")
-        chosen = draw(arguments.files, arguments.number, arguments.seed)
+        for tests in sorted({tests for file in files for tests in TESTS[file].split()}):  # as they are
+            if not any(name.startswith(tests) for name in seconds):
+                print(f"{tests} as it is", file=sys.stderr, flush=True)
+                run(copy, [tests], Order({}), 3600)
+                seconds.update(json.loads((copy / "seconds.json").read_text()))
+                arguments.results.write_text(json.dumps(state, indent=1))
+        for name, taken in seconds.items():
+            if taken > SLOWEST:
+                print(f"left out: {name}" + (", which fails as it is" if taken == float("inf") else f", {taken:.0f} s"))
+        names = []
         for number, (file, index) in enumerate(chosen, 1):
-            tree = ast.parse((ROOT / file).read_text())
-            line, what, change = list(mutations(tree))[index]
-            change()
-            noticed = run(copy, file, ast.unparse(ast.fix_missing_locations(tree)), arguments.limit)
-            found.setdefault(file, []).append(noticed)
-            if noticed is False:
-                print(f"survives: {file}:{line}: {what}", flush=True)
+            line, what, source = mutant(file, index)
+            names.append(f"{file}:{line}: {what} ({index})")
+            if found.get(names[-1]) not in (None, "survives" if arguments.again else None):
+                continue
+            own = sum(s for name, s in seconds.items() if name.split("::")[0] in TESTS[file] and s <= SLOWEST)
+            target = copy / file
+            Path(cache_from_source(str(target))).unlink(missing_ok=True)  # believed by second and size
+            target.write_text(source)
+            code = run(copy, ["-x", *TESTS[file].split()], Order(seconds), 30 + 3 * own)
+            Path(cache_from_source(str(target))).unlink(missing_ok=True)
+            shutil.copy(ROOT / file, target)
+            found[names[-1]] = {None: "late", 0: "survives"}.get(code, "noticed")
+            arguments.results.write_text(json.dumps(state, indent=1))
+            if code == 0:
+                print(f"survives: {names[-1]}", flush=True)
             print(f"{number} of {len(chosen)}", end="\r", file=sys.stderr, flush=True)
-    for file, results in {**found, "all": sum(found.values(), [])}.items():
-        noticed, late = sum(r is True for r in results), sum(r is None for r in results)
-        share = 100 * (noticed + late) / len(results)
-        print(f"{file}: {noticed + late} of {len(results)} noticed, {share:.0f} %; {late} of them by their time")
+    for file in [*files, "codec/"]:
+        results = [found[name] for name in names if name.startswith(file)]
+        noticed, late = sum(r != "survives" for r in results), results.count("late")
+        print(f"{file}: {noticed} of {len(results)} noticed, {100 * noticed / len(results):.0f} %; {late} by their time")
 
 
 if __name__ == "__main__":

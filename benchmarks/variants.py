@@ -13,10 +13,10 @@ import argparse
 import sys
 import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
-from codec._cli.train import build_config
 from lightning.fabric import Fabric
 
 from codec.macs import multiply_adds
@@ -61,6 +61,8 @@ def main():
     parser.add_argument("--variant", action="append", required=True, metavar="NAME: KEY=VALUE; ...")
     parser.add_argument("--decode", action="store_true", help="multiply-adds and decode times too")
     arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from cli.train import build_config
 
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
     fabric.launch()

@@ -83,11 +83,12 @@ def compress(
         job.check()
         if not all_frames:
             return one(job, job)
-        done = [one(job, part, frame) for frame, part in enumerate(job.numbered(len(frames_of(job.source))))]
+        parts = job.numbered(len(frames_of(job.source)), force)
+        done = [one(job, part, frame) for frame, part in enumerate(parts)]
         lines, _, written, facts = zip(*done, strict=True)
         return "\n".join(lines), job.source.bytes, sum(written), {**facts[0], "bytes": sum(written), "frames": list(facts)}
 
-    def one(job, part, frame=0):
+    def one(job, part, frame=None):
         size, started = job.source.bytes, time.perf_counter()
         remarks = []
         data = coder.compress(
@@ -106,6 +107,7 @@ def compress(
         facts = {
             "output": place, "bytes": len(data), "bpp": round(bpp, 4), "width": header.width, "height": header.height,
             "quality": header.quality / 100, "model": header.model_id, "seconds": round(seconds, 3),
+            "stored": header.stored, "remarks": remarks,
         }  # fmt: skip
         return f"{job} -> {place}: {len(data):,} bytes, {bpp:.3f} bpp{found}", size, len(data), facts
 

@@ -6,11 +6,28 @@ import time
 import click
 
 from codec import bitstream
+from codec.errors import CodecError
 
 from .common import Failure, coder_options, limit_option, run
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, announced, batch_options, plan
 from .pictures import remark, writing_options
 from .progress import is_quiet, is_verbose
+
+
+class Region(click.ParamType):
+    """``X,Y,W,H``: four whole numbers."""
+
+    name = "region"
+
+    def convert(self, value, param, ctx):
+        try:
+            left, top, width, height = map(int, value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not X,Y,W,H: left, top, width and height in pixels", param, ctx)
+        return left, top, width, height
+
+
+SCALES = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 
 
 @click.command()
@@ -28,12 +45,18 @@ from .progress import is_quiet, is_verbose
 @click.option(
     "--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it."
 )
+@click.option("--region", type=Region(), metavar="X,Y,W,H", help="Only these pixels: no more than their tiles is decoded.")
+@click.option(
+    "--scale", type=click.Choice(list(SCALES)), default="1", show_default=True,
+    help="Smaller pictures. 1/8 is a preview, made without the network.",
+)  # fmt: skip
+@click.option("--salvage", is_flag=True, help="Of damaged files, decode what is intact; the rest is grey, and named.")
 @writing_options
 @limit_option
 @coder_options
 def decompress(
     inputs, output, extension, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, model, max_pixels,
-    device, threads, writing, depth,
+    device, threads, writing, depth, region, scale, salvage,
 ):  # fmt: skip
     """Decompress files to pictures.
 
@@ -47,6 +70,7 @@ def decompress(
     status is 1.
     """
     from codec.image_io import DEEP_EXTENSIONS, FORMATS
+    from codec.parts import Part, container_of
 
     ending = Ending(tuple(FORMATS)).convert(suffix, None, None) if suffix else None
     suffix = "." + (extension or (ending or "png").rpartition(".")[2]).lower().lstrip(".")
@@ -80,23 +104,28 @@ def decompress(
     def work(job):
         job.check()
         started = time.perf_counter()
-        with job.source.open() as file:
-            data = bitstream.read_file(file)
-        bitstream.unpack(data)  # refuses damaged files before any network is loaded
         place = "standard output" if job.target is None else str(job.target)
         extension = suffix if job.target is None else job.target.suffix.lower()
-        picture, header, remarks = coder().to_file(data, extension, depth=depth, writing=writing, name=place)
+        part = Part(region, SCALES[scale], [] if salvage else None)
+        with job.source.open() as file:
+            container = container_of(file, part)  # refuses damaged files before any network is loaded
+            picture, (width, height), remarks = coder().to_file(
+                container, extension, depth=depth, writing=writing, name=place, part=part
+            )
         job.write_bytes(picture, keep_times)
         if not is_quiet():
             for text in remarks:
                 remark(place, text)
+        if part.lost:
+            raise CodecError(f"{job}: damaged, and written without what is lost: {'; '.join(part.lost)}")
         seconds = time.perf_counter() - started
         found = f", {len(picture):,} bytes, {seconds:.2f} s" if is_verbose() else ""
         facts = {
-            "output": place, "bytes": len(picture), "width": header.width, "height": header.height,
-            "mode": ("L" if header.grey else "RGB") + ("A" if header.alpha else ""), "seconds": round(seconds, 3),
+            "output": place, "bytes": len(picture), "width": width, "height": height,
+            "mode": ("L" if container.grey else "RGB") + ("A" if container.alpha or container.stored_alpha else ""),
+            "seconds": round(seconds, 3),
         }  # fmt: skip
-        return f"{job} -> {place}: {header.width} x {header.height}{found}", len(data), len(picture), facts
+        return f"{job} -> {place}: {width} x {height}{found}", job.source.bytes, len(picture), facts
 
     run(jobs, work, verb="decompressing", as_json=as_json)
 

@@ -87,15 +87,23 @@ class Job:
         if self.problem:
             raise CodecError(self.problem)
 
-    def numbered(self, count) -> list:
-        """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``..."""
+    def numbered(self, count, force=False) -> list:
+        """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``...
+
+        Raises:
+            CodecError: there is no room for several, or without ``force`` one of them exists.
+        """
         if count == 1:
             return [self]
         if self.target is None:
             raise CodecError("standard output holds one picture, not all frames")
         digits = len(str(count - 1))
         names = (f"{self.target.stem}.{number:0{digits}}{self.target.suffix}" for number in range(count))
-        return [Job(self.source, self.target.with_name(name)) for name in names]
+        jobs = [Job(self.source, self.target.with_name(name)) for name in names]
+        for job in jobs:
+            if not force and isinstance(job.target, Path) and job.target.exists():
+                raise CodecError(f"{job.target}: exists already; --force overwrites")
+        return jobs
 
     def write_bytes(self, data, keep_times=False) -> None:
         """Write the output whole or not at all, making the folders above it.
@@ -179,7 +187,12 @@ def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
                 take(Source(path, place))
                 continue
             before = len(found.files), len(found.unreadable)
-            for file in _files_below(path, suffixes, recursive, found.unreadable.append):
+            for file in _files_below(path, recursive, found.unreadable.append):
+                suffix = file.suffix.lower()
+                if suffix not in suffixes:
+                    if magic is None and suffix not in COMPRESSED_SUFFIXES:  # which may be results of before
+                        found.passed_over[suffix or "no suffix"] += 1
+                    continue
                 kind = _kind(file, magic)
                 if kind is None:
                     below = Path(file.relative_to(path))
@@ -328,15 +341,15 @@ def _checked(jobs, sources, force, skip_existing):
     return Plan(kept, sources, skipped)
 
 
-def _files_below(folder: Path, suffixes, recursive, unreadable) -> list[Path]:
-    """Files with one of the suffixes, sorted by name; hidden ones are left out."""
+def _files_below(folder: Path, recursive, unreadable) -> list[Path]:
+    """Files, sorted by name; hidden ones are left out."""
     if isinstance(folder, RemotePath):
-        return [file for file in folder.files_below(recursive) if file.suffix.lower() in suffixes]
+        return list(folder.files_below(recursive))
     found = []
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+            if not name.startswith("."):
                 found.append(Path(parent, name))
     return found
 

@@ -76,7 +76,7 @@ def examine(file, name: str) -> dict:
         "transform": "plain" if header.plain else "none" if header.flat or stored else "learned",
         "stored": stored,
         "tiles": len(header.tiles),
-        "model": header.model_id,
+        "model": None if stored else header.model_id,
         **_model_state(header.model_id),
         "parts": [
             {

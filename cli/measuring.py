@@ -63,6 +63,8 @@ def find_pictures(inputs, recursive):
         raise Failure(describe(found.unreadable[0]))
     sources = found.files
     for source in sources:
+        if not isinstance(source.path, Path):
+            raise Failure(f"{source.path}: URLs are for compress, decompress and info; measuring needs files")
         if not source.path.exists():
             raise Failure(f"{source.path}: no such file or folder")
     uses = Counter(source.relative for source in sources)

@@ -143,7 +143,7 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     folder, seeds = Path(output), range(seeds)
     settings = measurement.Settings(pictures=list(pictures), valid=valid, steps=steps)
     points = measurement.study(
-        settings, quantisers, seeds, folder, progress=not no_progress, say=lambda text: click.echo(text, err=True)
+        settings, quantisers, seeds, folder, progress=not (no_progress or progress.is_quiet()), say=lambda text: click.echo(text, err=True)
     )
     results = measurement.compare(points)
     minutes = measurement.training_minutes(folder, quantisers, seeds)

@@ -14,6 +14,7 @@ from datetime import datetime
 import click
 
 from .common import Failure, require
+from .progress import is_quiet
 
 _NAMES = {
     bool: "true or false",
@@ -96,12 +97,12 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
     if not config.pictures:
         raise click.UsageError("Missing argument 'PICTURES...'.")
     if fit_tables is not None:
-        _fit(fit_tables, config, progress=not no_progress)
+        _fit(fit_tables, config, progress=not (no_progress or is_quiet()))
         return
 
     from codec.training.loop import train as run_training
 
-    export = run_training(config, progress=not no_progress)
+    export = run_training(config, progress=not (no_progress or is_quiet()))
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a run have nothing to add
         click.echo(f"trained: codec compress --model {export} ...")
 

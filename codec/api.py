@@ -19,6 +19,7 @@ from . import bitstream, image_io, metadata, targets, weights
 from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
 from .fallback import MODES, stored_instead
 from .model import Model
+from .parts import Part, container_of, in_words
 from .quality import EFFORT_MAX, checked_effort, hundredths
 from .remote import RemotePath, is_url
 from .threads import Lock, set_threads
@@ -39,7 +40,7 @@ class Keeping:
         strip_gps: leave out positions.
         alpha_quality: 0 to 100; 100 is lossless.
         allow_truncated: read a JPEG that ends too early as far as it goes.
-        frame: which one of an animation, or page.
+        frame: which one of an animation, or page; None: the first, with a remark where there are more.
         on_remark: called with each line that the picture's owner should read.
     """
 
@@ -48,7 +49,7 @@ class Keeping:
     strip_gps: bool = False
     alpha_quality: float = 100
     allow_truncated: bool = False
-    frame: int = 0
+    frame: int | None = None
     on_remark: Callable[[str], None] = str
 
     def __post_init__(self):
@@ -167,12 +168,17 @@ class Codec:
         how = self._how(quality, exif, effort, options)
         return self._compress(self._read(image, how.keeping), how)
 
-    def decompress(self, data, *, as_array=False):
+    def decompress(self, data, *, as_array=False, region=None, scale=1, lost=None):
         """PIL.Image of a compressed file; mode RGB, L, RGBA or LA, as the original was.
 
         Args:
             data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its position.
             as_array: return uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2), writable, in the place of an image.
+            region: (left, top, width, height) in pixels: no more than its tiles is read, of a file, and decoded. It is the
+                same as that cut of the whole picture.
+            scale: 1, 1/2, 1/4 or 1/8 of the size. 1/8 takes no network and is a preview.
+            lost: a list: what is damaged is left grey, and lines that name it are added to the list, in the place of
+                errors. The header must be whole.
 
         Its ``info`` holds the metadata that was kept, under Pillow's names.
 
@@ -180,19 +186,21 @@ class Codec:
             BitstreamError: the bytes are not a whole, undamaged file. ModelError: its model is not installed.
             CodecError: it cannot be read, or not enough memory for it. TypeError: none of these.
         """
-        image = _image_of(self.decompress_picture(data))
+        image = _image_of(self.decompress_picture(data, region=region, scale=scale, lost=lost))
         return np.array(image) if as_array else image
 
-    def decompress_picture(self, data, depth=8):
+    def decompress_picture(self, data, depth=8, *, region=None, scale=1, lost=None):
         """image_io.Picture of a compressed file's bytes: pixels, alpha and metadata apart.
 
         Args:
-            data: as for :meth:`decompress`, with the same errors.
+            data, region, scale, lost: as for :meth:`decompress`, with the same errors.
             depth: 8: pixels are uint8; 16: uint16, at the precision of the model, whatever the depth of the original.
         """
         if depth not in (8, 16):
             raise ValueError(f"depth {depth}: there are 8 and 16")
-        return self._decompress(_unpacked(data), depth)
+        part = Part(region, scale, lost)
+        with _container(data, part) as container:
+            return self._decompress(container, depth, part)
 
     def verify(self, data):
         """Check a compressed file by all its checksums: header, metadata, and the symbols of every tile; no pixels are made.
@@ -203,7 +211,8 @@ class Codec:
         Raises:
             BitstreamError: it is damaged. ModelError: its model is not installed. CodecError: as of :meth:`decompress`.
         """
-        container = _unpacked(data)
+        with _container(data, Part()) as container:
+            pass
         height, width = container.height, container.width
         bitstream.check_size(width, height, self.max_pixels)
 
@@ -217,40 +226,45 @@ class Codec:
 
         _within_memory(work, width, height)
 
-    def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture"):
+    def to_file(self, data, extension, *, depth=None, writing=image_io.Writing(), name="picture", part=Part()):
         """A compressed file's bytes as the bytes of a picture file.
 
         A lossy picture that was kept as it was comes back as it was, where its format is asked for.
 
         Args:
-            data: as for :meth:`decompress`, with the same errors.
+            data: as for :meth:`decompress`, with the same errors; or a bitstream.Container.
             extension: one of ``image_io.FORMATS``.
             depth: as for :meth:`decompress_picture`; 16 for ``image_io.DEEP_EXTENSIONS``. None: 8, but 16 for what was
                 kept without loss and has them, where the format does.
             writing: image_io.Writing.
             name: for messages.
+            part: parts.Part, what is wanted of the picture.
 
         Returns:
-            (the bytes, the file's bitstream.Header, a list of lines that say what was left out).
+            (the bytes, (width, height) of the picture, a list of lines that say what was left out).
 
         Raises:
             ImageError: the picture does not fit the format.
         """
-        container, header = bitstream.unpack(data), bitstream.read_header(data)
-        bitstream.check_size(container.width, container.height, self.max_pixels)
+        with _container(data, part) as container:
+            return self._to_file(container, extension, depth, writing, name, part)
+
+    def _to_file(self, container, extension, depth, writing, name, part):
         form = image_io.FORMATS[extension].name
-        if container.stored and writing.quality is None and depth != 16:
+        if container.stored and writing.quality is None and depth != 16 and part.whole:
+            bitstream.check_size(container.width, container.height, self.max_pixels)
             kept = container.tiles[0].data
             bare = metadata.of_container(container) == (metadata.Metadata(), None)
             if bare and bitstream.stored_kind(kept) == form and form in ("JPEG", "WEBP", "AVIF"):
                 image_io.read_stored(container)  # what is damaged, or lies about its size, is no picture
-                return kept, header, []
+                return kept, (container.width, container.height), []
         if container.stored and depth is None and extension in image_io.DEEP_EXTENSIONS:
             depth = 16 if image_io.read_stored(container, deep=True).pixels.dtype == np.uint16 else 8
-        picture = self._decompress(container, depth or 8)
+        picture = self._decompress(container, depth or 8, part)
+        size = picture.pixels.shape[1::-1]
         picture = picture if depth == 16 else _image_of(picture)
         file, remarks = image_io.encode_picture(picture, extension, name, writing)
-        return file, header, remarks
+        return file, size, remarks
 
     def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
         """A list of files' bytes, each the same as :meth:`compress` gives.
@@ -378,23 +392,32 @@ class Codec:
             return targets.reach(how.target, image_io.to_eight_bits(pixels), pack, shown)
         return pack(how.quality)
 
-    def _decompress(self, container, depth=8):
+    def _decompress(self, container, depth=8, part=Part()):
         height, width = container.height, container.width
-        bitstream.check_size(width, height, self.max_pixels)
+        view = part.view(width, height)
+        if container.stored or container.alpha:
+            bitstream.check_size(width, height, self.max_pixels)
+        else:
+            bitstream.check_size(view.width, view.height, self.max_pixels)
         found, icc = metadata.of_container(container)
 
         def decode():
             if container.stored:
                 picture = image_io.read_stored(container, deep=depth == 16)
+                alpha = picture.alpha if picture.alpha is None else part.of(picture.alpha)
+                picture = replace(picture, pixels=part.of(picture.pixels), alpha=alpha)
                 given = {name: data for name, data in vars(found).items() if data}
                 picture = replace(picture, icc=icc or picture.icc, metadata=replace(picture.metadata, **given))
             else:
                 model = self._model(container.model_id)
                 dtype = np.uint8 if depth == 8 else np.uint16
-                pixels = model.decode(container, height, width, container.quality, dtype)
+                tiles = None if part.lost is None else []
+                pixels = model.decode(container, height, width, container.quality, dtype, view, tiles)
+                if tiles:
+                    part.lost.extend(in_words(container, tiles))
                 if container.equal:
                     pixels = np.repeat(image_io.mean_channel(pixels)[..., None], 3, axis=2)
-                alpha = container.alpha and image_io.decode_alpha(container.alpha, width, height)
+                alpha = container.alpha and part.of(image_io.decode_alpha(container.alpha, width, height))
                 picture = image_io.Picture(pixels, alpha, container.grey, icc, found)
             if depth == 16 and picture.pixels.dtype == np.uint8:
                 picture = replace(picture, pixels=picture.pixels.astype(np.uint16) * np.uint16(257))
@@ -428,15 +451,20 @@ def _readable(image):
     return image
 
 
-def _unpacked(data):
-    """The container of a compressed file that is given by its contents, its name, or itself."""
-    if isinstance(data, (str, os.PathLike)):
-        name = os.fsdecode(data)
-        with _named(name), RemotePath(name).open() if is_url(name) else open(name, "rb") as file:
-            return bitstream.unpack(bitstream.read_file(file))
-    if hasattr(data, "read"):
-        return bitstream.unpack(bitstream.read_file(data))
-    return bitstream.unpack(data if isinstance(data, bytes) else memoryview(data))
+@contextlib.contextmanager
+def _container(data, part):
+    """The container of a compressed file that is given by its contents, its name, or itself, while it is open."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(data, bitstream.Container):
+            found = data
+        elif isinstance(data, (str, os.PathLike)):
+            name = os.fsdecode(data)
+            with _named(name):
+                file = stack.enter_context(RemotePath(name).open() if is_url(name) else open(name, "rb"))
+                found = container_of(file, part)
+        else:
+            found = container_of(data, part)
+        yield found
 
 
 @contextlib.contextmanager
@@ -555,9 +583,9 @@ def compress(image, quality=50.0, *, exif=None, effort=EFFORT_MAX, **options):
     return _shared().compress(image, quality, exif=exif, effort=effort, **options)
 
 
-def decompress(data, *, as_array=False):
+def decompress(data, *, as_array=False, region=None, scale=1, lost=None):
     """See :meth:`Codec.decompress`; with the installed models, on the CPU."""
-    return _shared().decompress(data, as_array=as_array)
+    return _shared().decompress(data, as_array=as_array, region=region, scale=scale, lost=lost)
 
 
 def verify(data):

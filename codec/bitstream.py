@@ -69,6 +69,7 @@ STORED_KINDS = {
     "GIF": rb"GIF8[79]a",
     "AVIF": rb"....ftypavi[fs]",
     "JPEG2000": rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "TIFF": rb"II\*\x00|MM\x00\*",
 }
 # Of a stored picture, which no model made.
 NO_MODEL, LOSSLESS = "0" * 16, MAX_QUALITY

@@ -4,6 +4,8 @@
     train   training, and CompressAI's models as rivals
     eval    evaluate, bench, report, compare
     study   measurements of the theory
+    remote  files behind URLs
+    imageio  the plugin for imageio
     test    the test suite
 
 ``pip install ".[eval]"``, in the folder of the sources, installs one of them.

@@ -9,7 +9,6 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from . import bitstream, image_io, picture_files
 
@@ -20,7 +19,7 @@ _EQUAL_NEIGHBOURS = 0.4
 _FEW_COLOURS = 256
 _SAMPLE = 2**16  # pixels among which colours are counted
 _WEBP_SIDE = 16383
-_THOROUGH_PIXELS = 2**20  # up to which time does not matter
+_TRIED_PIXELS = 2**25  # larger pictures are not tried: WebP takes 20 bytes of memory a pixel
 
 
 class Stored(NamedTuple):
@@ -62,9 +61,7 @@ def lossless_file(picture) -> bytes:
         return file.getvalue()
     if image.mode in ("L", "LA"):
         image = image.convert({"L": "RGB", "LA": "RGBA"}[image.mode])
-    thorough = {"method": 6, "quality": 100} if height * width <= _THOROUGH_PIXELS else {}
-    Image.init()
-    image.save(file, "WEBP", lossless=True, exact=True, **thorough)
+    image.save(file, "WEBP", lossless=True, exact=True)  # thorougher methods take 20 times as long, for 1 %
     return file.getvalue()
 
 
@@ -87,7 +84,8 @@ def stored_instead(picture, mode, coded_size=None, *, bare=False) -> Stored | No
         if coded_size is not None:
             remark = f"kept as it is: coded it would take {coded_size:,} bytes"
         found.append(Stored(own, not bare, remark))
-    drawn = looks_drawn(picture.pixels)
+    small = picture.pixels[..., 0].size <= _TRIED_PIXELS
+    drawn = (small or mode == "always") and looks_drawn(picture.pixels)
     if mode == "always" or (drawn and picture.pixels.dtype == np.uint8):
         data = lossless_file(picture)
         if coded_size is None or len(data) < coded_size - _said_besides(picture):

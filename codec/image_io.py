@@ -132,7 +132,7 @@ class Reading:
         max_pixels: larger pictures are refused before memory is asked for; at most ``bitstream.MAX_PIXELS``.
         deep: pixels are uint16 where the file has more than 8 bits a sample.
         exact: colours under fully transparent pixels are left as they are, not replaced by a smooth fill.
-        frame: which one of an animation, or page.
+        frame: which one of an animation, or page; None: the first, with a remark where there are more.
         allow_truncated: a JPEG that ends too early is read as far as it goes.
         keep_source: ``Picture.source`` is set where the file is of a kind that may be stored, and takes at most so many
             bytes a pixel.
@@ -141,7 +141,7 @@ class Reading:
     max_pixels: int = bitstream.MAX_PIXELS
     deep: bool = False
     exact: bool = False
-    frame: int = 0
+    frame: int | None = None
     allow_truncated: bool = False
     keep_source: float = 0.0
 
@@ -250,6 +250,23 @@ def to_eight_bits(pixels) -> np.ndarray:
     for rows in _row_bands(*pixels.shape[:2]):
         small[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
     return small
+
+
+def metadata_of(container) -> tuple[Metadata, bytes | None]:
+    """(metadata, ICC profile) of a bitstream.Container, without decoding pixels; Corrupt where they are damaged."""
+    found, icc = metadata.of_container(container)
+    if not container.stored:
+        return found, icc
+    try:
+        with _one_line_errors("the stored picture"):
+            image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
+        with image:
+            own = _metadata_of(image, opened, again, [])[1]
+            _settle_colours(image, "", opened)
+            icc = icc or _profile_to_keep(image, "L" if container.grey and image.mode in _GREY_MODES else "RGB")
+    except ImageError as error:
+        raise Corrupt(f"corrupt: {error}") from error
+    return replace(own, **{name: data for name, data in vars(found).items() if data}), icc
 
 
 # --- Reading ------------------------------------------------------------------------------------------------
@@ -414,7 +431,7 @@ def _picture_of(image, name, how, opened, again):
     if how.frame:
         image.seek(how.frame)
         _check_size(*image.size, name, how.max_pixels)
-    elif frames > 1:
+    elif frames > 1 and how.frame is None:
         remarks.append(f"only the first of {frames} frames is kept; --all-frames writes one file each")
     if opened and not opened.whole and not _is_whole(opened):
         if not how.allow_truncated:
@@ -425,11 +442,15 @@ def _picture_of(image, name, how, opened, again):
     _settle_colours(image, name, opened)
     samples = _stored_as(image)
     wide = again is not None and not how.frame and (samples in _WIDE_LAYOUTS or samples == _WIDE_GREY)
+    top = _ppm_top(image) if again else None
     icc = image.info.get("icc_profile")
     if wide and not (icc and len(icc) > bitstream.MAX_ICC):
         grey = samples == _WIDE_GREY
         pixels, alpha = _wide_planes(image, again, samples)
         icc = _profile_to_keep(image, "L" if grey else "RGB")
+    elif top:
+        grey, icc = False, None
+        pixels, alpha = _ppm_plane(image, top), None
     elif _is_deep(image.mode):
         image.load()
         grey, icc = True, _profile_to_keep(image, "L")
@@ -439,7 +460,7 @@ def _picture_of(image, name, how, opened, again):
         image = _with_sample_alpha(image, samples)
         convert, grey, icc = _colour_plan(image)
         pixels, alpha = _planes(image, convert)
-        if image.format == "BMP" and alpha is not None and not alpha.any():
+        if image.format in ("BMP", "TGA") and alpha is not None and not alpha.any():
             alpha = None  # a fourth byte that nobody filled in; viewers show such files as opaque
     levels = _srgb_levels(image.info, 255 if pixels.dtype == np.uint8 else 65535)
     if levels is not None:
@@ -574,6 +595,28 @@ def _wide_planes(image, again, samples):
             alpha[rows] = np.where((part == transparent).all(axis=2), 0, 255)
         pixels[rows] = part  # one grey channel broadcasts to three
     return pixels, alpha
+
+
+def _ppm_top(image):
+    """The highest sample of a binary PPM of colours of more than 8 bits; else None. Pillow makes 8 of them."""
+    if image.format == "PPM" and image.mode == "RGB" and image.tile and image.tile[0][0] == "ppm":
+        top = image.tile[0][3][1]
+        return top if top > 255 else None
+    return None
+
+
+def _ppm_plane(image, top):
+    """uint16 (H, W, 3) of a PPM file with samples of two bytes, high byte first."""
+    image.fp.seek(image.tile[0][2])
+    pixels = np.empty((image.height, image.width, 3), np.uint16)
+    for rows in _row_bands(*pixels.shape[:2]):
+        band = pixels[rows]
+        data = image.fp.read(band.nbytes)
+        if len(data) < band.nbytes:
+            raise OSError("the file is truncated")
+        samples = np.frombuffer(data, ">u2").reshape(band.shape)
+        band[:] = np.floor(np.minimum(samples, top) * (65535 / top) + 0.5)
+    return pixels
 
 
 def _relaid(tile, layout):
@@ -842,14 +885,14 @@ def read_stored(container, deep=False) -> Picture:
     data = container.tiles[0].data
     kind = bitstream.stored_kind(data)
     try:
-        # No other reader has a say, and no other size is decoded.
-        image, opened, again = _opened(io.BytesIO(data), "", Reading())
-        with image:
-            if image.format != kind:
-                raise Corrupt(f"corrupt: the stored picture is {image.format}, not {kind}")
-            if sorted(image.size) != sorted((container.width, container.height)):
-                raise Corrupt(f"corrupt: the stored picture has {image.width} x {image.height} pixels")
-            with _one_line_errors("the stored picture"):
+        with _one_line_errors("the stored picture"):
+            image, opened, again = _opened(io.BytesIO(data), "", Reading())
+            with image:
+                # No other reader has a say, and no other size is decoded.
+                if image.format != kind:
+                    raise Corrupt(f"corrupt: the stored picture is {image.format}, not {kind}")
+                if sorted(image.size) != sorted((container.width, container.height)):
+                    raise Corrupt(f"corrupt: the stored picture has {image.width} x {image.height} pixels")
                 picture = _read_pillow(image, "", Reading(deep=deep, exact=True), opened, again)
     except ImageError as error:
         raise Corrupt(f"corrupt: {error}") from error

@@ -235,7 +235,7 @@ class Model:
             return
         self._check_kind(coded)
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
-            y_hat = _Latents(self, coded, height, width, quality, pool)
+            y_hat = _Latents(self, coded, height, width, quality, pool, View(0, 0, width, height), None)
             _, rows, columns = y_hat.shape
             for top in range(0, rows, TILE):
                 y_hat[:, top : min(top + TILE, rows), 0:columns]

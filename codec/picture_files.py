@@ -73,7 +73,7 @@ def open_png(data) -> Opened:
 def _taken(found, kind, body):
     """Whether Pillow need not see a chunk; what it says is noted."""
     if kind == b"eXIf":
-        found.exif = found.exif or bytes(body).removeprefix(metadata.PREFIX)
+        found.exif = found.exif or bytes(body).removeprefix(metadata.PREFIX) or None
     elif kind == b"iCCP":
         found.icc = found.icc or _inflated(bytes(body).partition(b"\0")[2][1:], bitstream.MAX_SKIPPED)
     elif kind == b"cICP":

@@ -11,6 +11,7 @@ access to them. ``verify`` checks all checksums, and makes no pixels. Errors are
 """
 
 import contextlib
+import functools
 import io
 from types import SimpleNamespace
 
@@ -35,6 +36,7 @@ class CodecImageFile(ImageFile.ImageFile):
     format_description = "learned quantisation codec"
 
     _waiting = False  # the header has been read, the pixels have not
+    _scale = 1  # that draft has chosen
 
     def _open(self):
         try:
@@ -55,13 +57,28 @@ class CodecImageFile(ImageFile.ImageFile):
         if self._waiting:
             import codec  # here, as decoding loads networks and looking at a header must not
 
-            image = self._with_file(codec.decompress)
+            image = self._with_file(functools.partial(codec.decompress, scale=self._scale))
             assert image.mode == self.mode and image.size == self.size
             self.im = image.im
             self.info.update(image.info)
             self._waiting = False
             self._close()
         return super().load()
+
+    def draft(self, mode, size):
+        """Before the pixels are there: half, a quarter or an eighth of the size, if that is still at least ``size``.
+
+        ``thumbnail`` calls it. The mode stays. Returns None where nothing changes, otherwise mode and box as for JPEG.
+        """
+        if not self._waiting or self._scale != 1 or not size:
+            return None
+        room = min(own // max(wanted, 1) for own, wanted in zip(self.size, size))
+        reduce = next(step for step in (8, 4, 2, 1) if room >= step or step == 1)
+        if reduce == 1:
+            return None
+        width, height = self.size
+        self._scale, self._size = 1 / reduce, (-(-width // reduce), -(-height // reduce))
+        return self.mode, (0, 0, width / reduce, height / reduce)
 
     def verify(self):
         """Raise OSError where a checksum says that the file is damaged. It is closed; open it anew to load it."""

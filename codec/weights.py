@@ -35,7 +35,7 @@ def user_folder():
     """Folder of the models that the user has added, in the user's data folder: an upgrade leaves it alone."""
     from platformdirs import user_data_path
 
-    return user_data_path("neural-image-codec", appauthor=False) / "models"
+    return user_data_path("lqc-codec", appauthor=False) / "models"
 
 
 def _index():

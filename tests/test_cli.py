@@ -167,7 +167,7 @@ def test_recursive_mirrors_the_tree(tmp_path, monkeypatch):
         (["a.png", "b.png"], "new.bin", True, "new.bin: several outputs need a folder"),
         (["sub"], "new.bin", True, "new.bin: several outputs need a folder"),
         (["a.png", "b.png"], "old.bin", True, "old.bin: is a file"),
-        (["nothing"], None, False, "nothing: no .png, .jpg files in this folder; --recursive"),
+        (["nothing"], None, False, "nothing: no .png, .jpg files in this folder (1 .txt); --recursive"),
     ],
 )
 def test_a_plan_that_loses_something_is_refused_as_a_whole(

@@ -323,7 +323,18 @@ def test_scalar_grids_keep_the_dtype(dtype):
         (lambda: VectorQuantiser(4, 0), "dim of 1 or more, not 0"),
         (lambda: VectorQuantiser(4, 3, decay=2.0), r"in \[0, 1\), not 2.0"),
         (lambda: VectorQuantiser(4, 3, decay=float("nan")), r"in \[0, 1\), not nan"),
+        (lambda: VectorQuantiser(4, 3, decay=1.0), r"in \[0, 1\), not 1.0"),
+        (lambda: VectorQuantiser(4, 3, decay=-0.1), r"in \[0, 1\), not -0.1"),
         (lambda: VectorQuantiser(4, 3, restart_below=1.5), "fraction of an even share"),
+        (lambda: VectorQuantiser(4, 3, restart_below=1.0), "fraction of an even share"),
+        (lambda: VectorQuantiser(4, 3, restart_below=-0.1), "fraction of an even share"),
+        (lambda: FiniteScalarQuantiser((2**10 - 24,) * 6 + (8, 2)), "do not fit into 63 bits"),
+        (lambda: FiniteScalarQuantiser((128,) * 9), "do not fit into 63 bits"),
+        (lambda: Codebook(0, 4, 3), "groups of 1 or more, not 0"),
+        (lambda: SimVQ(4, 0), "1 or more, not 4 and 0"),
+        (lambda: SimVQ(4, 3, commitment=-1.0), "0 or more, not -1.0"),
+        (lambda: CategoricalQuantiser(0, 4), "1 or more, not 0 and 4"),
+        (lambda: HierarchicalVectorQuantiser([4], 3, factor=0), "factor of 1 or more"),
         (lambda: VectorQuantiser(4, 3, commitment=-1.0), "0 or more, not -1.0"),
         (lambda: VectorQuantiser(4, 3, gradient="none"), "'ste' or 'rotation', not 'none'"),
         (lambda: Codebook(2, 4, 3, restart_every=0), "restart_every of 1 or more"),
@@ -341,6 +352,46 @@ def test_what_cannot_be_is_refused_in_one_line(build, message):
     with pytest.raises(ValueError, match=message) as error:
         build()
     assert "\n" not in str(error.value)
+
+
+def test_the_least_and_the_most_are_accepted():
+    assert FiniteScalarQuantiser((128,) * 8 + (64,)).codes == 2**62
+    assert FiniteScalarQuantiser((1000, 2)).codes == 2000
+    z = latents(5, 1)
+    for smallest in (
+        VectorQuantiser(1, 1, decay=0.0, commitment=0.0, restart_below=0.0), VectorQuantiser(1, 1, restart_below=0.99),
+        ResidualVectorQuantiser(1, 1, 1), SimVQ(1, 1, commitment=0.0),
+    ):  # fmt: skip
+        found = smallest(z)
+        assert found.z_q.shape == z.shape and found.perplexity.eq(1).all()
+    (level,) = HierarchicalVectorQuantiser([1], 1, factor=1)([z[..., None, None]])
+    assert level.indices.eq(0).all() and CategoricalQuantiser(1, 1)(z).indices.eq(0).all()
+
+
+def test_a_new_codebook_is_uniform_within_an_even_share():
+    """In +-1 / K, as VQ-VAE's; averages stand as if every entry had been chosen equally often."""
+    for zero_first in (False, True):
+        book = Codebook(50, 8, 4, zero_first=zero_first, generator=torch.Generator().manual_seed(0))
+        drawn = book.entries[:, 1:]
+        assert -1 / 8 <= drawn.min() < -0.12 and 0.12 < drawn.max() <= 1 / 8 and abs(drawn.mean()) < 0.01
+        assert drawn.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
+        assert book.entries[:, 0].eq(0).all() == zero_first
+        assert book.shares.eq(1 / 8).all() and torch.equal(book.sums, book.entries / 8) and book.commits == 0
+    vq = VectorQuantiser(8, 4)
+    assert (vq.book.decay, vq.book.restart_below, vq.book.restart_every) == (0.99, 0.05, 1)
+    assert (Codebook(1, 8, 4).decay, Codebook(1, 8, 4).restart_below) == (0.99, 0.05)
+
+
+def test_the_first_batch_sets_entries_but_the_one_that_is_held_at_zero():
+    book = groups(zero_first=True, restart_below=0.5)
+    vectors = 10 + latents(3, 60, 2)
+    book.start(vectors)
+    assert book.current()[:, 0].eq(0).all() and book.current()[:, 1:].min() > 5
+    assert torch.equal(book.lookup(torch.zeros(3, 1, dtype=torch.int64)), torch.zeros(3, 1, 2))
+    few = groups(restart_below=0.5)
+    few.start(vectors[:, :3])  # fewer than entries: each again
+    for found, own in zip(few.current(), vectors):
+        assert {tuple(e) for e in found.tolist()} == {tuple(v) for v in own[:3].tolist()}
 
 
 # --- Codebooks side by side ----------------------------------------------------------------------------------------

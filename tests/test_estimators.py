@@ -150,6 +150,36 @@ def test_other_settings_out_of_range_are_refused():
         est.MovingAverage(2)
 
 
+def test_what_is_just_allowed():
+    assert est.leave_one_out(torch.tensor([1.0, 5.0])).tolist() == [5, 1]
+    assert est.leave_one_out(some(2, 3), dim=0).shape == (2, 3)
+    assert est.exponential_temperature(7, rate=0.0, lowest=2.0, highest=2.0) == 2
+    first = est.MovingAverage(0.0)
+    assert [first(torch.tensor(v)) for v in (3.0, 4.0, 5.0)] == [0, 3, 4]
+    for wrong in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+            est.MovingAverage(wrong)
+    for wrong in ({"lowest": 1.5}, {"rate": -1e-3}, {"lowest": -1.0}):
+        with pytest.raises(ValueError, match="temperature above zero"):
+            est.exponential_temperature(1, **wrong)
+
+
+def test_what_is_not_said_is_as_in_the_papers():
+    y, scores = torch.zeros(8, dtype=torch.float64), some(3, 4)
+    noise = est.gaussian_noise(y, generator=seeded())
+    torch.testing.assert_close(noise, torch.randn(8, generator=seeded(), dtype=torch.float64) / 12**0.5)
+    assert est.exponential_temperature(1000) == pytest.approx(0.9048374) and est.exponential_temperature(10**6) == 0.5
+    assert est.MovingAverage().decay == 0.99
+    for function in (est.argmax_straight_through, est.sign_straight_through):
+        grads = []
+        for options in ({}, {"temperature": 1.0}):
+            x = scores.clone().requires_grad_()
+            grads += torch.autograd.grad((function(x, **options) * some(3, 4, seed=1)).sum(), x)
+        assert torch.equal(*grads)
+    drawn = [est.gumbel_softmax(scores, generator=seeded(), **options) for options in ({}, {"temperature": 1.0})]
+    assert torch.equal(*drawn) and 0 < drawn[0].min() and drawn[0].max() < 1
+
+
 # --- ReinMax, and the prior of a discrete VAE ----------------------------------------------------------------------
 
 

@@ -265,31 +265,51 @@ print(json.dumps(found))
 def test_too_little_memory_costs_a_picture_and_not_the_run(root, tmp_path):
     ramp = np.add.outer(np.arange(1000), 3 * np.arange(1500)).astype(np.uint8)
     Image.fromarray(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]])).save(tmp_path / "a.png", compress_level=1)
-    Image.fromarray(ramp[:64, :64]).save(tmp_path / "b.png")
-    code = f"""
+    (tmp_path / "small").mkdir()
+    for path in ("b.png", "small/b.png", "small/c.png"):
+        Image.fromarray(ramp[:64, :64]).save(tmp_path / path)
+    used = f"""
 os.chdir({str(tmp_path)!r})
 def used():
     with open("/proc/self/statm") as file: return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 if not os.path.exists("/proc/self/statm"):
     print("null"); sys.exit()
-run("compress", "b.png", "--threads", 2)
+"""
+    # Small ones first, so that the model and the stacks of threads are there.
+    code = """
+run("compress", "small", "--threads", 2)
+os.rename("small", ".small")
 found = []
 for megabytes in (16, 30):
     for name in ("a.bin", "b.bin"):
         if os.path.exists(name): os.unlink(name)
     result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2, "--fallback", "never")
     found.append([*result, sorted(name for name in os.listdir() if name.endswith(".bin"))])
+run("compress", "a.png", "--quality", 0)
 print(json.dumps(found))
 """
-    result, said = limited(root, code)
-    if result is None:
-        pytest.skip("memory is counted in /proc")
-    for status, output, made in result:
-        lines = without_warning(output).splitlines()
-        assert status == 1 and "a.png: not enough memory for 1.5 megapixels" in lines[0] and lines[0].startswith("codec: "), output
-        assert "b.png -> b.bin" in lines[1] and made == ["b.bin"]
-        assert re.fullmatch(r"codec: 1 file, \S+ \S+ to \S+ bytes in \S+ \(.*/s\), 1 failed", lines[2]) and len(lines) == 3
-    assert said == ""  # nor does a library talk
+    # Less than the 4.5 MB of the picture's pixels alone. In a process that has never had memory for such a picture.
+    decode = """
+os.rename(".small", "small")
+run("decompress", "small", "--threads", 1, "-o", "out")
+found = []
+for megabytes in (1, 3):
+    for name in os.listdir("out"): os.unlink("out/" + name)
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", "--threads", 1)
+    found.append([*result, sorted(os.listdir("out"))])
+print(json.dumps(found))
+"""
+    for work, a, made, arrow in ((code, "a.png", "b.bin", "b.png -> b.bin"), (decode, "a.bin", "b.png", "b.bin -> out/b.png")):
+        result, said = limited(root, used + work)
+        if result is None:
+            pytest.skip("memory is counted in /proc")
+        for status, output, files in result:
+            lines = without_warning(output).splitlines()
+            assert status == 1 and lines[0].startswith("codec: "), output
+            assert f"{a}: not enough memory for 1.5 megapixels" in lines[0]
+            assert arrow in lines[1] and files == [made]
+            assert re.fullmatch(r"codec: 1 file, .* to .*bytes in \S+ \(.*/s\), 1 failed", lines[2]) and len(lines) == 3, output
+        assert said == ""  # nor does a library talk
 
 
 # --- Folders as they are ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from test_cli import fail, succeed, without_warning
 import codec
 from codec.errors import BitstreamError, CodecError, ImageError
 from codec.image_io import read_picture
+from codec.remote import is_url
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,17 @@ def test_arrays_come_back_in_the_shape_of_the_mode(coder, small):
         assert (codec.decompress(data, as_array=True) == found).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("s3://bucket/a.png", True), ("simplecache::https://host/a.png", True), ("a.png", False), ("C:\\a.png", False),
+        ("C://a.png", False), ("a::b.png", False), ("/tmp/a:b//c.png", False), (b"s3://bucket/a.png", False),
+    ],
+)  # fmt: skip
+def test_a_url_is_told_from_a_path(name, url):
+    assert is_url(name) is url
+
+
 # --- URLs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -184,8 +196,9 @@ def test_what_is_not_behind_a_url_is_one_line(coder, store, monkeypatch):
     said = without_warning(fail("compress", "memory://shop/missing.png", "-o", "memory://shop/x.bin"))
     assert said.startswith("codec: memory://shop/missing.png: ") and said.count("\n") == 1
     assert "nothing matches" in fail("compress", "memory://shop/*.tif")
+    assert "measuring needs files" in fail("evaluate", "memory://shop/a.png", "--against", "none")
     with pytest.raises(CodecError, match="nowhere://a.png: "):
         coder.compress("nowhere://a.png")
     monkeypatch.setattr("codec.remote.installed", lambda _: False)
-    with pytest.raises(CodecError, match=r'memory needs fsspec: pip install "neural-image-codec\[remote\]"'):
+    with pytest.raises(CodecError, match=r'memory needs fsspec: pip install "\.\[remote\]"'):
         coder.decompress("memory://shop/a.bin")

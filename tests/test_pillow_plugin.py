@@ -32,7 +32,7 @@ def decoded(monkeypatch):
     """Replaces the network: decompress returns the image put in here, and notes what it was called with."""
     notes = {"image": None, "calls": []}
 
-    def decompress(data):
+    def decompress(data, scale=1):
         notes["calls"].append(data)
         bitstream.unpack(data)
         return notes["image"]
@@ -169,7 +169,7 @@ def test_damage_behind_the_header_is_an_oserror_of_load(decoded):
 
 
 def test_unknown_model_is_an_oserror_of_load(monkeypatch):
-    def decompress(data):
+    def decompress(data, scale=1):
         raise codec.ModelError("model 0123abcd is not installed")
 
     monkeypatch.setitem(vars(codec), "decompress", decompress)

@@ -69,6 +69,35 @@ def test_a_saturated_unit_gets_only_the_gradient_that_leads_back():
     assert total.grad.flatten().tolist() == [1, 0]  # descent lowers the first, would raise the second
 
 
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_requantise_gradients_are_by_the_definition_inside_and_outside(activation, shared, frozen):
+    """Two seeds: with the rounding left out, and outside of the range only what leads back."""
+    for seed in (0, 1):
+        draw = torch.Generator().manual_seed(seed)
+        total, g = (torch.randn(2, 3, 4, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+        total = (20 * total).requires_grad_()
+        ratio = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=not frozen)
+        bias = torch.randn(1 if shared else 2, 3, generator=draw, dtype=torch.float64).requires_grad_()
+        low, high = (0 if activation == "relu" else -12), 9
+        value = (total * ratio[:, None, None] + bias[:, :, None, None]).detach()
+        inner = torch.where(value < 0, value / 8, value) if activation == "leaky" else value
+        out = requantise_ste(total, ratio, bias, low, high, activation)
+        assert torch.equal(out, torch.floor(inner + 0.5).clamp(low, high))
+        passes = torch.where(inner > high, g > 0, torch.where(inner < low, g < 0, True))
+        if activation == "relu":
+            passes &= inner > 0
+        assert (~passes).any() and (inner > high)[passes].any()
+        slope = g * passes * (torch.where(value < 0, 0.125, 1.0) if activation == "leaky" else 1.0)
+        out.backward(g)
+        torch.testing.assert_close(total.grad, slope * ratio.detach()[:, None, None])
+        to_bias = slope.sum((2, 3))
+        torch.testing.assert_close(bias.grad, to_bias.sum(0, keepdim=True) if shared else to_bias)
+        if not frozen:
+            torch.testing.assert_close(ratio.grad, (slope * total.detach()).sum((0, 2, 3)))
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_relu_has_no_gradient_below_zero(sign):
     def gradient(activation):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codec.extras import missing
+
 # Arguments that keep long commands short here; what the README shows stays what a user would type.
 SHORT = {
     "train": ["--steps", "1", "--set", "batch=1", "--set", "crop=64", "--set", "fit_crops=2", "--device", "cpu"],
@@ -18,8 +20,8 @@ SHORT = {
 }
 
 
-def blocks(root, language):
-    return re.findall(rf"```{language}\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def blocks(root, language, name="README.md"):
+    return re.findall(rf"```{language}\n(.*?)```", (root / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
@@ -50,10 +52,13 @@ def test_commands_run(root, workplace):
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
-def test_python_examples_run(root, workplace):
-    examples = blocks(root, "python")
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_python_examples_run(root, workplace, name):
+    examples = blocks(root, "python", name)
     assert examples
     for example in examples:
+        if any(missing(module) for module in ("imageio", "fsspec", "torchvision") if f"import {module}" in example):
+            continue
         result = subprocess.run(
             [sys.executable, "-c", example], env=_environment(root), capture_output=True, text=True, timeout=900,
             check=False,

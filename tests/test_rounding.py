@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from codec.quantise import LATENT_QUANTISERS, add_uniform_noise, latent_quantiser, round_half_up, round_ste, rounding
+from codec.quantise.estimators import gumbel_noise
 
 Y = torch.linspace(-3.3, 3.4, 1001, dtype=torch.float64)
 
@@ -80,6 +81,27 @@ def test_annealing_goes_geometrically_from_the_first_temperature_to_the_last(nam
     assert quantiser.temperature == pytest.approx((first * last) ** 0.5)
     quantiser.anneal(2.0)
     assert quantiser.temperature == pytest.approx(last)
+
+
+@pytest.mark.parametrize("name, first, middle, last", [("soft", 1.0, 0.2**0.5, 0.2), ("sga", 0.5, 0.05**0.5, 0.1)])
+def test_temperatures_are_those_of_the_documentation(name, first, middle, last):
+    quantiser, found = latent_quantiser(name), []
+    for progress in (0.0, 0.5, 1.0, -1.0, 3.0):
+        quantiser.anneal(progress)
+        found.append(quantiser.temperature)
+    assert found == pytest.approx([first, middle, last, first, last])
+
+
+def test_gumbel_rounding_is_its_formula_up_to_a_hundred_thousandth_of_a_step_from_integers():
+    noise = gumbel_noise((2, 6), torch.float64, generator=seeded())
+    y = torch.tensor([2.0, 2.0 + 1e-7, 2.0 + 3e-5, 2.01, 2.9999, 3.0], dtype=torch.float64, requires_grad=True)
+    found = rounding.gumbel_round(y, 0.5, seeded())
+    up = y.detach() - torch.tensor([2.0] * 5 + [3.0])
+    logits = -torch.atanh(torch.stack([up, 1 - up]).clamp(max=0.99999)) / 0.5
+    wanted = y.detach().floor() + torch.softmax((logits + noise) / 0.5, 0)[1]
+    torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(found.sum(), y)
+    assert gradient.isfinite().all() and gradient[2] != 0
 
 
 def test_quantisers_without_temperature_ignore_annealing():

@@ -1,6 +1,7 @@
 """Straight-through estimators: the value of the quantiser, the gradient of the definition, and NumPy's opinion."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -196,6 +197,43 @@ def test_scaling_a_gradient_leaves_the_value_alone():
     torch.testing.assert_close(grad, torch.full_like(x, 0.037))
 
 
+def test_searches_are_in_full_precision_and_leave_the_setting_alone():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            with ste.full_precision("cpu"):
+                assert torch.get_float32_matmul_precision() == "highest" and not torch.is_autocast_enabled("cpu")
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+            assert torch.get_float32_matmul_precision() == "medium" and torch.is_autocast_enabled("cpu")
+        with pytest.raises(KeyError), ste.full_precision("cpu"):
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_penalties_of_each_vector_and_each_group():
+    z, codebook = torch.randn(3, 5, 2, generator=seeded()), torch.randn(3, 7, 2, generator=seeded(1))
+    penalty = 3 * torch.rand(3, 5, 7, generator=seeded(2))
+    distances = (z[:, :, None] - codebook[:, None]).square().sum(-1)
+    found = ste.nearest(z, codebook, penalty)
+    assert torch.equal(found, (distances + penalty).argmin(-1)) and not torch.equal(found, distances.argmin(-1))
+    assert torch.equal(ste.nearest(z[1], codebook[1], penalty[1]), found[1])
+    assert torch.equal(ste.nearest(z[1], codebook[1], penalty[1, :1]), (distances[1] + penalty[1, :1]).argmin(-1))
+
+
+def test_thresholds_belong_to_zero_and_to_the_upper_sign():
+    x = torch.tensor([-0.5, -0.0, 0.0, 0.5, 0.75, -0.75])
+    assert ste.ternary_ste(x).tolist() == [0, 0, 0, 0, 1, -1]
+    assert ste.ternary_ste(x, torch.tensor(0.75)).eq(0).all()
+    assert ste.sign_ste(x).tolist() == [-1, 1, 1, 1, 1, -1]
+    for temperature in (1e-30, 1e30):
+        assert ste.positive_temperature(temperature) == temperature
+    with pytest.raises(ValueError, match="positive and finite, found inf"):
+        ste.positive_temperature(float("inf"))
+
+
 # --- Stochastic ----------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +316,21 @@ def test_where_there_is_no_rotation_the_gradient_passes():
     g = torch.tensor([[1.0, -2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     ste.rotation_trick(z, z_q).backward(g)
     torch.testing.assert_close(z.grad, g * torch.tensor([[1.0], [1.0], [1.0], [2.0]]))
+
+
+@pytest.mark.parametrize(
+    "length, angle, turns",
+    [(1e-17, 1.0, True), (1e-20, 1.0, False), (1.0, 0.05, True), (1.0, 5e-4, False), (3e15, 2.0, True)],
+)
+def test_rotations_of_short_and_of_nearly_opposite_vectors(length, angle, turns):
+    """Short: up to the root of the smallest float32, 1.1e-19. ``angle`` is what is missing to half a turn."""
+    z = torch.tensor([[length, 0.0]], requires_grad=True)
+    z_q = torch.tensor([[-math.cos(angle), math.sin(angle)]])
+    g = torch.tensor([[2.0, 3.0]])
+    (found,) = torch.autograd.grad(ste.rotation_trick(z, z_q), z, g)
+    # R takes (1, 0) to z_q; transposed, the first number is the product of g and z_q.
+    turned = torch.stack([(g * z_q).sum(), -g[0, 0] * z_q[0, 1] + g[0, 1] * z_q[0, 0]])[None] / length
+    torch.testing.assert_close(found, turned if turns else g, rtol=1e-4, atol=0.0)
 
 
 def test_the_library_vector_quantize_pytorch_turns_gradients_alike():

@@ -24,6 +24,7 @@ from codec.quantise import LATENT_QUANTISERS, latent_quantiser
 from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
+from codec.training.fitting import fit_folder
 from codec.training.loop import (
     ENCODER, average_decay, bf16_pays, learning_rate, matrix_names, picture_losses, read_weights, train,
 )  # fmt: skip
@@ -81,6 +82,30 @@ def test_training_learns_and_logs(pictures, tmp_path):
     assert {"loss", "bpp", "psnr_db", "lr"} <= {row["name"] for row in rows}
     assert Model.from_folder(export).config == CONFIG
     assert json.loads((export / "config.json").read_text())["training"]["steps"] == 50
+
+
+def test_a_run_that_has_ended_fits_the_tables_of_its_export(pictures, tmp_path, monkeypatch):
+    """As the command does it for a model that exists; those of ``hold/`` stay, and so do those of a run cut short."""
+    settings = dict(steps=2, decay=0.0, seed=3)
+    plain = train(config(pictures, tmp_path / "plain", **settings), progress=False)
+    fitted = train(config(pictures, tmp_path / "fitted", fit_crops=2, **settings), progress=False)
+    by_hand = tmp_path / "by_hand"
+    fit_folder(plain, by_hand, [str(pictures)], seed=3, progress=False, crops=2)
+    assert (fitted / "weights.safetensors").read_bytes() == (by_hand / "weights.safetensors").read_bytes()
+    before, after = (load_file(folder / "weights.safetensors") for folder in (plain, fitted))
+    assert "entropy.trellis_cdf" in after.keys() - before.keys()
+    held = load_file(tmp_path / "fitted" / "hold" / "weights.safetensors")
+    assert held.keys() == before.keys()
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    model = Model.from_folder(fitted)
+    coded = model.encode(pixels, 5000, plain=False)
+    assert coded.dependent and model.decode(coded, 64, 64, 5000).shape == pixels.shape
+
+    step = loop._Run._one_step
+    monkeypatch.setattr(loop._Run, "_one_step", lambda run: (setattr(run, "stopping", True), step(run))[1])
+    stopped = train(config(pictures, tmp_path / "stopped", fit_crops=2, **settings), progress=False)
+    assert "entropy.trellis_cdf" not in load_file(stopped / "weights.safetensors")
 
 
 def test_saving_and_validating_on_the_way_change_nothing(pictures, tmp_path):
@@ -451,6 +476,30 @@ def test_an_outlier_costs_about_what_its_escape_takes_and_pulls_at_mean_and_scal
     assert torch.equal(residual.grad.sign(), residual.detach().sign()) and (scales.grad < 0).all()
     common = torch.tensor([0.3, -4.0, 60.0])
     assert torch.equal(_tamed(common, scales.detach()), common)
+
+
+def test_the_limit_of_an_outlier_is_four_and_a_half_deviations_beyond_the_zero_bin():
+    scales = torch.tensor([0.2, 2.0, 2.0, 0.01])
+    residual = torch.tensor([5.0, -9.4, -9.6, 0.4], requires_grad=True)
+    tamed = _tamed(residual, scales)
+    assert tamed.tolist() == pytest.approx([0.5 + 4.5 * 0.2, -9.4, -9.5, 0.4])
+    tamed.sum().backward()  # the limit itself is a constant factor
+    assert residual.grad.tolist() == pytest.approx([1.4 / 5, 1.0, 9.5 / 9.6, 1.0])
+
+
+def test_side_information_is_paid_for_by_the_prior_of_the_nearest_anchor():
+    """Three anchors, at qualities 0, 50 and 100; a price for each channel, and no less than 1e-9 as a probability."""
+    model = trainable()
+    z = torch.randint(-3, 4, (8, CONFIG.N, 2, 3), generator=torch.Generator().manual_seed(0)).float()
+    quality = torch.tensor([0.0, 24.9, 25.0, 50.0, 74.9, 75.0, 99.0, 100.0])
+    z[0, 0] = 10_000.0
+    found = model._z_likelihood(z, quality).view(8, CONFIG.N, 2, 3)
+    for picture, anchor in enumerate([0, 0, 1, 1, 1, 2, 2, 2]):
+        every = torch.zeros(3, CONFIG.N, 6)
+        every[anchor] = z[picture].flatten(1)
+        wanted = model.z_prior._likelihood(every.view(-1, 1, 6))[0].view(3, CONFIG.N, 2, 3)[anchor]
+        torch.testing.assert_close(found[picture], wanted.clamp_min(1e-9))
+    assert found[0, 0].eq(1e-9).all()
 
 
 def test_new_pictures_are_found_while_it_runs(pictures, tmp_path):

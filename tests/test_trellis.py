@@ -15,6 +15,7 @@ from codec.latents import rans, trellis
 from codec.latents.networks import CODED_FIRST
 from codec.latents.scalar import ScalarLatents
 from codec.model import Model
+from codec.threads import restored
 
 MACHINES = {"four": trellis.FOUR, "eight": trellis.EIGHT}
 SPECIFICATION = Path(codec.__file__).parent / "BITSTREAM.md"
@@ -267,6 +268,21 @@ def test_files_say_how_they_were_quantised(folder, picture, effort):
     header = bitstream.read_header(data)
     assert header.dependent == (effort > 0) and not header.plain
     assert np.array_equal(np.asarray(coder.decompress(data)), coder.reconstruct(picture, 60, effort=effort))
+
+
+def test_files_do_not_depend_on_threads_or_batches(folder, picture):
+    pictures = [picture, np.tile(picture, (1, 9, 1))[:70], picture[::-1]]  # the second one is of two tiles
+    files = []
+    for threads in (1, 2):
+        with restored():
+            coder = codec.Codec(str(folder), threads=threads)
+            files += [[coder.compress(p, 60) for p in pictures], coder.compress_batch(pictures, 60)]
+            files.append(coder.compress_batch(pictures[::-1], 60)[::-1])
+            shown = [np.asarray(image) for image in coder.decompress_batch(files[0])]
+            assert all(np.array_equal(image, coder.reconstruct(p, 60)) for image, p in zip(shown, pictures))
+    assert all(found == files[0] for found in files)
+    assert all(bitstream.read_header(data).dependent for data in files[0])
+    assert len(bitstream.unpack(files[0][1]).tiles) == 2
 
 
 def test_plain_rounding_can_still_be_asked_for_and_read(folder, picture):

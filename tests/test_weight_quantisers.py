@@ -108,6 +108,43 @@ def test_a_channel_of_zeros_stays_finite():
         assert grad.isfinite().all()
 
 
+def test_least_steps_are_those_of_a_channel_of_zeros():
+    weight = torch.zeros(2, 4)
+    assert initial_log_step(weight, 7).exp().tolist() == pytest.approx(2 * [1e-6 / 7])
+    assert initial_log_step(weight, 1, signs=True).exp().tolist() == pytest.approx(2 * [1e-6])
+    assert weights.absmax_weights(weight, limit=4)[1].flatten().tolist() == pytest.approx(2 * [2.5e-9])
+    assert weights.ternary_weights(weight)[1].eq(0).all()
+    for bits, step in ((1, 1e-6), (4, 1e-6)):
+        quantise = ActivationQuantiser(bits)
+        quantise(torch.zeros(2, 3))
+        assert quantise.started and quantise.log_step.exp().item() == pytest.approx(step)
+
+
+def test_bits_are_one_to_sixteen():
+    assert weight_quantiser(16) == ("lsq", 32767) and ActivationQuantiser(16).high == 32767
+    assert ActivationQuantiser(16, signed=False).high == 65535 and ActivationQuantiser(1, signed=False).low == -1
+    for wrong in (0, 17):
+        with pytest.raises(ValueError, match=f"1 to 16 bits, not {wrong}"):
+            weight_quantiser(wrong)
+        with pytest.raises(ValueError, match=f"1 to 16 bits, not {wrong}"):
+            ActivationQuantiser(wrong)
+    assert QuantisedLinear(3, 2).limit == 127 and QuantisedConv2d(3, 2, 1).quantiser == "lsq"
+
+
+def test_steps_of_activations_learn_slowly_in_the_paper_s_proportion():
+    """One over the root of what a picture has of them times the largest integer, for signs too."""
+    x, g = some(4, 30).float(), some(4, 30, seed=1).float()
+    for bits, high in ((1, 1), (3, 3)):
+        quantise = ActivationQuantiser(bits)
+        result = quantise(x)
+        step, integers = quantise.log_step.detach().exp(), (result / quantise.log_step.exp()).detach()
+        result.backward(g)
+        inside = (x / step <= high) & (x / step >= -high - 1)
+        slope = integers if bits == 1 else torch.where(inside, integers - x / step, integers)
+        wanted = (30 * high) ** -0.5 * (g * slope).sum() * step
+        torch.testing.assert_close(quantise.log_step.grad, wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_bits_name_a_quantiser_and_its_limit():
     assert [weight_quantiser(bits) for bits in (1, 2, 4, 8)] == [("binary", 1), ("lsq", 1), ("lsq", 7), ("lsq", 127)]
     with pytest.raises(ValueError, match="1 to 16 bits, not 0"):

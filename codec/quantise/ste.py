@@ -252,7 +252,7 @@ def _centre(codebook):
     """
     median = codebook.median(1, keepdim=True).values
     spread = (codebook - median).abs().median(1, keepdim=True).values
-    unit = torch.exp2(torch.ceil(torch.log2(spread.clamp_min(torch.finfo(codebook.dtype).tiny))))
+    unit = torch.exp2(torch.ceil(torch.log2(spread)))
     centre = unit * torch.round(median / unit)
     return torch.where(centre.isfinite() & (spread > 0), centre, median)
 
