@@ -108,6 +108,7 @@ def test_the_source_distribution_makes_the_same_wheel(source, wheel, tmp_path):
 def test_the_version_is_the_same_wherever_it_is_written(root):
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {codec.__version__}" in citation.splitlines()
+    assert f"**Version** {codec.__version__}," in (root / "README.md").read_text(encoding="utf-8")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{codec.__version__}]" in changelog and "## [Unreleased]" in changelog
 
