@@ -9,6 +9,7 @@ All of them below the user's data folder, ``$XDG_DATA_HOME`` or ``~/.local/share
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def thumbnailer(command=None):
 def _quoted(word):
     """A word of an Exec line, by the rules of the Desktop Entry Specification."""
     text = "".join(f"\\{char}" if char in '"`$\\' else char for char in word)
-    return _escaped(f'"{text}"' if text != word or not word.replace("/", "").isalnum() else text).replace("%", "%%")
+    return _escaped(text if re.fullmatch(r"[\w./-]+", word) else f'"{text}"').replace("%", "%%")
 
 
 def _escaped(text):
