@@ -6,7 +6,7 @@ import webbrowser
 import click
 
 from . import progress
-from .common import coder_options, model_options
+from .common import coder_options, describe, model_options
 from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, STREAM, expand
 from .targets import QualityOrWord
 
@@ -34,7 +34,14 @@ def view(inputs, quality, port, browser, model, device, threads):
     from codec import Codec
     from codec.view import Pictures, Server
 
-    pictures = Pictures(paths, Codec(model, device=device, threads=threads))
+    coder = Codec(model, device=device, threads=threads)
+    with progress.bar(len(paths), "file", "reading") as bar:
+
+        def failed(path, error):
+            said = describe(error)
+            bar.write(f"codec: {said if str(path) in said else f'{path}: {said}'}", file=sys.stderr)
+
+        pictures = Pictures(paths, coder, bar.update, failed if len(paths) > 1 else None)
     with Server(pictures, quality, port) as server:
         click.echo(server.url)
         if not progress.is_quiet():

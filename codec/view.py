@@ -44,22 +44,37 @@ class Pictures:
     """The pictures of a page, compressed on request, one at a time; safe for threads.
 
     Args:
-        paths: of pictures and of this codec's files.
+        paths: of pictures and of this codec's files; each is read once at the start.
         coder: :class:`codec.Codec`.
+        step: called without arguments after each of them, for a progress display.
+        failed: called as ``failed(path, error)`` for one that cannot be read or decoded, which is then left out. Without
+            it the error is raised.
 
     Raises:
-        ImageError: a picture cannot be read. BitstreamError, ModelError: a file cannot be decoded.
+        CodecError: such an error, or none is left. OSError: a file cannot be read.
     """
 
-    def __init__(self, paths, coder):
-        self.paths, self.coder = [Path(path) for path in paths], coder
+    def __init__(self, paths, coder, step=None, failed=None):
+        self.paths, self.coder, self.described = [], coder, []
         self._busy, self._tickets = threading.Lock(), {}
         self._results = OrderedDict()  # (index, quality) -> (data, figures, picture)
-        self.described = [self._describe(index) for index in range(len(self.paths))]
+        for path in map(Path, paths):
+            self.paths.append(path)
+            try:
+                self.described.append(self._describe(len(self.paths) - 1))
+            except (CodecError, OSError) as error:
+                if failed is None:
+                    raise
+                self.paths.pop()
+                failed(path, error)
+            if step is not None:
+                step()
+        if not self.paths:
+            raise CodecError("none of the files can be shown")
 
     def _describe(self, index):
         """What the page says of a picture before anything is compressed."""
-        height, width = self.pixels(index).shape[:2]
+        height, width = self._read(index).shape[:2]
         size = self.paths[index].stat().st_size
         return {
             "name": self.paths[index].name, "width": width, "height": height, "bytes": size,
@@ -70,8 +85,12 @@ class Pictures:
         with open(self.paths[index], "rb") as file:
             return file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
 
+    @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the page
     def pixels(self, index):
         """uint8 (H, W, 3) of the original, or of one of our files."""
+        return self._read(index)
+
+    def _read(self, index):
         path = self.paths[index]
         if self._is_ours(index):
             return np.asarray(self.coder.decompress(path).convert("RGB"))
@@ -111,7 +130,7 @@ class Pictures:
         height, width = decoded.shape[:2]
         figures = {
             "quality": quality, "bytes": len(data), "bpp": 8 * len(data) / (width * height),
-            "psnr_db": psnr_db(image_io.read_picture(self.paths[index]).pixels, decoded),
+            "psnr_db": psnr_db(self.pixels(index), decoded),
             "encode_s": compressed - started, "decode_s": finished - compressed,
             "stored": bitstream.read_header(data).stored,
         }  # fmt: skip

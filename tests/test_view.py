@@ -18,9 +18,9 @@ from PIL import Image
 
 import codec
 from codec import bitstream
-from codec.errors import ImageError
+from codec.errors import CodecError, ImageError
 from codec.evaluation.metrics import psnr_db
-from codec.view import ADDRESS, KEPT, Overtaken, Pictures, Server
+from codec.view import ADDRESS, Overtaken, Pictures, Server
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -154,7 +154,9 @@ def test_pages_of_other_sites_are_refused(server):
         assert ask(server, f"/{server.token}/", method)[0] == 501
 
 
-def test_the_latest_quality_is_made_and_those_before_it_are_given_up(folder):
+def test_the_latest_quality_is_made_and_those_before_it_are_given_up(folder, monkeypatch):
+    monkeypatch.setattr("codec.view.KEPT", 2)
+
     class Slow:
         """Waits in its first picture until it may go on."""
 
@@ -193,14 +195,23 @@ def test_the_latest_quality_is_made_and_those_before_it_are_given_up(folder):
     assert outcomes == {10: 10, 20: "overtaken", 30: 30} and coder.made == [10, 30]
     request(10)
     assert coder.made == [10, 30]  # still there
-    for quality in range(40, 40 + KEPT):
-        request(quality)
-    assert len(pictures._results) == KEPT
+    request(40)
+    assert [quality for _, quality in pictures._results] == [10, 40]  # the one that was not asked for of late has gone
 
 
-def test_a_file_that_is_no_picture_is_named(folder):
+def test_a_file_that_is_no_picture_is_named_and_the_others_are_shown(folder):
+    coder, steps, failures = codec.Codec(threads=1), [], []
     with pytest.raises(ImageError, match="secret.txt"):
-        Pictures([folder / "secret.txt"], codec.Codec(threads=1))
+        Pictures([folder / "secret.txt"], coder)
+    pictures = Pictures(
+        [folder / "secret.txt", folder / "missing.png", folder / "eye <b>.png"], coder, lambda: steps.append(1),
+        lambda path, error: failures.append(path.name),
+    )  # fmt: skip
+    assert failures == ["secret.txt", "missing.png"] and len(steps) == 3
+    assert [found["name"] for found in pictures.described] == ["eye <b>.png"]
+    assert pictures.pixels(0).shape == (96, 128, 3)
+    with pytest.raises(CodecError, match="none of the files can be shown"):
+        Pictures([folder / "secret.txt"], coder, failed=lambda path, error: None)
 
 
 @pytest.fixture
@@ -249,7 +260,8 @@ def test_what_cannot_be_shown_ends_in_one_line(command, folder, monkeypatch, arg
     monkeypatch.chdir(folder)
     process, line = command(*arguments)
     assert line == "" and process.wait(60) == status
-    assert message in process.stderr.read()
+    said = process.stderr.read()
+    assert message in said and (status == 2 or len(said.splitlines()) == 1)
 
 
 # In a browser -----------------------------------------------------------------------------------------------
