@@ -71,7 +71,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     that it took twice as long. In brackets: between which values half of the rounds lie. Others code at the quality
     whose file of the first picture is nearest to ours without being larger.
 
-    Prints Markdown. docs/performance.md explains the tables.
+    Prints Markdown. docs/experiments/performance.md explains the tables.
     """
     require("eval", "scipy")
     if json_file not in (None, STREAM):
