@@ -252,21 +252,22 @@ def to_eight_bits(pixels) -> np.ndarray:
     return small
 
 
-def metadata_of(container) -> tuple[Metadata, bytes | None]:
-    """(metadata, ICC profile) of a bitstream.Container, without decoding pixels; Corrupt where they are damaged."""
-    found, icc = metadata.of_container(container)
-    if not container.stored:
-        return found, icc
+def metadata_of_stored(data, grey=False) -> tuple[Metadata, bytes | None]:
+    """(metadata, ICC profile) of a stored picture file, without decoding pixels; Corrupt where it is damaged.
+
+    Args:
+        grey: of the header of the file that carries it.
+    """
+    bitstream.stored_kind(data)
     try:
         with _one_line_errors("the stored picture"):
-            image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
-        with image:
-            own = _metadata_of(image, opened, again, [])[1]
-            _settle_colours(image, "", opened)
-            icc = icc or _profile_to_keep(image, "L" if container.grey and image.mode in _GREY_MODES else "RGB")
+            image, opened, again = _opened(io.BytesIO(data), "", Reading())
+            with image:
+                found = _metadata_of(image, opened, again, [])[1]
+                _settle_colours(image, "", opened)
+                return found, _profile_to_keep(image, "L" if grey and image.mode in _GREY_MODES else "RGB")
     except ImageError as error:
         raise Corrupt(f"corrupt: {error}") from error
-    return replace(own, **{name: data for name, data in vars(found).items() if data}), icc
 
 
 # --- Reading ------------------------------------------------------------------------------------------------
