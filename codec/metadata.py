@@ -187,12 +187,12 @@ def _without_thumbnail(found, edited, following):
     by_tag = {entry.tag: found.value(entry) for entry in entries if entry.type in (3, 4)}
     if _THUMBNAIL in by_tag and _THUMBNAIL_BYTES in by_tag:
         start = by_tag[_THUMBNAIL]
-        spans.append((start, min(start + by_tag[_THUMBNAIL_BYTES], len(edited))))
+        spans.append((start, start + by_tag[_THUMBNAIL_BYTES]))
     # Nothing of what stays may be touched, whatever a damaged directory says.
     kept = _spans(found)
     end = len(edited)
-    for start, stop in sorted(spans, reverse=True):
-        if start < 8 or any(start < to and at < stop for at, to in kept):
+    for start, stop in sorted(((start, min(stop, end)) for start, stop in spans), reverse=True):
+        if start < 8 or stop <= start or any(start < to and at < stop for at, to in kept):
             continue
         edited[start:stop] = bytes(stop - start)
         if end - stop <= 1:  # values begin at even places
