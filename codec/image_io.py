@@ -95,6 +95,7 @@ _OVERSHOOT = 0.5
 _STRIP_PIXELS = 2**20
 # A block of the smooth fill: fine enough to follow the edge of a mask, coarse enough to be cheap.
 _FILL_BLOCK = 8
+_EITHER_BRANDS = (b"mif1", b"msf1")  # of files that may be HEIF or AVIF
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,7 @@ def _readers(prefix, name=""):
         Image.init()
     for form, (module, package, starts) in _PLUGINS.items():
         if form not in Image.OPEN and (prefix.startswith(starts) or prefix[4:].startswith(starts)):
-            _load_plugin(form, module, package, name)
+            _load_plugin(form, module, package, name, quietly=prefix[8:12] in _EITHER_BRANDS)
     found = (Image.OPEN[form] for form in READABLE if form in Image.OPEN)
     makers = [make for make, accept in found if accept is not None and accept(prefix[:16]) is True]
     if not makers and os.path.splitext(name)[1].lower() in _TGA_SUFFIXES:
@@ -355,11 +356,11 @@ def _readers(prefix, name=""):
     return makers
 
 
-def _load_plugin(form, module, package, name):
+def _load_plugin(form, module, package, name, quietly=False):
     try:
         plugin = importlib.import_module(module)
     except ImportError:
-        if form == "HEIF" and "AVIF" in Image.OPEN:  # a file of the kind mif1 may be AVIF
+        if quietly:
             return
         raise ImageError(_about(name, f"{form} needs the package {package}: pip install {package}")) from None
     if form == "HEIF":
