@@ -1,19 +1,23 @@
 """What several commands share: the run over all files, how errors are said, options."""
 
+import collections
 import functools
 import json
 import math
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from click.globals import push_context
 
 from codec import weights
 from codec.bitstream import MAX_PIXELS
 from codec.errors import CodecError
+from codec.threads import cores
 
 from .progress import INTERVAL, clock, every, is_quiet, line, on_terminal
 
@@ -80,8 +84,10 @@ def require(extra, *modules):
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
 
 
-def run(plan, work, *, verb, as_json=False, prepare=None) -> None:
+def run(plan, work, *, verb, as_json=False, prepare=None, workers=1) -> None:
     """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
+
+    What is said stands in the order of the jobs, however many are at work.
 
     Args:
         plan: files.Plan, or files.Sources to read.
@@ -91,6 +97,7 @@ def run(plan, work, *, verb, as_json=False, prepare=None) -> None:
         as_json: print one JSON object a line for every job, in the place of the line: ``input``, and what ``work`` says
             or an ``error``.
         prepare: called once before the first job; an error here ends the command.
+        workers: how many jobs are worked on at a time, in threads of their own.
 
     With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was more
     than one file, and with status 1 when something failed.
@@ -108,11 +115,11 @@ def run(plan, work, *, verb, as_json=False, prepare=None) -> None:
         if prepare is not None and jobs:
             progress.start(str(jobs[0]))
             prepare()
-        for job in jobs:
+        for job, outcome in _outcomes(jobs, work, workers):
             progress.start(str(job))
             facts = []
             try:
-                said, *size = work(job)  # bytes
+                said, *size = outcome()  # bytes
                 size, facts = size[:2], size[2:]
             except BrokenPipeError:
                 raise
@@ -135,6 +142,27 @@ def run(plan, work, *, verb, as_json=False, prepare=None) -> None:
         click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over, seconds)}", err=True)
     if failed:
         click.get_current_context().exit(1)
+
+
+def _outcomes(jobs, work, workers):
+    """Yield every job with a function that returns, or raises, what ``work(job)`` does."""
+    if workers == 1 or len(jobs) < 2:
+        for job in jobs:
+            yield job, functools.partial(work, job)
+        return
+    context = click.get_current_context()
+    with ThreadPoolExecutor(workers, initializer=push_context, initargs=(context,)) as pool:
+        waiting = collections.deque()
+        try:
+            for job in jobs:
+                waiting.append((job, pool.submit(work, job)))
+                if len(waiting) > 2 * workers:
+                    first, future = waiting.popleft()
+                    yield first, future.result
+            for first, future in waiting:
+                yield first, future.result
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _summary(sizes, failed, skipped, passed_over, seconds) -> str:
@@ -261,6 +289,24 @@ def model_options(command):
     ):  # fmt: skip
         with_model = option(with_model)
     return with_model
+
+
+def workers_option(command):
+    """``--workers``, for the commands that go through folders."""
+    return click.option(
+        "--workers", type=click.IntRange(min=1), metavar="N",
+        help="Files at work at a time, with one thread each unless --threads says more. [one for each core]",
+    )(command)  # fmt: skip
+
+
+def share(workers, threads, jobs):
+    """``(workers, threads of each)`` for so many jobs: with one thread each, cores do not wait for each other."""
+    if jobs < 2:
+        return 1, threads
+    if workers is None:
+        workers = max(1, cores() // (threads or 1))
+    workers = min(workers, jobs)
+    return workers, threads or (1 if workers > 1 else None)
 
 
 def coder_options(command):

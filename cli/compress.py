@@ -7,7 +7,7 @@ import click
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
 
-from .common import coder_options, limit_option, model_options, run
+from .common import coder_options, limit_option, model_options, run, share, workers_option
 from .files import (
     COMPRESSED_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -37,10 +37,11 @@ from .targets import quality_options, target_among
 @keeping_options
 @model_options
 @limit_option
+@workers_option
 @coder_options
 def compress(
     inputs, output, quality, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, effort, keeping,
-    all_frames, model, max_pixels, device, threads, **targets,
+    all_frames, model, max_pixels, workers, device, threads, **targets,
 ):  # fmt: skip
     """Compress pictures.
 
@@ -67,6 +68,7 @@ def compress(
     if dry_run:
         run(jobs, announced, verb="planning", as_json=as_json)
         return
+    workers, threads = share(workers, threads, len(jobs.jobs))
     coder = None
 
     def load():
@@ -111,4 +113,4 @@ def compress(
         }  # fmt: skip
         return f"{job} -> {place}: {len(data):,} bytes, {bpp:.3f} bpp{found}", size, len(data), facts
 
-    run(jobs, work, verb="compressing", as_json=as_json, prepare=load)
+    run(jobs, work, verb="compressing", as_json=as_json, prepare=load, workers=workers)

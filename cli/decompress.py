@@ -1,6 +1,7 @@
 """``codec decompress``: compressed files back to pictures."""
 
 import functools
+import threading
 import time
 
 import click
@@ -8,7 +9,7 @@ import click
 from codec import bitstream
 from codec.errors import CodecError
 
-from .common import Failure, coder_options, limit_option, run
+from .common import Failure, coder_options, limit_option, run, share, workers_option
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, announced, batch_options, plan
 from .pictures import remark, writing_options
 from .progress import is_quiet, is_verbose
@@ -53,10 +54,11 @@ SCALES = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 @click.option("--salvage", is_flag=True, help="Of damaged files, decode what is intact; the rest is grey, and named.")
 @writing_options
 @limit_option
+@workers_option
 @coder_options
 def decompress(
     inputs, output, extension, suffix, force, skip_existing, recursive, dry_run, keep_times, as_json, model, max_pixels,
-    device, threads, writing, depth, region, scale, salvage,
+    workers, device, threads, writing, depth, region, scale, salvage,
 ):  # fmt: skip
     """Decompress files to pictures.
 
@@ -95,11 +97,18 @@ def decompress(
         run(jobs, announced, verb="planning", as_json=as_json)
         return
 
+    workers, threads = share(workers, threads, len(jobs.jobs))
+    loading = threading.Lock()
+
     @functools.cache
-    def coder():
+    def load():
         from codec import Codec
 
         return Codec(model, device=device, threads=threads, max_pixels=max_pixels)
+
+    def coder():
+        with loading:
+            return load()
 
     def work(job):
         job.check()
@@ -127,7 +136,7 @@ def decompress(
         }  # fmt: skip
         return f"{job} -> {place}: {width} x {height}{found}", job.source.bytes, len(picture), facts
 
-    run(jobs, work, verb="decompressing", as_json=as_json)
+    run(jobs, work, verb="decompressing", as_json=as_json, workers=workers)
 
 
 def _names(formats) -> str:

@@ -291,11 +291,11 @@ print(json.dumps(found))
     # Less than the 4.5 MB of the picture's pixels alone. In a process that has never had memory for such a picture.
     decode = """
 os.rename(".small", "small")
-run("decompress", "small", "--threads", 1, "-o", "out")
+run("decompress", "small", "--workers", 1, "-o", "out")
 found = []
 for megabytes in (1, 3):
     for name in os.listdir("out"): os.unlink("out/" + name)
-    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", "--threads", 1)
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", "--workers", 1)
     found.append([*result, sorted(os.listdir("out"))])
 print(json.dumps(found))
 """
@@ -304,7 +304,7 @@ print(json.dumps(found))
         if result is None:
             pytest.skip("memory is counted in /proc")
         for status, output, files in result:
-            lines = without_warning(output).splitlines()
+            lines = [text for text in without_warning(output).splitlines() if "larger than the picture" not in text]
             assert status == 1 and lines[0].startswith("codec: "), output
             assert f"{a}: not enough memory for 1.5 megapixels" in lines[0]
             assert arrow in lines[1] and files == [made]

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, shell, succeed, without_warning
+from test_cli import fail, run, shell, succeed, without_warning
 
 import codec
 from cli import progress
-from cli.common import Progress
+from cli.common import Progress, share
 from codec import bitstream
+from codec.threads import cores
 from codec.weights import list_models
 
 
@@ -296,3 +297,24 @@ def test_the_manual_holds_every_command_and_option():
     if groff.returncode == 0:
         command = ["groff", "-man", "-Tutf8", "-ww", "-z"]
         assert subprocess.run(command, input=page, capture_output=True, text=True, check=False).stderr == ""
+
+
+# --- Several at a time -------------------------------------------------------------------------------------------------
+
+
+def test_files_at_work_at_a_time_change_neither_bytes_nor_order(tree):
+    (tree / "in" / "broken.png").write_bytes(b"no picture")
+    said, found = [], []
+    for workers in (1, 3):
+        result = run("compress", "in", "--recursive", "-o", f"out{workers}", "--workers", workers, "--json")
+        assert result.exit_code == 1 and "broken.png" in result.output
+        said.append([json.loads(text)["input"] for text in result.output.splitlines() if text.startswith("{")])
+        found.append({path.name: path.read_bytes() for path in Path(f"out{workers}").rglob("*.bin")})
+    assert said[0] == said[1] and len(said[0]) == 5 and found[0] == found[1] and len(found[0]) == 4
+    succeed("decompress", "out3", "--recursive", "-o", "back", "--workers", "3", "--quiet")
+    assert len(list(Path("back").rglob("*.png"))) == 4
+
+
+def test_workers_share_cores_and_threads():
+    assert share(None, None, 1) == (1, None) and share(4, None, 3) == (3, 1) and share(1, None, 9) == (1, None)
+    assert share(2, 3, 9) == (2, 3) and share(None, None, 9)[1] in (1, None) and share(None, cores(), 9) == (1, cores())
