@@ -3,6 +3,7 @@
 Every command has ``--quiet`` and ``--verbose``; what they say is kept in the context of click (:func:`speech_options`).
 """
 
+import _thread
 import contextlib
 import io
 import sys
@@ -63,19 +64,22 @@ def on_terminal() -> bool:
 @contextlib.contextmanager
 def every(seconds, action):
     """Call ``action()`` so often, in a thread of its own, while the block runs."""
-    stop = threading.Event()
+    stop, still = threading.Event(), threading.Lock()
 
     def work():
         while not stop.wait(seconds):
-            action()
+            with still:
+                if not stop.is_set():
+                    action()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    # Not a threading.Thread, whose start waits for ever for one that memory does not suffice for.
+    with contextlib.suppress(RuntimeError, MemoryError):
+        _thread.start_new_thread(work, ())
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        with still:
+            stop.set()
 
 
 @contextlib.contextmanager
