@@ -1,5 +1,6 @@
 """The story, top to bottom: a picture becomes bytes, bytes become a picture."""
 
+import collections
 import contextlib
 import copy
 import functools
@@ -8,7 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -266,14 +267,17 @@ class Codec:
         file, remarks = image_io.encode_picture(picture, extension, name, writing)
         return file, size, remarks
 
-    def compress_batch(self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
+    def compress_batch(
+        self, images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", workers=1, **options
+    ):
         """A list of files' bytes, each the same as :meth:`compress` gives.
 
         Args:
-            images: an iterable of pictures, as :meth:`compress` takes them; asked for the next one when the one before
-                has been read, so that two are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
+            images: an iterable of pictures, as :meth:`compress` takes them; the next one is read while those before are
+                coded, so that ``workers + 1`` are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
             quality, exif, effort, options: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
+            workers: pictures that are coded at a time. As many as there are cores pay for a Codec with ``threads=1``.
 
         Raises:
             TypeError: a single picture or its name in the place of several.
@@ -281,39 +285,38 @@ class Codec:
         _check_batch("compress", images, on_error)
         how = self._how(quality, exif, effort, options)
 
-        def read(image):
-            image = _readable(image)
-            return self._read(image.copy() if isinstance(image, np.ndarray) else image, how.keeping)
-
-        def finish(reading):
-            return self._compress(reading.result(), how)
-
-        done, before = [], None
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        def reading(images):
             for image in images:
-                reading = pool.submit(read, image)
-                if before is not None:
-                    done.append(_outcome(on_error, finish, before))  # while the next one is read
-                wait([reading])  # the iterable may make the next picture in the memory of this one
-                before = reading
-            if before is not None:
-                done.append(_outcome(on_error, finish, before))
-        return done
+                image = _readable(image)
+                # The iterable may make the next picture in the memory of this one.
+                image = image.copy() if isinstance(image, np.ndarray) else image
+                try:
+                    yield self._read(image, how.keeping)
+                except CodecError as error:
+                    yield error
 
-    def decompress_batch(self, files, *, on_error="raise", as_array=False):
+        def finish(picture):
+            if isinstance(picture, CodecError):
+                raise picture
+            return self._compress(picture, how)
+
+        return _batch(reading(images), functools.partial(_outcome, on_error, finish), workers)
+
+    def decompress_batch(self, files, *, on_error="raise", as_array=False, workers=1):
         """A list of PIL.Images, each the same as :meth:`decompress` gives.
 
         Args:
             files: an iterable of files, as :meth:`decompress` takes them, asked for one at a time.
             as_array: as for :meth:`decompress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a file that has failed.
+            workers: as for :meth:`compress_batch`.
 
         Raises:
             TypeError: a single file or its name in the place of several.
         """
         _check_batch("decompress", files, on_error)
-        work = functools.partial(self.decompress, as_array=as_array)
-        return [_outcome(on_error, work, data) for data in files]
+        work = functools.partial(_outcome, on_error, functools.partial(self.decompress, as_array=as_array))
+        return _batch(files, work, workers)
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
@@ -546,6 +549,30 @@ def _outcome(on_error, work, *arguments):
         return error.with_traceback(None)
 
 
+def _batch(items, work, workers):
+    """``[work(item) for item in items]``, up to ``workers`` of them at a time, while the next item is asked for."""
+    done, waiting = [], collections.deque()
+    with ThreadPoolExecutor(checked_workers(workers)) as pool:
+        try:
+            for item in items:
+                if len(waiting) == workers:
+                    done.append(waiting.popleft().result())
+                waiting.append(pool.submit(work, item))
+                del item  # or it would be held while the next one is made
+            while waiting:
+                done.append(waiting.popleft().result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return done
+
+
+def checked_workers(workers):
+    """A number of workers; ValueError for less than one."""
+    if workers != int(workers) or workers < 1:
+        raise ValueError(f"workers is {workers}; it must be a whole number from 1 on")
+    return int(workers)
+
+
 def _check_batch(verb, items, on_error):
     single = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(items, "read")
     if single or getattr(items, "ndim", 4) < 4 or not hasattr(items, "__iter__"):
@@ -593,11 +620,13 @@ def verify(data):
     _shared().verify(data)
 
 
-def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", **options):
+def compress_batch(images, quality=50.0, *, exif=None, effort=EFFORT_MAX, on_error="raise", workers=1, **options):
     """See :meth:`Codec.compress_batch`."""
-    return _shared().compress_batch(images, quality, exif=exif, effort=effort, on_error=on_error, **options)
+    return _shared().compress_batch(
+        images, quality, exif=exif, effort=effort, on_error=on_error, workers=workers, **options
+    )
 
 
-def decompress_batch(files, *, on_error="raise", as_array=False):
+def decompress_batch(files, *, on_error="raise", as_array=False, workers=1):
     """See :meth:`Codec.decompress_batch`."""
-    return _shared().decompress_batch(files, on_error=on_error, as_array=as_array)
+    return _shared().decompress_batch(files, on_error=on_error, as_array=as_array, workers=workers)

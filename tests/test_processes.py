@@ -325,6 +325,20 @@ def test_one_bad_picture_costs_the_batch_or_itself(coder, picture, wanted, tmp_p
         coder.compress_batch([picture], on_error="ignore")
 
 
+def test_several_at_a_time_are_the_same_in_the_same_order(coder, picture, wanted):
+    images = [picture, np.rot90(picture), picture[:40], picture]
+    files = coder.compress_batch(iter(images), QUALITY)
+    assert coder.compress_batch(iter(images), QUALITY, workers=3) == files and files[0] == files[3] != files[1]
+    alone = coder.decompress_batch(files, as_array=True)
+    for one, other in zip(alone, coder.decompress_batch(files, as_array=True, workers=3), strict=True):
+        assert np.array_equal(one, other)
+    errors = coder.decompress_batch([b"a", files[0], b"b"], on_error="return", workers=2)
+    assert [isinstance(each, codec.BitstreamError) for each in errors] == [True, False, True]
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="workers"):
+            coder.compress_batch([picture], workers=wrong)
+
+
 def test_mistakes_of_the_program_are_no_outcome(coder, picture):
     def broken():
         yield picture
