@@ -71,6 +71,8 @@ def main():
     parser.add_argument("pictures", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.rounds * len(arguments.pictures) < 2:
+        parser.error("quartiles need two rounds or two pictures at least")
     old = Version(arguments.old_checkout, arguments.old_python)
     new = Version(arguments.new_checkout, arguments.new_python)
     target = statistics.mean(old(QUALITY, path)[0] for path in arguments.pictures)

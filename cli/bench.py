@@ -54,7 +54,10 @@ class Sizes(click.ParamType):
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), metavar="N",
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time; - prints them in place of tables.")
+@click.option(
+    "--json", "json_file", metavar="FILE",
+    help="Write conditions, figures and every single time; - prints them in place of tables.",
+)  # fmt: skip
 @model_options
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
 def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):

@@ -394,6 +394,35 @@ def test_the_first_batch_sets_entries_but_the_one_that_is_held_at_zero():
         assert {tuple(e) for e in found.tolist()} == {tuple(v) for v in own[:3].tolist()}
 
 
+def test_only_the_proportions_of_weights_count():
+    vectors, weight = latents(3, 60, 2), torch.rand(3, 60, generator=torch.Generator().manual_seed(3))
+    books = []
+    for factor in (1.0, 1e-4, 1e4):
+        books.append(groups())
+        step(books[-1], vectors, factor * weight)
+    for book in books[1:]:
+        torch.testing.assert_close(book.state_dict(), books[0].state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_an_entry_whose_share_has_faded_away_stays_where_it_is():
+    book = groups()
+    shares = torch.full((3, 8), 1 / 7)
+    shares[:, 5] = 0
+    entries = latents(3, 8, 2, seed=2)
+    entries[:, 5] = 50.0
+    book.load(entries, shares)
+    step(book, latents(3, 60, 2))
+    assert book.entries[:, 5].eq(50).all() and not torch.equal(book.entries[:, 4], entries[:, 4])
+    before = book.entries.clone()
+    step(book, latents(3, 60, 2), torch.zeros(3, 60))  # nobody counts
+    assert torch.equal(book.entries, before)
+
+
+def test_random_codebooks_have_vectors_of_length_one():
+    for drawn in (SimVQ(4000, 16).basis, CategoricalQuantiser(4000, 16).codebook):
+        assert drawn.square().sum(1).mean().item() == pytest.approx(1, rel=0.05)
+
+
 # --- Codebooks side by side ----------------------------------------------------------------------------------------
 
 

@@ -267,7 +267,7 @@ def test_too_little_memory_costs_a_picture_and_not_the_run(root, tmp_path):
     Image.fromarray(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]])).save(tmp_path / "a.png", compress_level=1)
     (tmp_path / "small").mkdir()
     for path in ("b.png", "small/b.png", "small/c.png"):
-        Image.fromarray(ramp[:64, :64]).save(tmp_path / path)
+        Image.fromarray(ramp[:64, :64]).save(tmp_path / path, compress_level=0)  # or the result is said to be larger
     used = f"""
 os.chdir({str(tmp_path)!r})
 def used():
@@ -277,7 +277,7 @@ if not os.path.exists("/proc/self/statm"):
 """
     # Small ones first, so that the model and the stacks of threads are there.
     code = """
-run("compress", "small", "--threads", 2)
+run("compress", "small", "--threads", 2, "--fallback", "never")
 os.rename("small", ".small")
 found = []
 for megabytes in (16, 30):
@@ -285,7 +285,7 @@ for megabytes in (16, 30):
         if os.path.exists(name): os.unlink(name)
     result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2, "--fallback", "never")
     found.append([*result, sorted(name for name in os.listdir() if name.endswith(".bin"))])
-run("compress", "a.png", "--quality", 0)
+run("compress", "a.png", "--quality", 0, "--fallback", "never")
 print(json.dumps(found))
 """
     # Less than the 4.5 MB of the picture's pixels alone. In a process that has never had memory for such a picture.

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from codec import quantise
-from codec.quantise import add_uniform_noise, quantise_weights, requantise_ste, round_half_up, round_ste, straight_through
+from codec.quantise import add_uniform_noise, quantise_weights, reference, requantise_ste, round_half_up, round_ste
+from codec.quantise import straight_through
 
 
 def test_halves_are_rounded_upwards():
@@ -38,6 +39,14 @@ def test_noise_is_uniform_reproducible_and_differentiable():
     assert abs(noisy.mean().item()) < 0.01 and abs(noisy.var().item() - 1 / 12) < 0.002
     noisy.sum().backward()
     assert x.grad.eq(1).all()
+
+
+def test_averages_of_the_reference_by_hand():
+    codebook, counts, sums = np.array([[1.0], [5.0], [9.0]]), np.array([1.0, 0.5, 0.0]), np.array([[1.0], [2.5], [0.0]])
+    z = np.array([[3.0], [2.0]])
+    found, counts, sums = reference.ema_update(codebook, counts, sums, z, np.array([0, 0]), decay=0.75)
+    assert counts.tolist() == [1.25, 0.375, 0] and sums.tolist() == [[2], [1.875], [0]]
+    assert found.tolist() == [[1.6], [5], [9]]  # the last one has never been chosen, and stays
 
 
 def test_requantise_matches_its_formula_in_float64():
@@ -95,6 +104,8 @@ def test_requantise_gradients_are_by_the_definition_inside_and_outside(activatio
         to_bias = slope.sum((2, 3))
         torch.testing.assert_close(bias.grad, to_bias.sum(0, keepdim=True) if shared else to_bias)
         if not frozen:
+            (alone,) = torch.autograd.grad(requantise_ste(total, ratio, bias.detach(), low, high, activation), ratio, g)
+            torch.testing.assert_close(alone, ratio.grad)
             torch.testing.assert_close(ratio.grad, (slope * total.detach()).sum((0, 2, 3)))
 
 

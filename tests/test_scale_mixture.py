@@ -91,6 +91,18 @@ def test_bits_and_their_gradients_are_compressais(mixture, masked):
         torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-3)
 
 
+def test_scales_below_the_bound_count_as_the_bound():
+    """Deviations of 0.11 and less: the rest of a symbol beyond its cell is the same for all."""
+    mixture = ScaleMixture(passes=1)
+    with torch.no_grad():
+        mixture.log_ratio.zero_()
+    residual = torch.tensor([[[0.0, 0.4, 0.7]]])
+    least, smaller = (mixture.bits(residual, torch.full((1, 1, 3), scale)) for scale in (0.11, 0.01))
+    probability = [0.5 * (math.erf((r + 0.5) / 0.11 / 2**0.5) - math.erf((r - 0.5) / 0.11 / 2**0.5)) for r in (0, 0.4, 0.7)]
+    assert least.item() == pytest.approx(-sum(map(math.log2, probability)), rel=1e-3)
+    torch.testing.assert_close(smaller, least)
+
+
 def test_scales_below_the_bound_pass_only_gradients_that_raise_them():
     mixture = ScaleMixture(passes=1)
     scales = torch.full((1, 1, 2), 0.02, requires_grad=True)

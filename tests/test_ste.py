@@ -144,6 +144,17 @@ def test_a_common_offset_does_not_change_the_nearest_entry(offset, dtype):
         assert torch.equal(ste.nearest(z, codebook), found)
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1e-2, 30.0])
+def test_an_offset_costs_nothing_whatever_the_spread(spread):
+    """Entries around 100 that differ in the third decimal: squares around 30 000 would hold no more than that."""
+    generator = seeded()
+    codebook = 100 + spread * torch.randn(32, 3, generator=generator)
+    z = 100 + spread * torch.randn(500, 3, generator=generator)
+    distances = (z.double()[:, None] - codebook.double()).square().sum(-1)
+    chosen = distances.gather(1, ste.nearest(z, codebook)[:, None])[:, 0]
+    assert ((chosen - distances.amin(1)) <= 1e-4 * distances.amin(1) + 1e-9 * spread**2).all()
+
+
 def test_dimensions_that_do_not_vary_do_not_disturb_the_search():
     z, codebook = torch.tensor([[1e6, 0.1], [1e6, 0.9]]), torch.tensor([[1e6, 0.0], [1e6, 1.0]])
     assert ste.nearest(z, codebook).tolist() == [0, 1]
@@ -304,6 +315,8 @@ def test_the_rotation_trick_is_the_rotation_in_the_plane_of_both():
     assert torch.equal(found, z_q)
     found.backward(g)
     assert z_q.grad is None
+    (nested,) = torch.autograd.grad(ste.rotation_trick(z.view(4, 5, 5), z_q.view(4, 5, 5)), z, g.view(4, 5, 5))
+    torch.testing.assert_close(nested, z.grad)
     for i in range(20):
         matrix = rotation(z[i].detach(), z_q[i].detach())
         torch.testing.assert_close(matrix @ z[i].detach(), z_q[i].detach())

@@ -13,6 +13,7 @@ from codec import latents
 from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.model import Model
+from codec.nn.dct import coarse_deviation
 from codec.quantise import commit_codebooks, discard_codebooks
 from codec.training import loop
 from codec.training.config import TrainingConfig
@@ -172,6 +173,22 @@ def test_bits_are_those_of_a_prior_that_grows_with_the_length_of_a_codeword():
         weights = torch.exp(made.log_prior[0] + (offset - 2) * length)
         wanted = -torch.log2(weights / weights.sum(1, keepdim=True)).gather(1, index)
         torch.testing.assert_close(found, wanted)
+
+
+def test_the_first_batch_sets_the_codewords_of_every_stage():
+    """At vectors of those who learn, in the unit of each codebook; the second stage at what the first leaves over."""
+    size = torch.tensor([[1.0, 0.5, 0.25], [0.5, 0.25, 0.125]])
+    made, vectors = Level(3, 2, 8, 4, size), draw(3, 50, 4, seed=9)
+    near = torch.zeros(2, 3, 50, dtype=torch.bool)
+    near[:, :, :20] = True
+    run(made, vectors, near=near)
+    rest = vectors
+    for book, unit in zip(made.books, size[..., None, None]):
+        codewords = book.current() * unit
+        assert codewords[:, 0].eq(0).all()
+        assert (codewords[:, 1:, None] - rest[:, None, :20]).abs().amax(3).amin(2).max() < 1e-6
+        nearest = (rest[:, :, None] - codewords[:, None]).square().sum(3).argmin(2)
+        rest = rest - codewords.gather(1, nearest[..., None].expand(-1, -1, 4))
 
 
 def test_codewords_that_nobody_chooses_are_restarted_late():
@@ -343,6 +360,51 @@ def test_what_the_upper_level_is_to_learn(seed):
     held = (z - z_hat).square().flatten(1).sum(1) / 4
     torch.testing.assert_close(figures["extra_bpp"], (held + saved) / (128 * 64))
     torch.testing.assert_close(figures["mse"], 65025 * seen["y_hat"].mean((1, 2, 3)).square())
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_codebooks_begin_at_the_scale_of_what_is_left_for_them(kind):
+    """Powers of two, near the root mean square of their group, and half of it for each stage."""
+    model = TrainableVectorModel(CONFIGS[kind])
+    rms = coarse_deviation(VQ_CONFIG.M).square().view(-1, VQ_CONFIG.code_dim).mean(1).sqrt()
+    for stage, size in enumerate(model.lower.size):
+        assert torch.equal(size.log2(), size.log2().round())
+        assert (size / (rms / 2**stage)).log2().abs().max() <= 0.5001
+
+
+def test_the_upper_level_s_codewords_learn_by_their_loss_too():
+    model, z = TrainableVectorModel(CONFIGS["hvq"], "loss"), 4 * draw(2, CONFIG.N, 2, 1)
+    for book in model.upper.books:
+        book.load(4 * draw(*book.entries.shape, seed=1))
+    z_hat, _, held = model._upper(z, None)
+    vectors = z.view(2, -1, VQ_CONFIG.code_dim, 2)
+    codewords = model.upper.codebooks[0].detach()
+    nearest = (vectors[:, :, None] - codewords[..., None]).square().sum(3)  # (B, G, K, h w)
+    error = nearest.amin(2)
+    # By squared error and bits, half a unit for each of the 4 that 16 codewords cost: the same for all.
+    wanted = 0.25 * (z - z_hat).square().flatten(1).sum(1) + error.flatten(1).sum(1)
+    torch.testing.assert_close(held, wanted)
+
+
+def test_a_pair_that_gains_nothing_is_never_used():
+    model = TrainableVectorModel(VQ_CONFIG)
+    model.lower.gained[1:, 2] = 0.0
+    first = model.first_quality()
+    assert first[1:, 2].eq(200).all() and (first[0] <= 200).all()
+    assert model.export_tensors()["entropy.vq.first_quality"][1, 2] == 20000
+
+
+def test_tables_of_a_weights_file():
+    made = level()
+    with torch.no_grad():
+        made.log_prior.copy_(draw(2, 3, 8, seed=4))
+    tensors = made.export_tensors(torch.zeros(2, 3))
+    bits = -torch.log2(torch.softmax(made.log_prior, 2))
+    torch.testing.assert_close(tensors["bits"].float(), bits, rtol=1e-3, atol=1e-3)
+    counts = (tensors["frequencies"].int() & 0xFFFF) + 1
+    assert counts.sum(-1).eq(65536).all() and counts[..., -1].lt(10).all()  # what never comes costs next to nothing
+    share = torch.softmax(made.log_prior, 2)[:, :, None].expand(-1, -1, counts.shape[2], -1)
+    torch.testing.assert_close(counts[..., :-1] / 65536, share, rtol=0, atol=2e-4)  # no sharpness yet
 
 
 def test_the_divergence_is_the_rate_of_a_discrete_vae():

@@ -108,6 +108,22 @@ def test_a_channel_of_zeros_stays_finite():
         assert grad.isfinite().all()
 
 
+def test_signs_have_a_gradient_up_to_the_step_and_no_further():
+    weight = torch.tensor([[0.49, 0.5, 0.51, -0.55, -1.0]], requires_grad=True)
+    integers, step = weights.binary_weights(weight, torch.tensor([0.5]).log())
+    (integers * step).sum().backward()
+    assert weight.grad.tolist() == [[1, 1, 0, 0, 0]]
+    wide = torch.tensor([[0.99, 1.0, 1.01, -1.5, 0.0]], requires_grad=True)
+    (through,) = torch.autograd.grad(weights.xnor_weights(wide)[0].sum(), wide)
+    assert through.tolist() == [[1, 1, 0, 0, 1]]
+
+
+def test_a_single_large_weight_is_its_own_step():
+    for sign in (1.0, -1.0):
+        integers, step = weights.ternary_weights(sign * torch.tensor([[5.0, 0.1, -0.1, 0.1], [0.1, 0.0, -4.0, 0.2]]))
+        assert (sign * integers).tolist() == [[1, 0, 0, 0], [0, 0, -1, 0]] and step.flatten().tolist() == [5, 4]
+
+
 def test_least_steps_are_those_of_a_channel_of_zeros():
     weight = torch.zeros(2, 4)
     assert initial_log_step(weight, 7).exp().tolist() == pytest.approx(2 * [1e-6 / 7])

@@ -254,7 +254,7 @@ def _centre(codebook):
     spread = (codebook - median).abs().median(1, keepdim=True).values
     unit = torch.exp2(torch.ceil(torch.log2(spread)))
     centre = unit * torch.round(median / unit)
-    return torch.where(centre.isfinite() & (spread > 0), centre, median)
+    return torch.where(centre.isfinite(), centre, median)  # of no spread: not a number
 
 
 def nearest_ste(z, codebook):
