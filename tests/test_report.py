@@ -344,6 +344,10 @@ def test_the_csv_holds_every_figure(results):
     assert values(what="bd_rate", against="jpeg", range="overall", picture="", figure="psnr_db") == pytest.approx([-20])
     assert values(what="bd_rate", against="jpeg", picture="b.png") == pytest.approx([-20])
     assert len(values(what="bd_psnr", against="jpeg")) == 3
+    results["bd_rate"]["jpeg"]["by_metric"] = {"psnr_y": {"percent": -30.0}}
+    results["bd_rate"]["jpeg"]["by_metric_interval"] = {"psnr_y": [-35.0, -25.0]}
+    *_, luma = (line for line in csv.DictReader(io.StringIO(report.as_csv(results))) if line["figure"] == "psnr_y_db")
+    assert (luma["value"], luma["low"], luma["high"]) == ("-30.0", "-35.0", "-25.0")
 
 
 # The page ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import statistics
 from ..errors import CodecError, ImageError
 from . import pages, published, words
 from .bd_rate import bd_rate
-from .metrics import ms_ssim_db
+from .metrics import METRICS, ms_ssim_db
 from .rate_distortion import BANDS
 
 TITLE = "Image codec evaluation"
@@ -182,7 +182,8 @@ def as_csv(results):
             difference("bd_rate", rival, figure and figure["percent"], spread, range=band, figure="psnr_db")
         for key, figure in found.get("by_metric", {}).items():
             spread = found.get("by_metric_interval", {}).get(key)
-            difference("bd_rate", rival, figure and figure["percent"], spread, range="overall", figure=key)
+            column = METRICS[key].column if key in METRICS else key
+            difference("bd_rate", rival, figure and figure["percent"], spread, range="overall", figure=column)
         for band, figure in found.get("bd_psnr", {}).items():
             spread = found.get("db_interval", {}).get(band)
             difference("bd_psnr", rival, figure and figure["db"], spread, range=band, figure="psnr_db")
