@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from . import bitstream, metadata
 from .errors import BitstreamError, CodecError
 
-FORMAT = "CODEC"
+FORMAT = "LQC"
 EXTENSIONS = [".bin", ".lqc"]
 _INFO = ("exif", "xmp", "icc_profile", "dpi")  # options that take the place of what the image's ``info`` holds
 OPTIONS = (

@@ -49,7 +49,7 @@ def decoded(monkeypatch):
 def test_open_tells_size_mode_and_quality_from_the_header(decoded, grey, alpha):
     data = pack(container(grey=grey, alpha=alpha, tiles=(Tile(bytes(5000), 1, 0),)))
     with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "CODEC"
+        assert image.format == "LQC"
         assert image.size == (300, 200)
         assert image.mode == ("L" if grey else "RGB") + ("A" if alpha else "")
         assert image.info == {"quality": 42.5, "model_id": "0123abcd" * 2}
@@ -85,8 +85,8 @@ def test_the_mime_type_is_known():
 
 
 def test_extension_belongs_to_the_format():
-    assert Image.registered_extensions()[".bin"] == Image.registered_extensions()[".lqc"] == "CODEC"
-    assert Image.MIME["CODEC"] == "image/x-lqc"
+    assert Image.registered_extensions()[".bin"] == Image.registered_extensions()[".lqc"] == "LQC"
+    assert Image.MIME["LQC"] == "image/x-lqc"
 
 
 # --- Pixels later -------------------------------------------------------------------------------------------
@@ -207,9 +207,9 @@ def test_save_keeps_exif_only_where_it_is_given(compressed):
     exif[ExifTags.Base.Artist] = "Ada"
     image = Image.new("RGB", (300, 200))
     image.info["exif"] = exif.tobytes()
-    image.save(io.BytesIO(), "CODEC")
+    image.save(io.BytesIO(), "LQC")
     for given in (exif, exif.tobytes()):
-        image.save(io.BytesIO(), "CODEC", exif=given, icc_profile=b"profile")
+        image.save(io.BytesIO(), "LQC", exif=given, icc_profile=b"profile")
         seen, _, strip = compressed[-1]
         assert not strip and seen.getexif()[ExifTags.Base.Artist] == "Ada"
         assert seen.info["icc_profile"] == b"profile"
@@ -229,7 +229,7 @@ def test_save_reports_failures_as_oserror_and_leaves_no_file(tmp_path, monkeypat
 
 @pytest.mark.parametrize("option", ["save_al", "progressive", "optimize"])
 def test_save_refuses_what_it_does_not_know(tmp_path, compressed, option):
-    with pytest.raises(TypeError, match=f"CODEC has no option '{option}'; there are quality, effort"):
+    with pytest.raises(TypeError, match=f"LQC has no option '{option}'; there are quality, effort"):
         Image.new("RGB", (300, 200)).save(tmp_path / "picture.bin", **{option: True})
     assert not compressed and not list(tmp_path.iterdir())
 
@@ -298,7 +298,7 @@ def test_a_turned_picture_is_saved_upright_whatever_exif_is_given(photo, options
     image = turned(photo)
     before = dict(image.getexif())
     file = io.BytesIO()
-    image.save(file, "CODEC", quality=60, **options)
+    image.save(file, "LQC", quality=60, **options)
     back = Image.open(file)
     wanted, given = photo, options.get("exif")
     if isinstance(given, Image.Exif) and given.get(ExifTags.Base.Orientation) == 1:
@@ -332,7 +332,7 @@ def test_verify_notices_damage_anywhere_and_nothing_else(photo):
     image = Image.fromarray(photo)
     image.putalpha(Image.linear_gradient("L").resize(image.size))
     file = io.BytesIO()
-    image.save(file, "CODEC", quality=40)
+    image.save(file, "LQC", quality=40)
     data = file.getvalue()
     Image.open(io.BytesIO(data)).verify()
     for place in (20, len(data) // 8, len(data) // 2, len(data) - 40, len(data) - 1):
