@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
 
-.PHONY: help demo man test test-light wheel clean
+.PHONY: help demo docs man test test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make man     write the manual page, build/codec.1"
+	@echo "make docs    build the reference of the Python interface from its docstrings, build/reference/index.html"
 	@echo "make clean   remove what was built; the environment in $(VENV) stays"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new environment"
 
@@ -57,6 +58,17 @@ wheel: $(LIGHT)
 man: $(LIGHT)
 	mkdir -p build
 	$(BIN)/codec man > build/codec.1
+
+# What a program may import without PyTorch. pdoc comes with the extra "docs"; building asks nothing of the network.
+DOCUMENTED := codec $(addprefix codec.,api errors quality targets image_io bitstream weights pillow_plugin view desktop) \
+    codec.evaluation $(addprefix codec.evaluation.,run rate_distortion report words anchors metrics bd_rate)
+
+$(VENV)/.installed-docs: pyproject.toml | $(LIGHT)
+	$(BIN)/python -m pip install -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m pdoc --docformat google --output-directory build/reference $(DOCUMENTED)
 
 clean:
 	rm -rf build dist demo_output .pytest_cache *.egg-info

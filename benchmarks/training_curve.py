@@ -1,6 +1,6 @@
 """Validation loss over training time, from the table of a model's card.
 
-    python benchmarks/training_curve.py models/ID/CARD.md --output docs/training_curve.png
+    python benchmarks/training_curve.py models/ID/CARD.md --output docs/experiments/training_curve.png
 
 The table's rows begin with run, step, minutes and loss. Each run counts minutes from its own beginning; the curves
 stand one after the other.

@@ -54,7 +54,10 @@ class Sizes(click.ParamType):
     "--max-minutes", type=click.FloatRange(min=0, min_open=True), metavar="N",
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, figures and every single time; - prints them in place of tables.")
+@click.option(
+    "--json", "json_file", metavar="FILE",
+    help="Write conditions, figures and every single time; - prints them in place of tables.",
+)  # fmt: skip
 @model_options
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
 def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):
@@ -68,7 +71,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     that it took twice as long. In brackets: between which values half of the rounds lie. Others code at the quality
     whose file of the first picture is nearest to ours without being larger.
 
-    Prints Markdown. docs/performance.md explains the tables.
+    Prints Markdown. docs/experiments/performance.md explains the tables.
     """
     require("eval", "scipy")
     if json_file not in (None, STREAM):

@@ -35,7 +35,9 @@ MIB = 2**20
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
 @model_options
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
-@click.option("--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables."
+)
 @click.option(
     "--resume", "journal_file", metavar="FILE",
     help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",

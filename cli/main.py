@@ -30,8 +30,10 @@ COMMANDS = {
     "bench": ("bench", "bench"),
     "report": ("report", "report"),
     "compare": ("compare", "compare"),
+    "view": ("view", "view"),
     "study": ("study", "study"),
     "demo": ("demo", "demo"),
+    "desktop": ("desktop", "desktop"),
     "man": ("man", "man"),
 }
 # What decides the bytes or the time, besides ourselves; those that are installed stand in ``codec --version``.
@@ -121,7 +123,7 @@ def _is_distributed(name) -> bool:
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 all was done; 1 something failed, and is named on stderr; 2 the arguments make no sense; "
-    "130 interrupted. docs/command-line.md says more, also on completion in the shell.",
+    "130 interrupted. docs/guide/command-line.md says more, also on completion in the shell.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_versions,

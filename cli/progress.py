@@ -3,6 +3,7 @@
 Every command has ``--quiet`` and ``--verbose``; what they say is kept in the context of click (:func:`speech_options`).
 """
 
+import _thread
 import contextlib
 import io
 import sys
@@ -63,19 +64,22 @@ def on_terminal() -> bool:
 @contextlib.contextmanager
 def every(seconds, action):
     """Call ``action()`` so often, in a thread of its own, while the block runs."""
-    stop = threading.Event()
+    stop, still = threading.Event(), threading.Lock()
 
     def work():
         while not stop.wait(seconds):
-            action()
+            with still:
+                if not stop.is_set():
+                    action()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    # Not a threading.Thread, whose start waits for ever for one that memory does not suffice for.
+    with contextlib.suppress(RuntimeError, MemoryError):
+        _thread.start_new_thread(work, ())
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        with still:
+            stop.set()
 
 
 @contextlib.contextmanager
@@ -90,7 +94,8 @@ def bar(total, unit, desc="", hidden=False):
     hidden, terminal = hidden or is_quiet(), on_terminal()
     started = time.monotonic()
     options = {"desc": desc, "unit": unit, "leave": False, "dynamic_ncols": terminal, "disable": hidden}
-    with tqdm(total=total, file=sys.stderr if terminal else io.StringIO(), mininterval=0.1 if terminal else 1e9, **options) as steps:
+    options |= {"file": sys.stderr, "mininterval": 0.1} if terminal else {"file": io.StringIO(), "mininterval": 1e9}
+    with tqdm(total=total, **options) as steps:
 
         def say():
             what = steps.desc.removesuffix(": ")

@@ -45,7 +45,7 @@ def gradients(output, problem, samples, draws, seed, quick, threads, as_json):
 
     Bias and cosine are relative to the true gradient, variance to its squared length; +- is one standard error. The
     bias comes with an interval of two deviations; one that cannot be told from zero is printed as its upper bound.
-    docs/quantisation.md explains the figures.
+    docs/experiments/quantisation.md explains the figures.
     """
     draws = draws or (512 if quick else 16384)
     if draws < 16 * samples[-1]:
@@ -162,7 +162,7 @@ def dependent(samples, seed, drawing, no_progress, as_json):
     """Measure quantisers against the rate-distortion bound.
 
     Scalar quantisation, the same with decisions that count the bits, and dependent quantisation with 4 and 8 states,
-    of independent Gaussian and Laplacian samples. docs/quantisation.md explains the figures.
+    of independent Gaussian and Laplacian samples. docs/experiments/quantisation.md explains the figures.
     """
     from codec.study import dependent as measurement
 

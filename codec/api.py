@@ -136,8 +136,8 @@ class Codec:
 
     def __reduce__(self):
         model = None if self._any_model else self._folder
-        settings = self.device, self.threads, self.backend, self.max_pixels, self.fallback
-        return _opened, (model, self._tune, self.model_id, *settings)
+        settings = self.device, self.threads, self.backend, self.max_pixels
+        return _opened, (model, self._tune, self.fallback, self.model_id, *settings)
 
     @property
     def model(self):
@@ -556,9 +556,9 @@ def _check_batch(verb, items, on_error):
 
 
 @functools.lru_cache(maxsize=2)  # for those who send a codec with every task
-def _opened(model, tune, model_id, *settings):
+def _opened(model, tune, fallback, model_id, *settings):
     """The Codec that was pickled."""
-    codec = Codec(model, *settings, tune=tune)
+    codec = Codec(model, *settings, tune=tune, fallback=fallback)
     if codec.model_id != model_id:
         raise ModelError(f"the codec was sent here with model {model_id}; what is installed here is {codec.model_id}")
     return codec

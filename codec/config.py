@@ -38,7 +38,8 @@ class ModelConfig:
         synthesis_width8, synthesis_depth8: of g_s at 1/8; 192 wide or more.
         hyper_width: width of h_a.
         entropy_width, context_width: widths of the integer networks: h_s and context features, context trunks.
-        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate (docs/quantisation.md).
+        entropy_bits: of the weights of the integer networks: 8, or fewer at a cost in rate
+            (docs/experiments/quantisation.md).
         activation_bits: of their activations, besides the sign.
         anchors: qualities with gains of their own, spread evenly over 0 to 100.
         lmbda_min, lmbda_max: rate-distortion trade-off at quality 0 and 100; logarithmic in between.

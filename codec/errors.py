@@ -62,7 +62,8 @@ def tensor(tensors, name):
 
 # What libraries say that have no MemoryError: ONNX Runtime, C++, Pillow's decoders and encoders, Python's threads.
 _MEMORY_WORDS = (
-    "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread"
+    "Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "encoder error -9", "start new thread",
+    "failed to map segment",
 )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ _OVERSHOOT = 0.5
 _STRIP_PIXELS = 2**20
 # A block of the smooth fill: fine enough to follow the edge of a mask, coarse enough to be cheap.
 _FILL_BLOCK = 8
+_EITHER_BRANDS = (b"mif1", b"msf1")  # of files that may be HEIF or AVIF
 
 
 @dataclass(frozen=True)
@@ -252,21 +253,22 @@ def to_eight_bits(pixels) -> np.ndarray:
     return small
 
 
-def metadata_of(container) -> tuple[Metadata, bytes | None]:
-    """(metadata, ICC profile) of a bitstream.Container, without decoding pixels; Corrupt where they are damaged."""
-    found, icc = metadata.of_container(container)
-    if not container.stored:
-        return found, icc
+def metadata_of_stored(data, grey=False) -> tuple[Metadata, bytes | None]:
+    """(metadata, ICC profile) of a stored picture file, without decoding pixels; Corrupt where it is damaged.
+
+    Args:
+        grey: of the header of the file that carries it.
+    """
+    bitstream.stored_kind(data)
     try:
         with _one_line_errors("the stored picture"):
-            image, opened, again = _opened(io.BytesIO(container.tiles[0].data), "", Reading())
-        with image:
-            own = _metadata_of(image, opened, again, [])[1]
-            _settle_colours(image, "", opened)
-            icc = icc or _profile_to_keep(image, "L" if container.grey and image.mode in _GREY_MODES else "RGB")
+            image, opened, again = _opened(io.BytesIO(data), "", Reading())
+            with image:
+                found = _metadata_of(image, opened, again, [])[1]
+                _settle_colours(image, "", opened)
+                return found, _profile_to_keep(image, "L" if grey and image.mode in _GREY_MODES else "RGB")
     except ImageError as error:
         raise Corrupt(f"corrupt: {error}") from error
-    return replace(own, **{name: data for name, data in vars(found).items() if data}), icc
 
 
 # --- Reading ------------------------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ def _readers(prefix, name=""):
         Image.init()
     for form, (module, package, starts) in _PLUGINS.items():
         if form not in Image.OPEN and (prefix.startswith(starts) or prefix[4:].startswith(starts)):
-            _load_plugin(form, module, package, name)
+            _load_plugin(form, module, package, name, quietly=prefix[8:12] in _EITHER_BRANDS)
     found = (Image.OPEN[form] for form in READABLE if form in Image.OPEN)
     makers = [make for make, accept in found if accept is not None and accept(prefix[:16]) is True]
     if not makers and os.path.splitext(name)[1].lower() in _TGA_SUFFIXES:
@@ -354,11 +356,11 @@ def _readers(prefix, name=""):
     return makers
 
 
-def _load_plugin(form, module, package, name):
+def _load_plugin(form, module, package, name, quietly=False):
     try:
         plugin = importlib.import_module(module)
     except ImportError:
-        if form == "HEIF" and "AVIF" in Image.OPEN:  # a file of the kind mif1 may be AVIF
+        if quietly:
             return
         raise ImageError(_about(name, f"{form} needs the package {package}: pip install {package}")) from None
     if form == "HEIF":

@@ -87,9 +87,7 @@ class Directories:
 
     def _entry(self, raw, place):
         tag, type_, count = struct.unpack(self.order + "HHI", raw[:8])
-        if type_ not in _SIZES:
-            raise ValueError(f"a value of type {type_}")
-        size = _SIZES[type_] * count
+        size = _SIZES.get(type_, 0) * count  # what is of no known type has no values that could be read
         offset = place + 8 if size <= 4 else self._number(raw[8:])
         return Entry(tag, type_, count, self._at(offset, size), place, offset)
 
@@ -107,7 +105,7 @@ class Directories:
 
     def value(self, entry):
         """The first number of an entry of short or long integers."""
-        return int.from_bytes(entry.data[: _SIZES[entry.type]], "little" if self.order == "<" else "big")
+        return int.from_bytes(entry.data[: _SIZES.get(entry.type, 0)], "little" if self.order == "<" else "big")
 
 
 def orientation(exif) -> int:
@@ -267,7 +265,8 @@ def into_tiff(tiff, metadata) -> bytes:
         directories, _ = _walk(source)
         for tag, entries in directories.items():
             entries = [entry for entry in entries if tag or entry.tag in _DESCRIPTIVE or entry.tag in directories]
-            added[tag] = [_swapped(entry, source.order != target.order) for entry in entries if entry.tag != INTEROP_IFD]
+            entries = [entry for entry in entries if entry.tag != INTEROP_IFD and entry.type in _SIZES]
+            added[tag] = [_swapped(entry, source.order != target.order) for entry in entries]
     for tag, data in ((XMP_TAG, metadata.xmp), (IPTC_TAG, metadata.iptc)):
         if data:
             added[0].append(Entry(tag, 7, len(data), data, 0, 0))

@@ -12,7 +12,6 @@ access to them. ``verify`` checks all checksums, and makes no pixels. Errors are
 
 import contextlib
 import functools
-import io
 from types import SimpleNamespace
 
 from PIL import Image, ImageFile, ImageOps
@@ -49,7 +48,7 @@ class CodecImageFile(ImageFile.ImageFile):
         self.info["quality"] = header.quality / 100
         self.info["model_id"] = header.model_id
         if any(sections.values()):
-            self.info.update(_info(sections))
+            self.info.update(_info(sections, header.grey))
         self.tile = []  # nothing for Pillow's own decoders
         self._waiting = True
 
@@ -104,16 +103,15 @@ class CodecImageFile(ImageFile.ImageFile):
         self.fp = None
 
 
-def _info(sections):
+def _info(sections, grey):
     """What the metadata of a file is called in the ``info`` of an image; what is damaged is left to ``load``."""
     from . import image_io
 
     info = {}
-    with contextlib.suppress(OSError, CodecError):
+    with contextlib.suppress(CodecError):
         if sections["stored"]:
-            with Image.open(io.BytesIO(sections["stored"])) as image:
-                exif = image.info.get("exif", b"").removeprefix(metadata.PREFIX)
-                info = image_io.info_of(image.info.get("icc_profile"), exif and metadata.upright_exif(exif))
+            found, icc = image_io.metadata_of_stored(sections["stored"], grey)
+            info = image_io.info_of(icc, found.exif, found.xmp, found.iptc, found.dpi)
     with contextlib.suppress(CodecError):
         found, icc = metadata.of_container(SimpleNamespace(**sections))
         info |= image_io.info_of(icc, found.exif, found.xmp, found.iptc, found.dpi)

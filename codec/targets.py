@@ -2,12 +2,13 @@
 
 A trial compresses the picture at some quality, and for a fidelity decompresses it too. The logarithm of the size, PSNR
 and SSIMULACRA2 are nearly straight over quality, so that a parabola through the last trials, read backwards, meets them
-after three to five. The answer is the file of one of the trials: what compressing at its quality gives.
+after three to five; where it does not fit, a bracket is closed by straight lines. The answer is the file of one of the trials: what compressing at its quality gives.
 
 The analysis transform has scales of its own for every quality, which is why it runs in each trial.
 """
 
 import functools
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from .quality import QUALITY_MAX, QUALITY_UNIT
 
 TRIALS = 8  # at most
 SMALLEST = 0.99  # share of a size that is filled, at least, where some quality does so
-PSNR_TOLERANCE = 0.1  # dB
-SSIMULACRA2_TOLERANCE = 0.5
+_TOLERANCES = {"psnr": 0.1, "ssimulacra2": 0.5}  # dB, points
 # What a hundredth of quality is worth, for the step from the first trial to the second.
 _SLOPES = {"size": 4.5e-4, "bpp": 4.5e-4, "psnr": 2.3e-3, "ssimulacra2": 8e-3}
 _MARGIN = 0.9  # of a tolerance: other programs may measure a little differently
@@ -148,8 +148,7 @@ def _limit(target, pixels):
 def _meets(target, pixels, reached):
     if target.kind in ("size", "bpp"):
         return SMALLEST * _limit(target, pixels) <= reached <= _limit(target, pixels)
-    tolerance = PSNR_TOLERANCE if target.kind == "psnr" else SSIMULACRA2_TOLERANCE
-    return abs(reached - target.value) <= _MARGIN * tolerance
+    return abs(reached - target.value) <= _MARGIN * _TOLERANCES[target.kind]
 
 
 def _next(target, trials):
@@ -157,23 +156,40 @@ def _next(target, trials):
 
     None where there is none.
     """
-    low = max((trial.quality for trial in trials if trial.distance < 0), default=-1)
-    high = min((trial.quality for trial in trials if trial.distance >= 0), default=QUALITY_MAX + 1)
-    if high - low < 2:
+    low = max((trial for trial in trials if trial.distance < 0), default=None)
+    high = min((trial for trial in trials if trial.distance >= 0), default=None)
+    bottom, top = (-1 if low is None else low.quality), (QUALITY_MAX + 1 if high is None else high.quality)
+    if top - bottom < 2:
         return None
-    last = [trial.distance < 0 for trial in trials[-3:]]
-    if 0 <= low and high <= QUALITY_MAX and len(trials) > 3 and len(set(last)) == 1:
-        return (low + high) // 2  # a curve with a step in it: the parabola creeps
     near = sorted(trials, key=lambda trial: abs(trial.distance))[:3]
-    guess = _at_zero(near)
-    if guess is None:
-        guess = near[0].quality - near[0].distance / _SLOPES[target.kind]
-    return round(min(max(guess, low + 1, 0), high - 1, QUALITY_MAX))
+    if low is None or high is None:
+        guess = _at_zero(near[:2])
+        if guess is None:
+            guess = near[0].quality - near[0].distance / _SLOPES[target.kind]
+    else:
+        guess = _between(low, high, trials)
+        parabola = _at_zero(near) if len(near) == 3 else None
+        if parabola is not None and abs(parabola - guess) < (top - bottom) / 4:  # else the curve is none, here
+            guess = parabola
+    return round(min(max(guess, bottom + 1, 0), top - 1, QUALITY_MAX))
+
+
+def _between(low, high, trials):
+    """Where the straight line between two trials passes distance 0, an end that stays being drawn nearer (Illinois method).
+
+    Dowell, Jarratt 1971, "A modified regula falsi method for computing the root of an equation".
+    """
+    side = trials[-1].distance < 0
+    repeated = next((n for n, trial in enumerate(reversed(trials)) if (trial.distance < 0) != side), len(trials))
+    weight = 0.5 ** max(repeated - 1, 0)
+    under, over = (low.distance, high.distance * weight) if side else (low.distance * weight, high.distance)
+    return low.quality + (high.quality - low.quality) * under / (under - over)
 
 
 def _at_zero(trials):
     """Where the polynomial through some trials, quality over distance, passes distance 0; None where it tells nothing."""
-    if len(trials) < 2 or len({trial.distance for trial in trials}) < len(trials):
+    rising = sorted(trials)
+    if len(trials) < 2 or any(one.distance >= two.distance for one, two in itertools.pairwise(rising)):
         return None
     guess = 0.0
     for one in trials:
@@ -192,6 +208,8 @@ def _nearest(target, pixels, trials) -> bytes:
         reached = f"takes {best.reached:,} bytes"
         if target.kind == "bpp":
             reached = f"takes {8 * best.reached / (pixels.shape[0] * pixels.shape[1]):.4g} bpp"
+    elif abs(best.distance) <= _TOLERANCES[target.kind]:
+        return best.data
     else:
         reached = f"has {best.reached:.2f}"
     raise CodecError(f"{target} cannot be reached: quality {best.quality / QUALITY_UNIT:g} {reached}")

@@ -1,5 +1,6 @@
 """Smaller or as it was: what others hold in fewer bytes is carried as they hold it."""
 
+import ast
 import io
 import json
 import zlib
@@ -99,8 +100,7 @@ def test_a_kept_picture_comes_back_byte_for_byte_in_its_own_format(photo, form, 
     source = file_of(Image.fromarray(photo), form, quality=30, exif=exif.tobytes())
     coder = Codec()
     data = coder.compress(io.BytesIO(source), 90, fallback="always")
-    file, size, remarks = coder.to_file(data, suffix)
-    assert file == source and remarks == [] and size == (photo.shape[0], photo.shape[1])
+    assert coder.to_file(data, suffix) == (source, photo.shape[:2], [])
     png = Image.open(io.BytesIO(coder.to_file(data, ".png")[0]))
     np.testing.assert_array_equal(np.asarray(png), np.asarray(coder.decompress(data)))
     np.testing.assert_array_equal(np.asarray(png), np.rot90(np.asarray(Image.open(io.BytesIO(source))), -1))
@@ -291,17 +291,10 @@ def test_a_result_that_is_larger_than_its_source_is_mentioned(tmp_path, dither):
     assert "the file is larger than the picture" in said
 
 
-def test_evaluation_measures_the_codec_itself():
+def test_evaluation_measures_the_codec_itself(root):
     """Each command that reports figures of the codec makes it without a fallback."""
-    import ast
-    from pathlib import Path
-
-    import cli
-
-    folder = Path(cli.__file__).parent
-    evaluate = folder.parent / "codec" / "evaluation" / "run.py"
-    for name in (evaluate, *(folder / f"{name}.py" for name in ("bench", "report", "compare", "demo"))):
-        tree = ast.parse(name.read_text(encoding="utf-8"))
+    for name in ("codec/evaluation/run", "cli/bench", "cli/report", "cli/compare", "cli/demo"):
+        tree = ast.parse((root / f"{name}.py").read_text(encoding="utf-8"))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Codec"]
         assert calls and all(
             any(word.arg == "fallback" and word.value.value == "never" for word in call.keywords) for call in calls

@@ -267,10 +267,10 @@ def test_too_little_memory_costs_a_picture_and_not_the_run(root, tmp_path):
     Image.fromarray(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]])).save(tmp_path / "a.png", compress_level=1)
     (tmp_path / "small").mkdir()
     for path in ("b.png", "small/b.png", "small/c.png"):
-        Image.fromarray(ramp[:64, :64]).save(tmp_path / path)
+        Image.fromarray(ramp[:64, :64]).save(tmp_path / path, compress_level=0)  # or the result is said to be larger
     used = f"""
 os.chdir({str(tmp_path)!r})
-ALONE = "--workers", 1, "--threads", 1  # see docs/guarantees.md, on OpenBLAS
+ALONE = "--workers", 1, "--threads", 1  # see docs/reference/guarantees.md, on OpenBLAS
 def used():
     with open("/proc/self/statm") as file: return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 if not os.path.exists("/proc/self/statm"):

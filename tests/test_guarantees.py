@@ -1,11 +1,11 @@
-"""docs/guarantees.md names tests that exist."""
+"""docs/reference/guarantees.md names tests that exist."""
 
 import ast
 import re
 
 
 def test_every_guarantee_names_a_test_that_exists(root):
-    text = (root / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "reference" / "guarantees.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
     assert len(rows) > 20
     for row in rows:

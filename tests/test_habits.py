@@ -269,7 +269,7 @@ def test_the_version_names_models_and_engines():
 
 def test_help_names_the_exit_statuses(root):
     said = " ".join(succeed("--help").split())
-    table = (root / "docs" / "command-line.md").read_text(encoding="utf-8")
+    table = (root / "docs" / "guide" / "command-line.md").read_text(encoding="utf-8")
     for status in ("0", "1", "2", "130"):
         assert re.search(rf"\b{status} \w+", said.partition("Exit status:")[2])
         assert re.search(rf"^\| {status} \|", table, re.MULTILINE)

@@ -94,7 +94,7 @@ def test_read_only_array_becomes_writable():
     "array",
     [
         np.zeros((4, 4, 3), np.int32),
-        np.zeros((4, 4, 3), complex),
+        np.zeros((4, 4, 3), np.complex64),
         np.zeros((4, 4, 2), np.uint8),
         np.zeros((4,), np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),

@@ -145,6 +145,16 @@ def test_damaged_exif_is_left_out_with_a_remark_and_without_a_warning(exif):
     assert said == ["EXIF is damaged, and left out"] and kept(data)[0].exif is None
 
 
+def test_a_field_of_an_unknown_type_takes_nothing_along():
+    exif = bytearray(metadata.upright_exif(camera_exif()))
+    place = exif.index(struct.pack("<HHI", 0x8827, 3, 1))
+    exif[place + 2 : place + 4] = struct.pack("<H", 99)
+    assert metadata.upright_exif(bytes(exif)) == exif
+    file, remarks = encode_picture(to_image(pixels(), exif=bytes(exif)), ".tif")
+    with Image.open(io.BytesIO(file)) as image:
+        assert image.getexif().get_ifd(ExifTags.IFD.Exif) == {0x927C: MAKER_NOTE} and not remarks
+
+
 def test_a_damaged_thumbnail_takes_nothing_along():
     exif = bytearray(camera_exif())
     (count,) = struct.unpack("<H", exif[8:10])

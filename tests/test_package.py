@@ -108,6 +108,7 @@ def test_the_source_distribution_makes_the_same_wheel(source, wheel, tmp_path):
 def test_the_version_is_the_same_wherever_it_is_written(root):
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {codec.__version__}" in citation.splitlines()
+    assert f"**Version** {codec.__version__}," in (root / "README.md").read_text(encoding="utf-8")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{codec.__version__}]" in changelog and "## [Unreleased]" in changelog
 
@@ -170,5 +171,5 @@ def test_the_runtime_needs_no_framework(root):
     assert names == {"click", "numpy", "onnxruntime", "pillow", "platformdirs", "safetensors", "threadpoolctl", "tqdm"}
     assert "<" not in project["requires-python"] + "".join(project["dependencies"])  # what is not out yet may do
     extras = project["optional-dependencies"]
-    assert set(extras) == {"torch", "train", "eval", "study", "docs", "test"}
+    assert set(extras) == {"torch", "train", "eval", "study", "remote", "imageio", "docs", "test"}
     assert not re.search("torch|compressai|train", " ".join(extras["eval"]))

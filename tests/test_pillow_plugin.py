@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 import codec
-import codec.pillow_plugin  # noqa: F401  (registers the format)
-from codec import bitstream
+import codec.pillow_plugin
+from codec import bitstream, colour, pillow_plugin
 from codec.bitstream import Container, Tile, pack
 
 
@@ -312,7 +312,7 @@ def test_files_that_carry_a_picture_as_it_was_open_and_verify(tmp_path, photo):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif[ExifTags.Base.Artist] = "Ada"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    profile = colour.code_point_profile(12, 13)
     Image.fromarray(photo).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile, quality=50)
     data = codec.compress(tmp_path / "a.jpg", fallback="always")
     image = Image.open(io.BytesIO(data))
@@ -344,3 +344,25 @@ def test_verify_notices_damage_anywhere_and_nothing_else(photo):
     opened.verify()
     with pytest.raises(OSError, match="open it again"):
         opened.load()
+
+
+@pytest.mark.parametrize("fallback", ["always", "never"])
+def test_info_is_the_same_before_and_after_the_pixels_are_there(tmp_path, photo, fallback):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist], exif[ExifTags.Base.Orientation] = "Ada", 6
+    for suffix, options in ((".jpg", {"quality": 30, "dpi": (300, 300)}), (".png", {"dpi": (150, 150)})):
+        Image.fromarray(photo).save(tmp_path / f"a{suffix}", exif=exif, xmp=b"<x:xmpmeta/>", **options) if suffix == ".jpg" else (
+            Image.fromarray(photo).save(tmp_path / f"a{suffix}", exif=exif, **options)
+        )
+        (tmp_path / "a.bin").write_bytes(codec.compress(tmp_path / f"a{suffix}", 40, fallback=fallback))
+        with Image.open(tmp_path / "a.bin") as image:
+            before = dict(image.info)
+            image.load()
+            assert image.info == before and image.getexif()[ExifTags.Base.Artist] == "Ada" and image.size == photo.shape[:2]
+        assert {"exif", "dpi", "quality"} <= set(before) and ("xmp" in before) == (suffix == ".jpg")
+
+
+def test_a_hostile_stored_picture_is_opened_by_no_other_reader():
+    for payload in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xff\xd8\xff\xe1\0\3x"):
+        sections = {name: None for name in ("exif", "icc", "xmp", "packed_icc", "iptc", "packed_exif", "resolution")}
+        assert pillow_plugin._info({**sections, "stored": payload}, False) == {}

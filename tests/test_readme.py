@@ -52,7 +52,7 @@ def test_commands_run(root, workplace):
         assert result.returncode == 0, f"{command}\n{result.stderr}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/guide/python.md", "docs/guide/looking.md"])
 def test_python_examples_run(root, workplace, name):
     examples = blocks(root, "python", name)
     assert examples

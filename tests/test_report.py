@@ -309,7 +309,7 @@ def test_the_answer_gives_intervals_from_eight_pictures_on():
     few, many = answer_of(7), answer_of(8)
     assert few["table"][0]["psnr_db"] == [pytest.approx(50), None, None]
     assert many["table"][0]["psnr_db"] == pytest.approx([50, 50, 50])
-    assert few["notes"] == ["Under 8 pictures say little about others: no intervals are given."]
+    assert few["notes"] == ["Fewer than 8 pictures say little about others: no intervals are given."]
 
 
 def test_the_answer_names_the_picture_that_is_lost_though_the_mean_is_won():

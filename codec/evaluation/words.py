@@ -37,7 +37,7 @@ def answer(results, titles, figures):
         needs.append(f"At equal {METRICS[key].title}, {titles[ours]} needs {_listed(parts)} bytes.")
     notes = []
     if rivals and pictures < MIN_PICTURES:
-        notes.append(f"Under {MIN_PICTURES} pictures say little about others: no intervals are given.")
+        notes.append(f"Fewer than {MIN_PICTURES} pictures say little about others: no intervals are given.")
     lacking = [titles[rival] for rival in rivals if not any((key, rival) in shares for key in asked)]
     if lacking:
         notes.append(f"Not comparable (under four points, or no quality in common): {', '.join(lacking)}.")

@@ -22,8 +22,8 @@ learned step sizes (LSQ: Esser et al. 2020, arXiv:1902.08153). Their alternative
     estimators      Gumbel-softmax, ReinMax, score function, reparameterised noise, finite differences: ESTIMATORS by
                     name
 
-docs/quantisation.md explains and measures them; ``codec study gradients`` repeats the measurement. The names below
-are loaded on first use, so that :mod:`codec.quantise.reference` needs no torch.
+docs/experiments/quantisation.md explains and measures them; ``codec study gradients`` repeats the measurement. The
+names below are loaded on first use, so that :mod:`codec.quantise.reference` needs no torch.
 """
 
 import importlib

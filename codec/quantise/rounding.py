@@ -166,7 +166,7 @@ class SoftRounding(LatentQuantiser):
     Nearly noise alone at high temperature, nearly rounding with noise at low temperature.
     """
 
-    temperatures = (1.0, 0.2)  # below, few and huge gradients: see the variances in docs/quantisation.md
+    temperatures = (1.0, 0.2)  # below, few and huge gradients: see the variances in docs/experiments/quantisation.md
 
     def for_rate(self, y, generator=None):
         return add_uniform_noise(soft_round(y, self.temperature), generator)

@@ -4,5 +4,5 @@
     gradients           every estimator of that gradient against the truth: bias, variance, cosine; table and CSV
     plots               pictures of it
 
-docs/quantisation.md has the results.
+docs/experiments/quantisation.md has the results.
 """

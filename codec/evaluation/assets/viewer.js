@@ -72,8 +72,10 @@
     [state.left, state.right] = [left.title, right.title];
     caption(byId("caption-left"), left);
     caption(byId("caption-right"), right, left.title === "original" ? null : left);
-    images.left.src = left.src;
-    images.right.src = right.src;
+    for (const [image, { src }] of [[images.left, left], [images.right, right]]) {
+      if (src) image.src = src;
+      else image.removeAttribute("src"); // not there yet
+    }
     images.left.alt = `${picture().name}: ${left.title}`;
     images.right.alt = `${picture().name}: ${right.title}`;
     await Promise.all([images.left.decode(), images.right.decode()]).catch(() => {});
@@ -299,6 +301,7 @@
     for (const button of document.querySelectorAll("[data-mode]")) {
       button.addEventListener("click", () => setMode(button.dataset.mode));
     }
+    document.addEventListener("viewer-changed", chooseVersions); // somebody has put other versions into the data
     let width = 0; // the height is ours, and following it would go in circles
     new ResizeObserver(() => {
       if (stage.clientWidth !== width) {
