@@ -150,6 +150,16 @@ def test_other_settings_out_of_range_are_refused():
         est.MovingAverage(2)
 
 
+def test_estimates_keep_the_shape_of_their_draws():
+    theta, noise = some(2, 5, 3).requires_grad_(), some(2, 5, 3, seed=1)
+    settings = {"pathwise": {}, "score_function": {"score": noise}, "finite_differences": {"width": 0.1}}
+    for name, options in settings.items():
+        losses = ESTIMATORS[name](loss, ste.round_ste, theta, noise, **options)
+        assert losses.shape == (2, 5)
+        (gradient,) = torch.autograd.grad(losses[1, 2], theta)
+        assert gradient[1, 2].ne(0).any() and gradient[0].eq(0).all() and gradient[1, 3].eq(0).all(), name
+
+
 def test_what_is_just_allowed():
     assert est.leave_one_out(torch.tensor([1.0, 5.0])).tolist() == [5, 1]
     assert est.leave_one_out(some(2, 3), dim=0).shape == (2, 3)

@@ -270,20 +270,21 @@ def test_too_little_memory_costs_a_picture_and_not_the_run(root, tmp_path):
         Image.fromarray(ramp[:64, :64]).save(tmp_path / path, compress_level=0)  # or the result is said to be larger
     used = f"""
 os.chdir({str(tmp_path)!r})
+ALONE = "--workers", 1, "--threads", 1  # see docs/reference/guarantees.md, on OpenBLAS
 def used():
     with open("/proc/self/statm") as file: return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 if not os.path.exists("/proc/self/statm"):
     print("null"); sys.exit()
 """
-    # Small ones first, so that the model and the stacks of threads are there.
+    # Small ones first, so that the model, the stacks of threads and the buffers of OpenBLAS are there.
     code = """
-run("compress", "small", "--threads", 2, "--fallback", "never")
+run("compress", "small", *ALONE, "--fallback", "never")
 os.rename("small", ".small")
 found = []
 for megabytes in (16, 30):
     for name in ("a.bin", "b.bin"):
         if os.path.exists(name): os.unlink(name)
-    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", "--threads", 2, "--fallback", "never")
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "compress", ".", *ALONE, "--fallback", "never")
     found.append([*result, sorted(name for name in os.listdir() if name.endswith(".bin"))])
 run("compress", "a.png", "--quality", 0, "--fallback", "never")
 print(json.dumps(found))
@@ -291,11 +292,11 @@ print(json.dumps(found))
     # Less than the 4.5 MB of the picture's pixels alone. In a process that has never had memory for such a picture.
     decode = """
 os.rename(".small", "small")
-run("decompress", "small", "--workers", 1, "-o", "out")
+run("decompress", "small", *ALONE, "-o", "out")
 found = []
 for megabytes in (1, 3):
     for name in os.listdir("out"): os.unlink("out/" + name)
-    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", "--workers", 1)
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", *ALONE)
     found.append([*result, sorted(os.listdir("out"))])
 print(json.dumps(found))
 """

@@ -140,6 +140,9 @@ def test_what_a_stage_gains_and_costs_is_averaged_over_those_that_may_use_it():
         torch.testing.assert_close(made.gained[0, g], 0.99 * gained[0, g] + 0.01 * taken[g, :n].mean())
         torch.testing.assert_close(made.cost[0, g], 0.99 * cost[0, g] + 0.01 * bits[g, :n].mean().detach())
     assert made.gained[0, 2] == gained[0, 2] and made.cost[0, 2] == cost[0, 2]
+    once = made.gained.clone()
+    commit_codebooks(made)  # of nothing new
+    assert torch.equal(made.gained, once)
 
 
 def test_a_new_level_expects_three_quarters_of_its_size_for_half_of_its_bits():
@@ -417,6 +420,27 @@ def test_the_divergence_is_the_rate_of_a_discrete_vae():
     torch.testing.assert_close(figures["extra_bpp"], kl / 4096)
     assert kl[0] > kl[1] > 0 and figures["extra_mse"].eq(0).all()
     torch.testing.assert_close(figures["y_bpp"], found[0].bits.view(-1, 2, 16).sum((0, 2)) / 4096)
+
+
+@pytest.mark.parametrize("figure", ["mse", "extra_bpp"])
+def test_the_analysis_of_a_discrete_vae_learns_through_the_draw(figure):
+    """Along its own gradient, by central differences with the same draws."""
+    model, quality, y = trainable("dvae"), torch.tensor([90.0, 60.0]), 0.3 * draw(2, VQ_CONFIG.M, 4, 4)
+    with torch.no_grad():  # smooth on the scale of the codewords: logits fall by 4 r^2, in the unit of the latents
+        model.lower.log_precision.copy_(math.log(4) + 2 * model.lower.size.log())
+
+    def value(y):
+        seen = captured(model, y)
+        found = model(torch.zeros(2, 3, 64, 64), quality, torch.Generator().manual_seed(0))[figure].sum()
+        discard_codebooks(model)
+        return found, seen
+
+    found, seen = value(y)
+    (gradient,) = torch.autograd.grad(found, seen["y"])
+    assert gradient.norm() > 0
+    direction = gradient / gradient.norm()
+    up, down = (value(y + sign * 0.01 * direction)[0].item() for sign in (1, -1))
+    assert (up - down) / 0.02 == pytest.approx(gradient.norm().item(), rel=0.1)
 
 
 def test_extras_are_part_of_the_loss():
