@@ -377,9 +377,9 @@ def verify_file(file) -> Header:
         _check_crc(entry, _crc_of_next(file, entry.length))
     if header.stored:
         place = file.tell()
-        stored_kind(file.read(_STORED_PREFIX))
-        file.seek(place)
         _check_stored_crc(header.tiles[0], _crc_of_next(file, header.tiles[0].length))
+        file.seek(place)
+        stored_kind(file.read(_STORED_PREFIX))
     return header
 
 
