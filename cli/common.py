@@ -156,7 +156,7 @@ def _outcomes(jobs, work, workers):
         try:
             for job in jobs:
                 waiting.append((job, pool.submit(work, job)))
-                if len(waiting) > 2 * workers:
+                while len(waiting) > 2 * workers or (waiting and waiting[0][1].done()):
                     first, future = waiting.popleft()
                     yield first, future.result
             for first, future in waiting:

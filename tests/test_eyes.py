@@ -138,6 +138,8 @@ def test_weights_whose_quality_does_nothing_are_too_young(model, photo, monkeypa
 
 def test_a_run_keeps_its_prices_and_logs_the_score(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "EYES_CROPS", 2)
+    # So young a model takes much for zero that is not, and higher qualities are hardly better.
+    monkeypatch.setattr("codec.training.model.CODED_FIRST", 1)
     folder = tmp_path / "run"
     train(config(pictures, folder, steps=2, eyes=0.5, crop=64, valid=str(pictures)), progress=False)
     first = weights_of(folder)[1]["price"]
