@@ -38,7 +38,7 @@ test: $(FULL)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # What a user of the light install relies on, where PyTorch is not there to be imported by mistake.
-LIGHT_TESTS := golden bitstream rans config image_io pillow_plugin without_torch
+LIGHT_TESTS := golden bitstream rans config image_io metadata fallback pictures pillow_plugin without_torch
 LIGHT_BIN := $(VENV)-light/bin
 
 $(VENV)-light/.installed: pyproject.toml
