@@ -1,5 +1,6 @@
 """Pictures and settings that several test files share."""
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,12 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codec import threads
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """A shell's background job ignores interrupts, and so would every process that a test starts to interrupt it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
 def two_threads():
-    """The same number of threads on every machine; tests of other numbers set and restore their own."""
+    """The same number of threads on every machine, whatever a command of the test before has set."""
+    if threads.current_threads() < 2:
+        threads.set_threads(2)
     if find_spec("torch"):  # `make test-light` does without
         import torch
 
