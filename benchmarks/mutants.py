@@ -220,7 +220,9 @@ def main():
     for file in [*files, "codec/"]:
         results = [found[name] for name in names if name.startswith(file)]
         noticed, late = sum(r != "survives" for r in results), results.count("late")
-        print(f"{file}: {noticed} of {len(results)} noticed, {100 * noticed / len(results):.0f} %; {late} by their time")
+        print(
+            f"{file}: {noticed} of {len(results)} noticed, {100 * noticed / len(results):.0f} %; {late} by their time"
+        )
 
 
 if __name__ == "__main__":

@@ -77,9 +77,7 @@ def main():
     new = Version(arguments.new_checkout, arguments.new_python)
     target = statistics.mean(old(QUALITY, path)[0] for path in arguments.pictures)
     quality = same_rate(new, target, arguments.pictures)
-    pairs = [
-        (old(QUALITY, path), new(quality, path)) for _ in range(arguments.rounds) for path in arguments.pictures
-    ]
+    pairs = [(old(QUALITY, path), new(quality, path)) for _ in range(arguments.rounds) for path in arguments.pictures]
     print(f"quality {QUALITY} and {quality:.2f}")
     for index, name in ((0, "bpp"), (3, "PSNR dB")):
         before, after = (statistics.mean(pair[k][index] for pair in pairs) for k in (0, 1))

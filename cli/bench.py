@@ -107,9 +107,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
             bar.set_description_str(text, refresh=False)
             bar.update()
 
-        measured = measuring.bench(
-            coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes, step
-        )
+        measured = measuring.bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes, step)
     untrained = [anchor.name for anchor in anchors if not getattr(anchor, "trained", True)]
     summary = measuring.summarise(measured, coder.model.config, untrained)
     codecs = {OURS: {"model": coder.model_id, "device": device}, **{a.name: a.settings() for a in anchors}}

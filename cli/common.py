@@ -312,9 +312,7 @@ def share(workers, threads, jobs):
 def coder_options(command):
     """``--device`` and ``--threads``, for the commands that run the network."""
     for option in (
-        click.option(
-            "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given."
-        ),
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given."),
         click.option(
             "--device", default="cpu", metavar="DEVICE", help="Where the network runs: cpu (default), cuda..."
         ),

@@ -15,9 +15,7 @@ from .files import check_output
 @click.argument("others", nargs=-1, required=True, metavar="OTHER...")
 @click.option("--html", "output", metavar="FILE", help="Write a page that shows them side by side.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing page.")
-@click.option(
-    "--model", metavar="MODEL", help="Folder of a model that is not installed, for .bin files made with it."
-)
+@click.option("--model", metavar="MODEL", help="Folder of a model that is not installed, for .bin files made with it.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object in the place of the table.")
 @coder_options
 def compare(original, others, output, force, model, as_json, device, threads):

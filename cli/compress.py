@@ -88,7 +88,12 @@ def compress(
         parts = job.numbered(len(frames_of(job.source)), force)
         done = [one(job, part, frame) for frame, part in enumerate(parts)]
         lines, _, written, facts = zip(*done, strict=True)
-        return "\n".join(lines), job.source.bytes, sum(written), {**facts[0], "bytes": sum(written), "frames": list(facts)}
+        return (
+            "\n".join(lines),
+            job.source.bytes,
+            sum(written),
+            {**facts[0], "bytes": sum(written), "frames": list(facts)},
+        )
 
     def one(job, part, frame=None):
         size, started = job.source.bytes, time.perf_counter()

@@ -33,20 +33,16 @@ SCALES = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="FILES...")
-@click.option(
-    "-o", "--output", metavar="PATH", help="File to write, its extension chooses the format; or a folder."
-)
-@click.option(
-    "--format", "extension", metavar="EXT", help="png, jpg, webp, tiff... where -o does not say it. [png]"
-)
+@click.option("-o", "--output", metavar="PATH", help="File to write, its extension chooses the format; or a folder.")
+@click.option("--format", "extension", metavar="EXT", help="png, jpg, webp, tiff... where -o does not say it. [png]")
 @click.option(
     "--suffix", metavar="ENDING", help="Of pictures that are named after their files: such as -back.png. [.png]"
 )
 @batch_options
+@click.option("--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it.")
 @click.option(
-    "--model", metavar="MODEL", help="Folder of a model that is not installed, for files made with it."
+    "--region", type=Region(), metavar="X,Y,W,H", help="Only these pixels: no more than their tiles is decoded."
 )
-@click.option("--region", type=Region(), metavar="X,Y,W,H", help="Only these pixels: no more than their tiles is decoded.")
 @click.option(
     "--scale", type=click.Choice(list(SCALES)), default="1", show_default=True,
     help="Smaller pictures. 1/8 is a preview, made without the network.",

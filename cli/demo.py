@@ -12,9 +12,7 @@ from .files import PICTURE_SUFFIXES, expand
 
 @click.command(hidden=True)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.option(
-    "-o", "--output", metavar="DIR", default="demo_output", show_default=True, help="Folder to write into."
-)
+@click.option("-o", "--output", metavar="DIR", default="demo_output", show_default=True, help="Folder to write into.")
 @click.option(
     "-q",
     "--quality",
@@ -49,8 +47,7 @@ def demo(folder, output, qualities, device, threads):
 
     click.echo(f"model {coder.model_id}; files go to {output}/\n")
     click.echo(
-        f"{'picture':<20}{'size':>12}{'quality':>9}{'bytes':>12}{'bpp':>8}{'PSNR dB':>9}"
-        f"{'there s':>9}{'back s':>8}"
+        f"{'picture':<20}{'size':>12}{'quality':>9}{'bytes':>12}{'bpp':>8}{'PSNR dB':>9}{'there s':>9}{'back s':>8}"
     )
     totals = {quality: [] for quality in qualities}
     for source in sources:

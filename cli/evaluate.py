@@ -36,7 +36,10 @@ MIB = 2**20
 @model_options
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
 @click.option(
-    "--json", "json_file", metavar="FILE", help="Write conditions, means, BD-rates and rows; - prints them in place of tables."
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="Write conditions, means, BD-rates and rows; - prints them in place of tables.",
 )
 @click.option(
     "--resume", "journal_file", metavar="FILE",

@@ -217,7 +217,11 @@ def _matches(name):
     path = as_path(name)
     if not glob.has_magic(name) or (isinstance(path, Path) and os.path.lexists(path)):
         return [(path, Path(path.name))]
-    found = path.glob() if isinstance(path, RemotePath) else [Path(each) for each in sorted(glob.glob(name, recursive=True))]
+    found = (
+        path.glob()
+        if isinstance(path, RemotePath)
+        else [Path(each) for each in sorted(glob.glob(name, recursive=True))]
+    )
     if not found:
         raise Failure(f"{name}: nothing matches this pattern")
     fixed = name
@@ -381,7 +385,9 @@ def _is_folder(inputs, output, written) -> bool:
     if path.is_file() or (isinstance(path, Path) and path.exists()):
         raise Failure(f"{output}: is a file; several outputs need a folder")
     if path.suffix.lower() in written:
-        raise Failure(f"{output}: several outputs need a folder; if it is to be one of that name, write {output}{separators[-1]}")
+        raise Failure(
+            f"{output}: several outputs need a folder; if it is to be one of that name, write {output}{separators[-1]}"
+        )
     return True
 
 

@@ -22,7 +22,9 @@ LABELS = {
 @click.argument("inputs", nargs=-1, required=True, metavar="FILES...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file.")
 @click.option("--recursive", is_flag=True, help="Look into the folders below a folder too.")
-@click.option("--verify", is_flag=True, help="Check the coded picture too: its symbols are decoded, and no pixels made.")
+@click.option(
+    "--verify", is_flag=True, help="Check the coded picture too: its symbols are decoded, and no pixels made."
+)
 def info(inputs, as_json, recursive, verify):
     """Show what compressed files hold.
 

@@ -107,7 +107,9 @@ def _versions(context, _, asked):
             click.echo(f"model {model_id} ({state}{default})")
     except ModelError as error:
         click.echo(f"no models: {error}")
-    engines = [f"{TITLES.get(name, name)} {importlib.metadata.version(name)}" for name in ENGINES if _is_distributed(name)]
+    engines = [
+        f"{TITLES.get(name, name)} {importlib.metadata.version(name)}" for name in ENGINES if _is_distributed(name)
+    ]
     click.echo(", ".join([f"Python {platform.python_version()}", *engines]))
     context.exit()
 

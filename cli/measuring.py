@@ -69,8 +69,7 @@ def find_pictures(inputs, recursive):
             raise Failure(f"{source.path}: no such file or folder")
     uses = Counter(source.relative for source in sources)
     return [
-        ((source.relative if uses[source.relative] == 1 else source.path).as_posix(), source.path)
-        for source in sources
+        ((source.relative if uses[source.relative] == 1 else source.path).as_posix(), source.path) for source in sources
     ]
 
 

@@ -56,7 +56,9 @@ def report(
     Published curves are drawn as published, dashed. They were not measured here.
     """
     if output is None and plot is None and csv_file is None:
-        raise click.UsageError("say what to write: --output page.html, --plot plot.png, --csv figures.csv, or all of them.")
+        raise click.UsageError(
+            "say what to write: --output page.html, --plot plot.png, --csv figures.csv, or all of them."
+        )
     if inputs and output is None:
         raise click.UsageError("PICTURES are for the page; name it with --output.")
     require("eval", "scipy", *(["matplotlib"] if plot else []))

@@ -20,9 +20,7 @@ def study():
 
 @study.command()
 @click.option("-o", "--output", metavar="DIR", help="Write gradients.csv, gradients.json and pictures (PNG, SVG).")
-@click.option(
-    "--problem", metavar="TEXT", help="Only problems with this in their name, such as latents or binary."
-)
+@click.option("--problem", metavar="TEXT", help="Only problems with this in their name, such as latents or binary.")
 @click.option(
     "--samples", type=Counts(), default="1,16", show_default=True, metavar="S,S,...",
     help="Samples that an estimate is the mean of.",
@@ -143,7 +141,12 @@ def quantisers(pictures, valid, output, quantisers, seeds, steps, threads, no_pr
     folder, seeds = Path(output), range(seeds)
     settings = measurement.Settings(pictures=list(pictures), valid=valid, steps=steps)
     points = measurement.study(
-        settings, quantisers, seeds, folder, progress=not (no_progress or progress.is_quiet()), say=lambda text: click.echo(text, err=True)
+        settings,
+        quantisers,
+        seeds,
+        folder,
+        progress=not (no_progress or progress.is_quiet()),
+        say=lambda text: click.echo(text, err=True),
     )
     results = measurement.compare(points)
     minutes = measurement.training_minutes(folder, quantisers, seeds)
@@ -184,6 +187,8 @@ def dependent(samples, seed, drawing, no_progress, as_json):
 def _print(table, rows, as_json):
     """Rows, dataclasses or named tuples, as a table or in JSON."""
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row._asdict() for row in rows]))
+        click.echo(
+            json.dumps([dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row._asdict() for row in rows])
+        )
     else:
         click.echo(table(rows))

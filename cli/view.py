@@ -14,7 +14,9 @@ from .targets import QualityOrWord
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="FILES...")
 @click.option("-q", "--quality", type=QualityOrWord(), default=50, show_default=True, help="That the page begins with.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Of the page; any that is free unless given.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Of the page; any that is free unless given."
+)
 @click.option("--browser/--no-browser", default=True, help="Open a browser, where there is a terminal.")
 @model_options
 @coder_options

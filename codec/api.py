@@ -351,7 +351,9 @@ class Codec:
                 keeping.on_remark(stored.remark)
                 return _stored(kept, stored)
             if picture.size and len(coded) > picture.size:
-                keeping.on_remark(f"the file is larger than the picture: {len(coded):,} bytes instead of {picture.size:,}")
+                keeping.on_remark(
+                    f"the file is larger than the picture: {len(coded):,} bytes instead of {picture.size:,}"
+                )
             return coded
 
         for remark in picture.remarks:
@@ -485,7 +487,14 @@ def _image_of(picture):
     """PIL.Image of a Picture of 8 bits."""
     found = picture.metadata
     return image_io.to_image(
-        picture.pixels, picture.alpha, picture.grey, picture.icc, found.exif, xmp=found.xmp, iptc=found.iptc, dpi=found.dpi
+        picture.pixels,
+        picture.alpha,
+        picture.grey,
+        picture.icc,
+        found.exif,
+        xmp=found.xmp,
+        iptc=found.iptc,
+        dpi=found.dpi,
     )
 
 
@@ -577,7 +586,9 @@ def _check_batch(verb, items, on_error):
     single = isinstance(items, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(items, "read")
     if single or getattr(items, "ndim", 4) < 4 or not hasattr(items, "__iter__"):
         what = {"compress": "pictures", "decompress": "files"}[verb]
-        raise TypeError(f"{verb}_batch needs an iterable of {what}, not a {type(items).__name__}; {verb} takes a single one")
+        raise TypeError(
+            f"{verb}_batch needs an iterable of {what}, not a {type(items).__name__}; {verb} takes a single one"
+        )
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}; there are 'raise' and 'return'")
 

@@ -222,7 +222,9 @@ def pack(container: Container) -> bytes:
             varint_bytes(container.width),
             varint_bytes(container.height),
             *(
-                varint_bytes(len(tile.data)) + varint_bytes(tile.lanes) + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
+                varint_bytes(len(tile.data))
+                + varint_bytes(tile.lanes)
+                + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
                 for tile in container.tiles
             ),
             bytes([len(sections)]),

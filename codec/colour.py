@@ -36,7 +36,9 @@ def hdr_name(transfer) -> str | None:
 
 def code_point_profile(primaries, transfer) -> bytes | None:
     """An ICC profile for colours of these code points of H.273; None where they are, or should be taken for, sRGB."""
-    curve = {4: 2.2, 5: 2.8, 8: 1.0}.get(transfer, _SRGB_CURVE)  # what has the curve of BT.709 is shown with that of sRGB
+    curve = {4: 2.2, 5: 2.8, 8: 1.0}.get(
+        transfer, _SRGB_CURVE
+    )  # what has the curve of BT.709 is shown with that of sRGB
     space = _PRIMARIES.get(primaries, SRGB)
     return None if space is SRGB and curve is _SRGB_CURVE else matrix_profile(space, curve)
 
@@ -49,7 +51,9 @@ def chromaticity_profile(chromaticities, exponent=None) -> bytes | None:
         exponent: of gAMA, or None; within 5 % of 1 / 2.2 it means sRGB's curve, as in libpng.
     """
     space = tuple(tuple(chromaticities[n : n + 2]) for n in range(0, 8, 2))
-    near_srgb = all(abs(a - b) < 0.002 for one, other in zip(space, SRGB, strict=True) for a, b in zip(one, other, strict=True))
+    near_srgb = all(
+        abs(a - b) < 0.002 for one, other in zip(space, SRGB, strict=True) for a, b in zip(one, other, strict=True)
+    )
     if near_srgb or any(y <= 0 for _, y in space):
         return None
     curve = _SRGB_CURVE if exponent is None or means_srgb(exponent) else 1 / exponent

@@ -94,7 +94,9 @@ def stored_instead(picture, mode, coded_size=None, *, bare=False) -> Stored | No
             if coded_size is not None:
                 remark += f": coded it would take {coded_size:,} bytes"
             found.append(Stored(data, False, remark))
-    return min(found, key=lambda stored: len(stored.data) + (0 if stored.complete else _said_besides(picture)), default=None)
+    return min(
+        found, key=lambda stored: len(stored.data) + (0 if stored.complete else _said_besides(picture)), default=None
+    )
 
 
 def _said_besides(picture):

@@ -74,7 +74,11 @@ _TGA_SUFFIXES = (".tga", ".vda", ".icb", ".vst")
 # Pillow's name -> module, package, and how files of the format begin.
 _PLUGINS = {
     "JXL": ("pillow_jxl", "pillow-jxl-plugin", (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
-    "HEIF": ("pillow_heif", "pillow-heif", tuple(b"ftyp" + b for b in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))),
+    "HEIF": (
+        "pillow_heif",
+        "pillow-heif",
+        tuple(b"ftyp" + b for b in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+    ),
 }
 
 _SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}  # mode: what profiles for it call their colour space
@@ -437,7 +441,9 @@ def _picture_of(image, name, how, opened, again):
         remarks.append(f"only the first of {frames} frames is kept; --all-frames writes one file each")
     if opened and not opened.whole and not _is_whole(opened):
         if not how.allow_truncated:
-            raise ImageError(_about(name, "truncated: some of its pixels are missing; --allow-truncated takes the others"))
+            raise ImageError(
+                _about(name, "truncated: some of its pixels are missing; --allow-truncated takes the others")
+            )
         remarks.append("truncated: pixels that are missing are grey")
 
     orientation, found = _metadata_of(image, opened, again, remarks)
@@ -741,7 +747,9 @@ def _is_readable(exif) -> bool:
     """Whether Pillow can read all of EXIF in its TIFF form, values included."""
     if not metadata.is_sound(exif):  # of which Pillow would warn
         return False
-    with contextlib.suppress(Exception):  # a warning too, where the program has made them errors: then getexif raises it
+    with contextlib.suppress(
+        Exception
+    ):  # a warning too, where the program has made them errors: then getexif raises it
         found = Image.Exif()
         found.load(exif)
         found.tobytes()
@@ -776,7 +784,9 @@ def _settle_colours(image, name, opened):
     if code:
         hdr = colour.hdr_name(code[1])
         if hdr:
-            raise ImageError(_about(name, f"its colours are {hdr} (HDR), which is not supported; convert it to sRGB first"))
+            raise ImageError(
+                _about(name, f"its colours are {hdr} (HDR), which is not supported; convert it to sRGB first")
+            )
         if image.format == "PNG" or not info.get("icc_profile"):
             info["icc_profile"] = colour.code_point_profile(*code)
             for word in ("gamma", "chromaticity", "srgb"):
@@ -1027,7 +1037,11 @@ class _Format:
 _OPAQUE = ("L", "RGB")
 _PNG = _Format("PNG", metadata=("exif", "xmp", "iptc", "dpi"))
 _JPEG = _Format(
-    "JPEG", _OPAQUE, metadata=("exif", "xmp", "iptc", "dpi"), lossy=True, options=(("subsampling", 0), ("optimize", True))
+    "JPEG",
+    _OPAQUE,
+    metadata=("exif", "xmp", "iptc", "dpi"),
+    lossy=True,
+    options=(("subsampling", 0), ("optimize", True)),
 )
 _WEBP = _Format("WEBP", ("RGB", "RGBA"), metadata=("exif", "xmp"))
 _AVIF = _Format("AVIF", ("RGB", "RGBA"), metadata=("exif", "xmp"), lossy=True, options=(("subsampling", "4:4:4"),))
@@ -1234,7 +1248,9 @@ def _encode_deep(picture, form, how):
     if samples.shape[2] == 1 and "L" not in form.modes:
         samples = np.repeat(samples, 3, axis=2)
     if icc:
-        remarks.append("the ICC profile is left out: PPM files have no room for it, and 16 bits are not converted to sRGB")
+        remarks.append(
+            "the ICC profile is left out: PPM files have no room for it, and 16 bits are not converted to sRGB"
+        )
     remarks += _with_room(picture.metadata, form)[1]
     height, width, channels = samples.shape
     head = f"P{6 if channels == 3 else 5}\n{width} {height}\n65535\n".encode()

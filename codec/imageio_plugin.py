@@ -72,7 +72,10 @@ class CodecPlugin(PluginV3):
         shape = (header.height, header.width, channels)[: 2 if channels == 1 else 3]
         whole = index is ...
         return ImageProperties(
-            shape=(1, *shape) if whole else shape, dtype=np.dtype(np.uint8), n_images=1 if whole else None, is_batch=whole
+            shape=(1, *shape) if whole else shape,
+            dtype=np.dtype(np.uint8),
+            n_images=1 if whole else None,
+            is_batch=whole,
         )
 
     def metadata(self, index=None, exclude_applied=True):

@@ -29,7 +29,22 @@ _DESCRIPTIVE = frozenset(
     [270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 0x4746, 0x4749, 33432, *range(40091, 40096)]
 )
 _DIRECTORIES = (EXIF_IFD, GPS_IFD)  # that the first directory points to
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}  # type -> bytes of a value
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    129: 1,
+}  # type -> bytes of a value
 _UNITS = {5: 4, 10: 4}  # types of two numbers -> bytes of one
 _MAX_ENTRIES = 2000  # of one directory; cameras write up to 60
 
@@ -83,7 +98,9 @@ class Directories:
         if count > _MAX_ENTRIES:
             raise ValueError(f"a directory of {count} entries")
         table = self._at(offset + 2, 12 * count + 4)
-        return [self._entry(table[n : n + 12], offset + 2 + n) for n in range(0, 12 * count, 12)], self._number(table[-4:])
+        return [self._entry(table[n : n + 12], offset + 2 + n) for n in range(0, 12 * count, 12)], self._number(
+            table[-4:]
+        )
 
     def _entry(self, raw, place):
         tag, type_, count = struct.unpack(self.order + "HHI", raw[:8])
@@ -299,7 +316,9 @@ def _written(directories, order, offset, following=0):
 
 
 def _size_of(entries):
-    return 6 + 12 * len(entries) + sum(len(entry.data) + len(entry.data) % 2 for entry in entries if len(entry.data) > 4)
+    return (
+        6 + 12 * len(entries) + sum(len(entry.data) + len(entry.data) % 2 for entry in entries if len(entry.data) > 4)
+    )
 
 
 def _directory(entries, order, offset, pointers, following):
@@ -429,5 +448,3 @@ def fitted(metadata) -> tuple[Metadata, list[str]]:
             data = None
         kept[name] = data
     return Metadata(**kept, dpi=metadata.dpi), remarks
-
-

@@ -48,7 +48,9 @@ class Part:
         """
         left, top, wide, high = map(int, self.region or (0, 0, width, height))
         if min(left, top) < 0 or min(wide, high) < 1 or left + wide > width or top + high > height:
-            raise CodecError(f"region {left},{top},{wide},{high} is not within the {width} x {height} pixels of the picture")
+            raise CodecError(
+                f"region {left},{top},{wide},{high} is not within the {width} x {height} pixels of the picture"
+            )
         return View(left, top, wide, high, round(1 / self.scale))
 
     def of(self, pixels):
@@ -57,7 +59,9 @@ class Part:
         if view.reduce == 1:
             return pixels[view.top : view.top + view.height, view.left : view.left + view.width]
         (row, column), (rows, columns) = view.corner, view.size
-        cut = pixels[row * view.reduce : (row + rows) * view.reduce, column * view.reduce : (column + columns) * view.reduce]
+        cut = pixels[
+            row * view.reduce : (row + rows) * view.reduce, column * view.reduce : (column + columns) * view.reduce
+        ]
         missing = [(0, view.reduce * n - have) for n, have in zip((rows, columns), cut.shape)]
         cut = np.pad(cut, [*missing, *[(0, 0)] * (cut.ndim - 2)], mode="edge")
         means = cut.reshape(rows, view.reduce, columns, view.reduce, *cut.shape[2:]).mean((1, 3), dtype=np.float64)

@@ -15,7 +15,9 @@ from .extras import installed, lacks
 
 def is_url(name) -> bool:
     """Whether a text is a URL, perhaps one of fsspec's chains (``simplecache::s3://...``), and not a path."""
-    return isinstance(name, str) and re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+::)*[a-zA-Z][a-zA-Z0-9+.-]+://", name) is not None
+    return (
+        isinstance(name, str) and re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+::)*[a-zA-Z][a-zA-Z0-9+.-]+://", name) is not None
+    )
 
 
 class RemotePath:

@@ -54,7 +54,9 @@ def coder(data):
     count, lanes, rows, entries = struct.unpack("<HHBB", data[:6])
     entries, rows, count = 3 + entries % 6, 1 + rows % 4, count % 2048
     size = rows * (entries - 2) * 2
-    inner = np.sort(np.frombuffer(data[6 : 6 + size].ljust(size, b"\0"), "<u2").reshape(rows, -1).astype(np.int32), axis=1)
+    inner = np.sort(
+        np.frombuffer(data[6 : 6 + size].ljust(size, b"\0"), "<u2").reshape(rows, -1).astype(np.int32), axis=1
+    )
     cdf = np.pad(inner, ((0, 0), (1, 1)), constant_values=(0, rans.TOTAL)).astype(np.int32)
     cdf[:, -1] = rans.TOTAL
     cdf[:, 0] = 0
@@ -163,7 +165,9 @@ def seeds():
     flat = {**vars(plain), "tiles": (bitstream.Tile(b"rgb", 1, 7),), "flat": True}
     yield "container", "flat", bitstream.pack(bitstream.Container(**flat))
     stored = bitstream.Tile(b"GIF89a", 1, zlib.crc32(b"GIF89a"))
-    whole = bitstream.Container(bitstream.NO_MODEL, bitstream.LOSSLESS, 300, 200, (stored,), stored=True, xmp=b"x", resolution=b"r")
+    whole = bitstream.Container(
+        bitstream.NO_MODEL, bitstream.LOSSLESS, 300, 200, (stored,), stored=True, xmp=b"x", resolution=b"r"
+    )
     yield "container", "stored", bitstream.pack(whole)
 
     for name, lanes, count in (("scalar", 1, 40), ("steps", 16, 300)):

@@ -23,9 +23,7 @@ def cheaper(points, factor):
 def referee(anchor, test, method="pchip", measure=bjontegaard.bd_rate):
     """What the bjontegaard package says."""
     (anchor_bpp, anchor_psnr), (test_bpp, test_psnr) = zip(*anchor), zip(*test)
-    return measure(
-        anchor_bpp, anchor_psnr, test_bpp, test_psnr, method, require_matching_points=False, min_overlap=0
-    )
+    return measure(anchor_bpp, anchor_psnr, test_bpp, test_psnr, method, require_matching_points=False, min_overlap=0)
 
 
 each_method = pytest.mark.parametrize("method", METHODS)

@@ -358,9 +358,7 @@ def test_the_tables_are_the_json_file(model, picture, tmp_path):
             assert cells[:2] == [str(row["threads"]), f"{row['width']}x{row['height']}"]
             expected = [*row["seconds"].values(), row["whole_s"]]
             assert [float(cell) for cell in cells[2:]] == close(*(1e3 * seconds for seconds in expected))
-    assert printed["Matrix products"][1:] == [
-        [str(threads), "100 (100-100)", "200 (200-200)"] for threads in (1, 2)
-    ]
+    assert printed["Matrix products"][1:] == [[str(threads), "100 (100-100)", "200 (200-200)"] for threads in (1, 2)]
     for cells, share in zip(printed["Share of the matrix products"][1:], found["shares"], strict=True):
         assert cells[:3] == [str(share["threads"]), f"{share['width']}x{share['height']}", share["part"]]
         spread = share["of_peak"]["bfloat16"]
@@ -457,6 +455,4 @@ def test_a_size_beyond_a_format_is_said(model, picture):
 def test_an_anchor_that_fails_on_its_own_bytes_is_said(model, samples, monkeypatch):
     monkeypatch.setattr(type(ANCHORS["jpeg"]), "decompress", lambda self, data: Image.new("RGB", (7, 7)))
     with pytest.raises(CodecError, match="jpeg gave back 7 x 7 pixels for 64 x 64"):
-        measuring.bench(
-            Codec(model), find_anchors(["jpeg"]), [("dog.png", samples / "dog.png")], [SIZE], (1,), 30, 1
-        )
+        measuring.bench(Codec(model), find_anchors(["jpeg"]), [("dog.png", samples / "dog.png")], [SIZE], (1,), 30, 1)

@@ -650,7 +650,12 @@ def test_tiles_are_bounded_by_their_pixels_both_ways(width, height, pixels):
     assert unpack(pack(container)) == container
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         pack(dataclasses.replace(container, tiles=(Tile(bytes(limit + 1), 2, 0), *tiles[1:])))
-    forged = pack(container)[:16] + format2.varint_bytes(width) + format2.varint_bytes(height) + format2.varint_bytes(limit + 1)
+    forged = (
+        pack(container)[:16]
+        + format2.varint_bytes(width)
+        + format2.varint_bytes(height)
+        + format2.varint_bytes(limit + 1)
+    )
     with pytest.raises(TooLarge, match=f"tile 0 has {limit + 1} bytes; at most {limit}"):
         unpack(forged + bytes([2]) + bytes(9 * len(tiles)))
 

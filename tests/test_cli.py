@@ -170,12 +170,8 @@ def test_recursive_mirrors_the_tree(tmp_path, monkeypatch):
         (["nothing"], None, False, "nothing: no .png, .jpg files in this folder (1 .txt); --recursive"),
     ],
 )
-def test_a_plan_that_loses_something_is_refused_as_a_whole(
-    tmp_path, monkeypatch, inputs, output, force, message
-):
-    _touch(
-        tmp_path, "a.png", "a.jpg", "b.png", "old.png", "old.bin", "sub/c.png", "other/c.png", "nothing/x.txt"
-    )
+def test_a_plan_that_loses_something_is_refused_as_a_whole(tmp_path, monkeypatch, inputs, output, force, message):
+    _touch(tmp_path, "a.png", "a.jpg", "b.png", "old.png", "old.bin", "sub/c.png", "other/c.png", "nothing/x.txt")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Failure) as caught:
         _plan(inputs, output, force=force)
@@ -284,9 +280,7 @@ def test_files_may_have_a_suffix_of_their_own(tmp_path, picture):
     assert picture.exists()
 
 
-@pytest.mark.parametrize(
-    "extension, form", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF")]
-)
+@pytest.mark.parametrize("extension, form", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF")])
 def test_the_extension_chooses_the_format(tmp_path, picture, extension, form):
     succeed("compress", picture, "--quiet")
     output = tmp_path / f"back.{extension}"
@@ -296,9 +290,7 @@ def test_the_extension_chooses_the_format(tmp_path, picture, extension, form):
 
 
 def test_an_unknown_format_is_refused_before_any_work(compressed):
-    assert "no picture format by that extension; known: png, jpg" in fail(
-        "decompress", compressed, "-o", "x.xyz"
-    )
+    assert "no picture format by that extension; known: png, jpg" in fail("decompress", compressed, "-o", "x.xyz")
     assert "--format xyz: not a known format" in fail("decompress", compressed, "--format", "xyz")
 
 
@@ -343,7 +335,10 @@ def test_an_unknown_model_ends_the_command_in_one_line(tmp_path, picture):
     "damage, message",
     [
         (lambda data: data[:-100], "truncated: needed {size} bytes, found {left}"),
-        (lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:], "corrupt: the checksum of the header does not match its contents"),
+        (
+            lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+            "corrupt: the checksum of the header does not match its contents",
+        ),
         (lambda data: b"GIF89a", "not a file of this codec: it does not begin with its magic"),
         (lambda data: b"", "truncated: needed 4 bytes, found 0"),
     ],
@@ -365,7 +360,9 @@ def test_a_tune_picks_a_shipped_model_and_the_file_says_which(tmp_path, picture,
     found = json.loads(succeed("info", out, "--json"))
     assert (found["model"], found["model_tune"]) == (weights.tuned_model_id(tune), tune)
     assert f"tuned for {tune}" in succeed("info", out)
-    assert "one of them is enough" in fail("compress", picture, "-f", "--tune", tune, "--model", found["model"], status=2)
+    assert "one of them is enough" in fail(
+        "compress", picture, "-f", "--tune", tune, "--model", found["model"], status=2
+    )
 
 
 def test_a_file_of_a_model_that_is_not_here_names_the_model(compressed):
@@ -560,9 +557,7 @@ def test_overrides_that_do_not_fit_are_named(override, message):
 
 
 def test_later_layers_of_settings_win():
-    config = _set(
-        "rate=2", "rate=3", settings={"rate": 1, "count": 4, "name": "file"}, options={"name": "option"}
-    )
+    config = _set("rate=2", "rate=3", settings={"rate": 1, "count": 4, "name": "file"}, options={"name": "option"})
     assert (config.rate, config.count, config.name) == (3.0, 4, "option")
     with pytest.raises(Failure, match="also given by its own option"):
         _set("name=a", options={"name": "b"})
@@ -590,9 +585,7 @@ def test_every_training_option_is_a_setting():
 
 
 def test_show_config_can_be_read_back(tmp_path):
-    said = succeed(
-        "train", tmp_path, "--seed", "7", "--max-minutes", "5", "--set", "batch=2", "--show-config"
-    )
+    said = succeed("train", tmp_path, "--seed", "7", "--max-minutes", "5", "--set", "batch=2", "--show-config")
     shown = json.loads(said)
     assert (shown["pictures"], shown["seed"], shown["max_minutes"], shown["batch"]) == (
         [str(tmp_path)],

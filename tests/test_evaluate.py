@@ -24,8 +24,8 @@ from codec.evaluation.process import cold, peak_bytes
 from codec.image_io import read_picture
 from jpeg_coder import Dying, Greedy, JpegCoder
 
-COLUMNS = (
-    "codec,picture,width,height,quality,bytes,bpp,psnr_db,ms_ssim,encode_s,decode_s,psnr_y_db,ssimulacra2".split(",")
+COLUMNS = "codec,picture,width,height,quality,bytes,bpp,psnr_db,ms_ssim,encode_s,decode_s,psnr_y_db,ssimulacra2".split(
+    ","
 )
 
 
@@ -393,8 +393,7 @@ def test_a_picture_that_comes_back_identical_cannot_get_better():
 def ladder(picture, codec, factor, offset=0.0):
     rates = (0.1, 0.3, 0.7, 1.2, 2.0)
     return [
-        row(10 * step, factor * bpp, 36 + offset + 3 * math.log2(bpp), picture, codec)
-        for step, bpp in enumerate(rates)
+        row(10 * step, factor * bpp, 36 + offset + 3 * math.log2(bpp), picture, codec) for step, bpp in enumerate(rates)
     ]
 
 
@@ -402,9 +401,7 @@ def test_comparison_of_means_and_of_each_picture():
     anchor = ladder("a", "jpeg", 1) + ladder("b", "jpeg", 1, offset=4)
     test = ladder("a", "codec", 0.5) + ladder("b", "codec", 0.9, offset=4)
     found = rd.compare(anchor, test)
-    assert {name: figure.percent for name, figure in found.per_picture.items()} == pytest.approx(
-        {"a": -50, "b": -10}
-    )
+    assert {name: figure.percent for name, figure in found.per_picture.items()} == pytest.approx({"a": -50, "b": -10})
     assert found.per_picture_mean_percent == pytest.approx(-30)
     assert found.overall.percent == pytest.approx(-30)
     assert list(found.bands) == ["0.1-0.5 bpp", "0.5-1.5 bpp"]
@@ -558,9 +555,7 @@ def test_the_printed_tables(pictures, fake_codec, monkeypatch):
     assert lines[0].startswith("2 pictures; ")
     assert "codec, model 0badcafe, cpu" in lines
     start = lines.index("codec, model 0badcafe, cpu")
-    assert lines[start + 1].split() == (
-        "quality bpp PSNR dB PSNR-Y dB MS-SSIM MS-SSIM dB encode s decode s".split()
-    )
+    assert lines[start + 1].split() == ("quality bpp PSNR dB PSNR-Y dB MS-SSIM MS-SSIM dB encode s decode s".split())
     assert [line.split()[0] for line in lines[start + 2 : start + 6]] == ["20", "40", "60", "80"]
     assert lines[start + 2].split()[4:6] == ["-", "-"]  # pictures too small for MS-SSIM
     assert "jpeg444: JPEG 4:4:4 (Pillow, optimize=True, subsampling=4:4:4)" in lines
@@ -632,7 +627,9 @@ def test_programs_get_what_the_command_writes(pictures, fake_codec, tmp_path):
     found = codec.evaluation.evaluate([(path.name, path) for path in paths], **options)
     assert found.entrants[1].name == "webp" and found.summary.bd_rate["webp"].overall is not None
     found.save(tmp_path / "python.json", tmp_path / "figures.csv", tmp_path / "page.html")
-    result = run("evaluate", *paths, "--qualities", "20,40,60,80", "--against", "webp", "--bootstrap", "0", "--json", "-")
+    result = run(
+        "evaluate", *paths, "--qualities", "20,40,60,80", "--against", "webp", "--bootstrap", "0", "--json", "-"
+    )
     assert result.exit_code == 0, result.output
     ours, theirs = json.loads((tmp_path / "python.json").read_text()), json.loads(result.stdout)
     assert ours["bd_rate"] == theirs["bd_rate"] and ours["conditions"]["codecs"] == theirs["conditions"]["codecs"]
@@ -677,9 +674,7 @@ def test_options_reach_the_codec(pictures, fake_codec, tmp_path):
     assert ", 1 thread\n" in result.stdout
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["conditions"]["threads"] == 1
-    assert found["conditions"]["codecs"] == {
-        "codec": {"model": "0badcafe", "device": "cpu", "qualities": [12.5, 50]}
-    }
+    assert found["conditions"]["codecs"] == {"codec": {"model": "0badcafe", "device": "cpu", "qualities": [12.5, 50]}}
     assert [(r["picture"], r["quality"]) for r in found["rows"]] == [("b.png", 12.5), ("b.png", 50)]
     assert found["bd_rate"] == {}
 

@@ -29,7 +29,9 @@ def test_a_finder_that_refuses_a_module_hides_it(monkeypatch):
 def test_the_line_names_what_is_missing_and_what_brings_it():
     wanted = 'train needs PyTorch, CompressAI and Lightning: pip install ".[train]" in the folder of the sources'
     assert lacks("train", "train", ["torch", "compressai", "lightning"]) == wanted
-    assert lacks("report", "eval", ["other"]) == 'report needs other: pip install ".[eval]" in the folder of the sources'
+    assert (
+        lacks("report", "eval", ["other"]) == 'report needs other: pip install ".[eval]" in the folder of the sources'
+    )
 
 
 @pytest.fixture

@@ -75,7 +75,9 @@ def test_dithered_pictures_are_no_larger_than_png_and_exact(dither):
 def test_one_colour_is_exact_and_smaller_than_png(colour):
     source = file_of(Image.new("RGB", (256, 256), colour), optimize=True)
     data = compressed(source)
-    assert len(data) < min(60, len(source)) and codec.decompress(data).getcolors() == [(65536, Image.new("RGB", (1, 1), colour).getpixel((0, 0)))]
+    assert len(data) < min(60, len(source)) and codec.decompress(data).getcolors() == [
+        (65536, Image.new("RGB", (1, 1), colour).getpixel((0, 0)))
+    ]
 
 
 def test_photographs_are_coded(photo):
@@ -295,7 +297,9 @@ def test_evaluation_measures_the_codec_itself(root):
     """Each command that reports figures of the codec makes it without a fallback."""
     for name in ("codec/evaluation/run", "cli/bench", "cli/report", "cli/compare", "cli/demo"):
         tree = ast.parse((root / f"{name}.py").read_text(encoding="utf-8"))
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Codec"]
+        calls = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Codec"
+        ]
         assert calls and all(
             any(word.arg == "fallback" and word.value.value == "never" for word in call.keywords) for call in calls
         ), name

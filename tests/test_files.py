@@ -100,7 +100,10 @@ def age(path, hours):
 
 def test_own_litter_is_removed_after_a_day_and_nothing_else(tmp_path):
     litter = tmp_path / f".codec-{'a' * 16}.tmp"
-    others = [tmp_path / f".codec-{'b' * 16}.tmp", *(tmp_path / name for name in (".codec-x.tmp", "a.tmp", f"codec-{'a' * 16}.tmp"))]
+    others = [
+        tmp_path / f".codec-{'b' * 16}.tmp",
+        *(tmp_path / name for name in (".codec-x.tmp", "a.tmp", f"codec-{'a' * 16}.tmp")),
+    ]
     for path in (litter, *others):
         path.write_bytes(b"half")
     (tmp_path / f".codec-{'c' * 16}.tmp").mkdir()
@@ -191,7 +194,9 @@ def test_a_closed_pipe_and_a_full_device_end_quietly(root, folder):
             said = without_warning(child.communicate(timeout=60)[1].decode())
         assert child.returncode == 1 and said == f"codec: {folder / 'a.png'}: no space left on device\n"
         said = fail("compress", folder / "a.png", "-o", "/dev/full", "--quiet")
-        assert said == "codec: /dev/full: cannot write: no space left on device\n".replace("codec: ", f"codec: {folder / 'a.png'}: ")
+        assert said == "codec: /dev/full: cannot write: no space left on device\n".replace(
+            "codec: ", f"codec: {folder / 'a.png'}: "
+        )
 
 
 # --- Full disks and little memory, by the limits of a process -----------------------------------------------------------
@@ -222,7 +227,12 @@ def limited(root, code, timeout=200):
     pytest.importorskip("resource")
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run(
-        [sys.executable, "-c", LIMITED + code], env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, "-c", LIMITED + code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout), result.stderr
@@ -300,7 +310,10 @@ for megabytes in (1, 3):
     found.append([*result, sorted(os.listdir("out"))])
 print(json.dumps(found))
 """
-    for work, a, made, arrow in ((code, "a.png", "b.bin", "b.png -> b.bin"), (decode, "a.bin", "b.png", "b.bin -> out/b.png")):
+    for work, a, made, arrow in (
+        (code, "a.png", "b.bin", "b.png -> b.bin"),
+        (decode, "a.bin", "b.png", "b.bin -> out/b.png"),
+    ):
         result, said = limited(root, used + work)
         if result is None:
             pytest.skip("memory is counted in /proc")
@@ -309,7 +322,9 @@ print(json.dumps(found))
             assert status == 1 and lines[0].startswith("codec: "), output
             assert f"{a}: not enough memory for 1.5 megapixels" in lines[0]
             assert arrow in lines[1] and files == [made]
-            assert re.fullmatch(r"codec: 1 file, .* to .*bytes in \S+ \(.*/s\), 1 failed", lines[2]) and len(lines) == 3, output
+            assert (
+                re.fullmatch(r"codec: 1 file, .* to .*bytes in \S+ \(.*/s\), 1 failed", lines[2]) and len(lines) == 3
+            ), output
         assert said == ""  # nor does a library talk
 
 
@@ -327,7 +342,9 @@ def test_a_pipe_in_a_folder_does_not_block(root, folder):
     lines = without_warning(said).splitlines()
     assert lines[0] == f"codec: {folder / 'dangling.png'}: cannot read: No such file or directory"
     assert lines[1].endswith("1 failed, 1 passed over (no regular files)") and len(lines) == 2
-    assert "3 files" in (said := succeed("decompress", folder, "--force")) and "1 passed over (no regular files)" in said
+    assert (
+        "3 files" in (said := succeed("decompress", folder, "--force")) and "1 passed over (no regular files)" in said
+    )
 
 
 def test_files_of_other_programs_are_passed_over_and_counted(folder):
@@ -336,11 +353,15 @@ def test_files_of_other_programs_are_passed_over_and_counted(folder):
     with open(folder / "large.bin", "wb") as file:
         file.truncate(3 * 2**30)
     said = succeed("decompress", folder, "-o", folder / "out")
-    assert re.search(r"^codec: 3 files, \S+ \S+ to \S+ \S+ in \S+ \(.*/s\), 2 passed over \(of other programs\)$", said, re.MULTILINE)
+    assert re.search(
+        r"^codec: 3 files, \S+ \S+ to \S+ \S+ in \S+ \(.*/s\), 2 passed over \(of other programs\)$", said, re.MULTILINE
+    )
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "b.png", "c.png"]
     assert "codec: 3 files, 2 passed over (of other programs)" in succeed("info", folder)
     (folder / "empty.bin").touch()  # may have been one of ours
-    assert f"codec: {folder / 'empty.bin'}: truncated" in fail("decompress", folder, "--skip-existing", "--quiet", "-o", folder / "out")
+    assert f"codec: {folder / 'empty.bin'}: truncated" in fail(
+        "decompress", folder, "--skip-existing", "--quiet", "-o", folder / "out"
+    )
     assert "firmware.bin: not a file of this codec" in fail("decompress", folder / "firmware.bin")
     for path in folder.glob("?.bin"):
         path.unlink()
@@ -353,7 +374,9 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
     (folder / "closed" / "d.png").write_bytes((folder / "a.png").read_bytes())
     scandir = os.scandir
 
-    def refuse(path="."):  # what the system says to ordinary users; the superuser, who may run this, is allowed everything
+    def refuse(
+        path=".",
+    ):  # what the system says to ordinary users; the superuser, who may run this, is allowed everything
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
@@ -369,10 +392,22 @@ def test_names_that_collide_all_get_an_output(folder):
     Image.open(folder / "a.png").save(folder / "a.jpg")
     (folder / "link.png").symlink_to("b.png")
     succeed("compress", folder, "--quiet")
-    assert sorted(path.name for path in folder.glob("*.bin")) == ["a.jpg.bin", "a.png.bin", "b.bin", "c.bin", "link.bin"]
+    assert sorted(path.name for path in folder.glob("*.bin")) == [
+        "a.jpg.bin",
+        "a.png.bin",
+        "b.bin",
+        "c.bin",
+        "link.bin",
+    ]
     assert (folder / "b.bin").read_bytes() == (folder / "link.bin").read_bytes()
     succeed("decompress", folder, "-o", folder / "out", "--quiet")
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.jpg.png", "a.png", "b.png", "c.png", "link.png"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "a.jpg.png",
+        "a.png",
+        "b.png",
+        "c.png",
+        "link.png",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_to_costs_its_files_one_line_each(folder, monkeypatch):

@@ -24,7 +24,9 @@ def folders(tmp_path_factory, pictures):
     """An exported model, and the same one fitted, by the command."""
     source, fitted = (tmp_path_factory.mktemp(name) for name in ("exported", "fitted"))
     coding(source)
-    done = CliRunner().invoke(codec_command, ["train", "--fit-tables", str(source), str(pictures), "-o", str(fitted), *FEW])
+    done = CliRunner().invoke(
+        codec_command, ["train", "--fit-tables", str(source), str(pictures), "-o", str(fitted), *FEW]
+    )
     assert done.exit_code == 0, done.output
     return source, fitted
 

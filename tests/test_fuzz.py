@@ -36,7 +36,11 @@ def test_any_bytes_end_as_they_must(name):
     seeds = [path.read_bytes() for path in INPUTS if path.parent.name == name][:40]
 
     @settings(derandomize=True, deadline=None, database=None, max_examples=60)
-    @given(st.sampled_from(seeds), st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=4)), max_size=4), st.binary(max_size=64))
+    @given(
+        st.sampled_from(seeds),
+        st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=4)), max_size=4),
+        st.binary(max_size=64),
+    )
     def check(seed, changes, tail):
         data = bytearray(seed)
         for position, piece in changes:

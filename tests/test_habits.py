@@ -106,7 +106,11 @@ def test_names_that_are_no_utf_8_are_names(root, tmp_path, photo, options):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin"] * 2 + [".png"] * 2 + [".webp"] * 2
     (tmp_path / name).write_bytes(b"damage")
     run = shell(root, "compress", tmp_path, "--force", *options)
-    assert run.returncode == 1 and b"caf\xe9.png: cannot read" in run.stderr.replace(rb"\udce9", b"\xe9") or b"not a picture" in run.stderr
+    assert (
+        run.returncode == 1
+        and b"caf\xe9.png: cannot read" in run.stderr.replace(rb"\udce9", b"\xe9")
+        or b"not a picture" in run.stderr
+    )
 
 
 # --- What is said -------------------------------------------------------------------------------------------------------
@@ -119,13 +123,18 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(tree):
     assert said.splitlines()[-1] == "codec: in/a.png: would be written over an input"
     succeed("compress", "in/a.png", "--quiet")
     assert "in/a.bin: exists already" in fail("compress", "in", "--dry-run")
-    assert succeed("decompress", "in", "--dry-run", "--json", "-o", "out/") == '{"input": "in/a.bin", "output": "out/a.png"}\n'
+    assert (
+        succeed("decompress", "in", "--dry-run", "--json", "-o", "out/")
+        == '{"input": "in/a.bin", "output": "out/a.png"}\n'
+    )
     assert not (tree / "out").exists()
 
 
 def test_json_is_a_line_a_file_and_names_what_failed(tree):
     (tree / "in" / "e.png").write_bytes(b"no picture")
-    said = [line for line in without_warning(fail("compress", "in", "--json", "-q", "30")).splitlines() if line[0] == "{"]
+    said = [
+        line for line in without_warning(fail("compress", "in", "--json", "-q", "30")).splitlines() if line[0] == "{"
+    ]
     done = [json.loads(line) for line in said]
     assert [each["input"] for each in done] == ["in/[d].png", "in/a.png", "in/e.png"]
     assert "not a picture" in done[2]["error"] and "output" not in done[2]
@@ -141,7 +150,20 @@ def test_json_is_a_line_a_file_and_names_what_failed(tree):
 
 
 def test_evaluation_prints_json_in_the_place_of_tables(tree, monkeypatch):
-    said = succeed("evaluate", "in", "--against", "none", "--qualities", "20,80", "--metrics", "psnr", "--json", "-", "--bootstrap", "0")
+    said = succeed(
+        "evaluate",
+        "in",
+        "--against",
+        "none",
+        "--qualities",
+        "20,80",
+        "--metrics",
+        "psnr",
+        "--json",
+        "-",
+        "--bootstrap",
+        "0",
+    )
     found = json.loads(said[said.index("{\n") :])
     assert [row["quality"] for row in found["rows"]] == [20, 80] * 2 and "means" in found
     assert not (tree / "-").exists()
@@ -154,7 +176,9 @@ def test_quiet_and_verbose_are_everywhere(tree):
     from cli.main import COMMANDS
 
     for name in COMMANDS:
-        for command in [(name,)] if name != "study" else [("study", each) for each in ("gradients", "quantisers", "dependent")]:
+        for command in (
+            [(name,)] if name != "study" else [("study", each) for each in ("gradients", "quantisers", "dependent")]
+        ):
             said = succeed(*command, "--help")
             assert "--quiet" in said and "--verbose" in said, command
     said = without_warning(succeed("compress", "in/a.png", "--verbose"))
@@ -168,7 +192,9 @@ def test_a_run_over_several_files_ends_with_totals(tree):
     said = without_warning(succeed("compress", "in", "--recursive")).splitlines()
     read = sum(path.stat().st_size for path in Path("in").rglob("*.png"))
     written = sum(Path("in", name).stat().st_size for name in made("in"))
-    found = re.fullmatch(r"codec: 4 files, (\S+) kB to (\d+) bytes in \d+:\d\d \(\S+ [kM]B/s\), 1 passed over \(.txt\)", said[-1])
+    found = re.fullmatch(
+        r"codec: 4 files, (\S+) kB to (\d+) bytes in \d+:\d\d \(\S+ [kM]B/s\), 1 passed over \(.txt\)", said[-1]
+    )
     assert float(found[1]) == pytest.approx(read / 1000, rel=0.05) and int(found[2]) == written
 
 
@@ -242,7 +268,9 @@ def test_closed_streams_cost_no_more_than_what_they_carry(root, tmp_path, photo,
     Image.fromarray(photo[:32, :32]).save(tmp_path / "a.png")
     command = f"{sys.executable} -W ignore -m codec {arguments}"
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    run = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False)
+    run = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False
+    )
     assert run.returncode == status and without_warning(run.stderr.decode()) == said, run.stderr
     if "-o x.bin" in arguments and status == 0:
         assert (tmp_path / "x.bin").read_bytes() == codec.compress(tmp_path / "a.png")
@@ -281,7 +309,9 @@ def test_the_shell_completes_commands_and_options(root):
             **os.environ, "PYTHONPATH": str(root), "_CODEC_COMPLETE": "bash_complete", "COMP_WORDS": words,
             "COMP_CWORD": str(words.count(" ")),
         }  # fmt: skip
-        run = subprocess.run([sys.executable, "-m", "codec"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(
+            [sys.executable, "-m", "codec"], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
         assert wanted in run.stdout, run.stderr
 
 

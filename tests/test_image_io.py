@@ -402,9 +402,7 @@ def camera_exif():
     )
     exif_directory = directory([(0x8827, 3, 1, struct.pack("<HH", 400, 0))], 0)
     gps_directory = directory([(0x0001, 2, 2, b"N\0\0\0")], 0)
-    thumbnail_directory = directory(
-        [(0x0201, 4, 1, number(second + 30)), (0x0202, 4, 1, number(len(THUMBNAIL)))], 0
-    )
+    thumbnail_directory = directory([(0x0201, 4, 1, number(second + 30)), (0x0202, 4, 1, number(len(THUMBNAIL)))], 0)
     directories = first_directory + exif_directory + gps_directory + thumbnail_directory
     return b"Exif\0\0II*\0\x08\0\0\0" + directories + THUMBNAIL
 
@@ -866,7 +864,9 @@ def test_metadata_is_saved_where_the_format_has_room(tmp_path, extension):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about the damage
-@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\x08\0\0\0" + bytes(70_000)])
+@pytest.mark.parametrize(
+    "exif", [b"nonsense", b"II*\0", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\x08\0\0\0" + bytes(70_000)]
+)
 def test_exif_that_cannot_be_read_or_kept_costs_no_picture(tmp_path, exif):
     image = to_image(gradient(), exif=exif)
     dict(image.getexif())

@@ -24,7 +24,9 @@ def test_pictures_go_there_and_back(tmp_path, photo):
 
 @pytest.mark.parametrize("shape", [(40, 56), (40, 56, 3), (40, 56, 4)])
 def test_properties_are_those_of_the_array_and_read_the_header_alone(photo, shape, monkeypatch):
-    pixels = np.dstack([photo[:40, :56], photo[:40, :56, :1]])[..., : shape[2]] if len(shape) > 2 else photo[:40, :56, 0]
+    pixels = (
+        np.dstack([photo[:40, :56], photo[:40, :56, :1]])[..., : shape[2]] if len(shape) > 2 else photo[:40, :56, 0]
+    )
     data = iio.imwrite("<bytes>", pixels, extension=".lqc", quality=60)
     found = iio.imread(data)
     monkeypatch.setitem(vars(codec), "decompress", None)

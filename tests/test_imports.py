@@ -35,8 +35,15 @@ def loaded_by(root, statements):
 @pytest.mark.parametrize(
     "module",
     [
-        "codec", "codec.errors", "codec.bitstream", "codec.config", "codec.quality", "codec.weights", "codec.extras",
-        "codec.threads", "codec.__main__",
+        "codec",
+        "codec.errors",
+        "codec.bitstream",
+        "codec.config",
+        "codec.quality",
+        "codec.weights",
+        "codec.extras",
+        "codec.threads",
+        "codec.__main__",
     ],
 )
 def test_importing_loads_nothing_heavy(root, module):

@@ -187,7 +187,9 @@ def test_urls_are_taken_by_functions_and_commands(tmp_path, monkeypatch, coder, 
     assert (tmp_path / "out" / "a.bin").read_bytes() == (tmp_path / "out" / "x" / "b.bin").read_bytes() == wanted
     succeed("compress", "memory://shop/**/*.png", "-q", "60", "-o", "memory://shop/packed/", "--quiet")
     assert sorted(store.find("/shop/packed")) == ["/shop/packed/a.bin", "/shop/packed/x/b.bin"]
-    succeed("decompress", "memory://shop/packed", "--recursive", "-o", tmp_path / "{folder}" / "{stem}-back.png", "--quiet")
+    succeed(
+        "decompress", "memory://shop/packed", "--recursive", "-o", tmp_path / "{folder}" / "{stem}-back.png", "--quiet"
+    )
     with Image.open(tmp_path / "x" / "b-back.png") as image:
         assert image.size == (56, 40)
 

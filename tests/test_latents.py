@@ -380,7 +380,9 @@ def test_decoders_see_the_codewords_that_encoders_chose(vector, quality):
 def test_vector_codewords_and_contexts_are_those_of_training(vq_folder, vector):
     y = (0.4 * np.random.default_rng(0).normal(size=(VQ_CONFIG.M, 8, 12))).astype(np.float32)
     graph = trainable_vq().eval()
-    graph.import_tensors({name: torch.from_numpy(t) for name, t in load_file(vq_folder / "weights.safetensors").items()})
+    graph.import_tensors(
+        {name: torch.from_numpy(t) for name, t in load_file(vq_folder / "weights.safetensors").items()}
+    )
     for quality in (0, 6000, 10000):
         groups = torch.from_numpy(y)[None]
         slope = squared_error_per_bit(VQ_CONFIG.lmbda(quality / 100))

@@ -29,6 +29,7 @@ def pixels(height=24, width=40):
 
 def camera_exif(order="<", orientation=6, thumbnail=b"\xff\xd8 thumbnail \xff\xd9"):
     """EXIF with UTF-8, a maker's note, a position and a thumbnail, as a camera lays it out."""
+
     def directory(entries, place, following=0):
         table, values = struct.pack(order + "H", len(entries)), b""
         place += 6 + 12 * len(entries)
@@ -50,7 +51,9 @@ def camera_exif(order="<", orientation=6, thumbnail=b"\xff\xd8 thumbnail \xff\xd
         places[0] = 8 + len(parts[0])
         parts.append(directory([(0x8827, 3, 1, short(400)), (0x927C, 7, len(MAKER_NOTE), MAKER_NOTE)], places[0]))
         places[1] = places[0] + len(parts[1])
-        parts.append(directory([(1, 2, 2, b"N\0"), (2, 5, 3, struct.pack(order + "6I", 52, 1, 30, 1, 7, 1))], places[1]))
+        parts.append(
+            directory([(1, 2, 2, b"N\0"), (2, 5, 3, struct.pack(order + "6I", 52, 1, 30, 1, 7, 1))], places[1])
+        )
         places[2] = places[1] + len(parts[2])
         parts.append(directory([(0x0201, 4, 1, long(places[2] + 30)), (0x0202, 4, 1, long(len(thumbnail)))], places[2]))
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
@@ -65,7 +68,9 @@ def jpeg(exif=None, xmp=None, iptc=None, picture=None, **options):
         extra = b"\xff\xed" + (len(body) + 2).to_bytes(2, "big") + body
     options = {"quality": 95, "subsampling": 0, **options}
     picture = pixels() if picture is None else picture
-    Image.fromarray(picture).save(file, "JPEG", exif=metadata.PREFIX + exif if exif else b"", xmp=xmp or b"", extra=extra, **options)
+    Image.fromarray(picture).save(
+        file, "JPEG", exif=metadata.PREFIX + exif if exif else b"", xmp=xmp or b"", extra=extra, **options
+    )
     return file.getvalue()
 
 
@@ -107,7 +112,9 @@ def test_exif_that_is_upright_already_is_not_touched():
 @pytest.mark.parametrize("order", "<>")
 def test_positions_are_taken_out_on_request(order):
     bare = metadata.upright_exif(camera_exif(order), without_gps=True)
-    assert struct.pack(order + "6I", 52, 1, 30, 1, 7, 1) not in bare and struct.pack(order + "HH", 0x8825, 4) not in bare
+    assert (
+        struct.pack(order + "6I", 52, 1, 30, 1, 7, 1) not in bare and struct.pack(order + "HH", 0x8825, 4) not in bare
+    )
     found = Image.Exif()
     found.load(bare)
     assert not found.get_ifd(ExifTags.IFD.GPSInfo) and found.get_ifd(ExifTags.IFD.Exif)[0x927C] == MAKER_NOTE
@@ -127,16 +134,23 @@ def test_a_stored_source_brings_no_metadata_that_was_to_be_left_out():
     """Whatever stands in the file: also comments, and pictures behind the picture."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
     source = jpeg(camera_exif(orientation=1), XMP.replace(b'"6"', b'"1"'), IPTC, noise, quality=20, comment=b"my home")
-    whole, bare, nowhere = (codec.compress(io.BytesIO(source), 95, fallback="always", **how) for how in ({}, {"strip": True}, {"strip_gps": True}))
+    whole, bare, nowhere = (
+        codec.compress(io.BytesIO(source), 95, fallback="always", **how)
+        for how in ({}, {"strip": True}, {"strip_gps": True})
+    )
     assert bitstream.unpack(whole).tiles[0].data == source
     for data in (bare, nowhere):
-        assert b"my home" not in data and struct.pack("<6I", 52, 1, 30, 1, 7, 1) not in data and b"GPSLatitude" not in data
+        assert (
+            b"my home" not in data and struct.pack("<6I", 52, 1, 30, 1, 7, 1) not in data and b"GPSLatitude" not in data
+        )
         np.testing.assert_array_equal(np.asarray(codec.decompress(data)), np.asarray(Image.open(io.BytesIO(source))))
     assert NAMES not in bare and "exif" not in codec.decompress(bare).info
     assert NAMES in codec.decompress(nowhere).info["exif"]
 
 
-@pytest.mark.parametrize("exif", [b"nonsense", b"II*\0\xff\xff\xff\x7f", camera_exif()[:60], b"MM\0*\0\0\0\x08\xff\xff"])
+@pytest.mark.parametrize(
+    "exif", [b"nonsense", b"II*\0\xff\xff\xff\x7f", camera_exif()[:60], b"MM\0*\0\0\0\x08\xff\xff"]
+)
 def test_damaged_exif_is_left_out_with_a_remark_and_without_a_warning(exif):
     said = []
     with warnings.catch_warnings():
@@ -165,7 +179,9 @@ def test_a_damaged_thumbnail_takes_nothing_along():
 
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=4)), min_size=1, max_size=3), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=4)), min_size=1, max_size=3), st.booleans()
+)
 def test_any_damage_of_exif_ends_in_exif_or_none(changes, without_gps):
     exif = bytearray(camera_exif())
     for place, piece in changes:
@@ -173,7 +189,9 @@ def test_any_damage_of_exif_ends_in_exif_or_none(changes, without_gps):
     exif = bytes(exif)
     assert 0 <= metadata.orientation(exif) <= 8
     found = metadata.upright_exif(exif, without_gps)
-    assert found is None or (metadata.is_sound(found) and len(found) <= len(exif) and metadata.orientation(found) in (0, 1))
+    assert found is None or (
+        metadata.is_sound(found) and len(found) <= len(exif) and metadata.orientation(found) in (0, 1)
+    )
     if found:
         metadata.into_tiff(encode_picture(to_image(pixels()), ".tif")[0], metadata.Metadata(found))
 
@@ -217,7 +235,11 @@ def test_what_a_format_has_no_room_for_costs_a_remark_and_no_picture():
     file, remarks = encode_picture(image, ".jpg")
     assert remarks == [f"EXIF is left out: {len(long):,} bytes do not fit in a JPEG"]
     assert read_picture(io.BytesIO(file)).metadata.xmp and Image.open(io.BytesIO(file)).size == (40, 24)
-    said = {extension: [line.split()[0] for line in encode_picture(image, extension)[1]] for extension in FORMATS if extension != ".jxl"}
+    said = {
+        extension: [line.split()[0] for line in encode_picture(image, extension)[1]]
+        for extension in FORMATS
+        if extension != ".jxl"
+    }
     assert said[".bmp"] == said[".ppm"] == ["EXIF", "XMP", "IPTC"]
     assert said[".png"] == said[".tif"] == [] and said[".webp"] == said[".avif"] == ["IPTC"]
 
@@ -229,7 +251,10 @@ def test_profiles_and_exif_are_packed_where_that_is_smaller():
     found = metadata.sections(metadata.Metadata(exif=noise), profile)
     assert found["exif"] == noise and len(found["packed_icc"]) < 2000
     container = bitstream.Container("0" * 16, 1, 1, 1, (bitstream.Tile(bytes(3), 1, 0),), **found)
-    assert metadata.of_container(bitstream.unpack(bitstream.pack(container))) == (metadata.Metadata(exif=noise), profile)
+    assert metadata.of_container(bitstream.unpack(bitstream.pack(container))) == (
+        metadata.Metadata(exif=noise),
+        profile,
+    )
 
 
 def test_packed_sections_do_not_unpack_to_more_than_the_limit():
@@ -267,9 +292,20 @@ def png(*chunks, after=()):
     data = file.getvalue()
 
     def packed(kind, body, crc=None):
-        return len(body).to_bytes(4, "big") + kind + body + (zlib.crc32(kind + body) if crc is None else crc).to_bytes(4, "big")
+        return (
+            len(body).to_bytes(4, "big")
+            + kind
+            + body
+            + (zlib.crc32(kind + body) if crc is None else crc).to_bytes(4, "big")
+        )
 
-    return data[:33] + b"".join(packed(*chunk) for chunk in chunks) + data[33:-12] + b"".join(packed(*chunk) for chunk in after) + data[-12:]
+    return (
+        data[:33]
+        + b"".join(packed(*chunk) for chunk in chunks)
+        + data[33:-12]
+        + b"".join(packed(*chunk) for chunk in after)
+        + data[-12:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,8 +332,12 @@ def test_what_is_not_kept_of_a_png_costs_nothing(chunk):
 def test_metadata_of_png_is_found_wherever_it_stands():
     exif = metadata.upright_exif(camera_exif(orientation=1))
     text = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)
-    hexadecimal = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  9\n" + (metadata.PREFIX + exif).hex().encode())
-    iptc = b"Raw profile type 8bim\0\0" + zlib.compress(b"\n8bim\n 9\n" + metadata.resources_of_iptc(IPTC).hex().encode())
+    hexadecimal = b"Raw profile type exif\0\0" + zlib.compress(
+        b"\nexif\n  9\n" + (metadata.PREFIX + exif).hex().encode()
+    )
+    iptc = b"Raw profile type 8bim\0\0" + zlib.compress(
+        b"\n8bim\n 9\n" + metadata.resources_of_iptc(IPTC).hex().encode()
+    )
     for data in (
         png((b"eXIf", exif), (b"iTXt", text), (b"zTXt", iptc)),
         png(after=[(b"eXIf", exif), (b"iTXt", text), (b"zTXt", iptc)]),

@@ -30,9 +30,7 @@ def texture():
     return np.rint(127 + 60 * np.stack(waves, axis=2)).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("difference", "decibels"), [(1, 48.1308036), (2, 42.1102037), (16, 24.0484040), (255, 0.0)]
-)
+@pytest.mark.parametrize(("difference", "decibels"), [(1, 48.1308036), (2, 42.1102037), (16, 24.0484040), (255, 0.0)])
 def test_psnr_of_a_constant_difference(difference, decibels):
     assert psnr_db(flat(0), flat(difference)) == pytest.approx(decibels, abs=1e-6)
     assert psnr_db(flat(difference), flat(0)) == pytest.approx(decibels, abs=1e-6)

@@ -153,7 +153,10 @@ def test_unknown_config_fields_are_refused():
         ModelConfig.from_dict({"widht": 3})
 
 
-@pytest.mark.parametrize("bad", [{"M": 30}, {"M": 640}, {"synthesis_width8": 100}, {"analysis_width": 770}, {"anchors": 1}, {"lmbda_min": 2.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"M": 30}, {"M": 640}, {"synthesis_width8": 100}, {"analysis_width": 770}, {"anchors": 1}, {"lmbda_min": 2.0}],
+)
 def test_architectures_that_cannot_be_built_are_refused(bad):
     with pytest.raises(ModelError):
         ModelConfig(**bad)

@@ -94,9 +94,16 @@ def test_the_source_distribution_makes_the_same_wheel(source, wheel, tmp_path):
     with tarfile.open(build(source, "sdist", tmp_path)) as archive:
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "NOTICE", "SECURITY.md", "docs", "models"} <= {
-        path.name for path in unpacked.iterdir()
-    }
+    assert {
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "NOTICE",
+        "SECURITY.md",
+        "docs",
+        "models",
+    } <= {path.name for path in unpacked.iterdir()}
     again = build(unpacked, "wheel", tmp_path / "again")
     contents = []
     for path in (wheel, again):
@@ -126,9 +133,7 @@ def test_the_notice_names_every_picture_that_taught(root):
 def test_the_wheel_installs_no_other_top_level_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        entry_points = archive.read(
-            next(name for name in names if name.endswith("/entry_points.txt"))
-        ).decode()
+        entry_points = archive.read(next(name for name in names if name.endswith("/entry_points.txt"))).decode()
     top_level = {name.split("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"codec"}
     assert entry_points.split() == ["[console_scripts]", "codec", "=", "codec.__main__:main"]

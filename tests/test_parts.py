@@ -60,7 +60,8 @@ class Counting(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    "region", [(0, 0, WIDTH, HEIGHT), (5, 3, 1, 1), (2040, 1010, 17, 33), (WIDTH - 1, HEIGHT - 1, 1, 1), (1023, 0, 2, HEIGHT)]
+    "region",
+    [(0, 0, WIDTH, HEIGHT), (5, 3, 1, 1), (2040, 1010, 17, 33), (WIDTH - 1, HEIGHT - 1, 1, 1), (1023, 0, 2, HEIGHT)],
 )
 def test_a_region_is_that_cut_of_the_whole(coder, data, whole, region):
     left, top, width, height = region
@@ -133,7 +134,9 @@ def test_a_flipped_byte_costs_one_tile(coder, data, whole):
     found = coder.decompress(bytes(damaged), as_array=True, lost=lost)
     assert lost == ["tile 2 is lost: x 2048 to 2199, y 0 to 1023"]
     # Within reach of the synthesis of the lost tile, others differ a little.
-    assert np.array_equal(found[:, : 2048 - 96], whole[:, : 2048 - 96]) and np.array_equal(found[-50:, :1900], whole[-50:, :1900])
+    assert np.array_equal(found[:, : 2048 - 96], whole[:, : 2048 - 96]) and np.array_equal(
+        found[-50:, :1900], whole[-50:, :1900]
+    )
     assert np.abs(found[:900, 2100:].astype(int) - found[:900, 2100:].mean((0, 1))).max() < 60
 
 

@@ -32,7 +32,9 @@ def gradient(height=40, width=56):
 def deep_gradient(height=40, width=56):
     """uint16 (H, W, 3) whose low bytes matter."""
     rows, columns = np.mgrid[:height, :width]
-    return np.stack([rows * 1300 + columns * 17, 60000 - rows * 333 - columns, columns * 1111 + rows], axis=-1).astype(np.uint16)
+    return np.stack([rows * 1300 + columns * 17, 60000 - rows * 333 - columns, columns * 1111 + rows], axis=-1).astype(
+        np.uint16
+    )
 
 
 def png(samples, depth, kind, *chunks):
@@ -79,8 +81,16 @@ def css_p3_to_srgb(levels):
     """CSS Color Module Level 4, section 18: display-p3 to sRGB."""
     light = np.array(levels) / 255
     light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
-    to_xyz = [[0.4865709486, 0.2656676932, 0.1982172852], [0.2289745641, 0.6917385218, 0.0792869141], [0, 0.0451133819, 1.0439443689]]
-    from_xyz = [[3.2409699419, -1.5373831776, -0.4986107603], [-0.9692436363, 1.8759675015, 0.0415550574], [0.0556300797, -0.2039769589, 1.0569715142]]
+    to_xyz = [
+        [0.4865709486, 0.2656676932, 0.1982172852],
+        [0.2289745641, 0.6917385218, 0.0792869141],
+        [0, 0.0451133819, 1.0439443689],
+    ]
+    from_xyz = [
+        [3.2409699419, -1.5373831776, -0.4986107603],
+        [-0.9692436363, 1.8759675015, 0.0415550574],
+        [0.0556300797, -0.2039769589, 1.0569715142],
+    ]
     light = np.array(from_xyz) @ np.array(to_xyz) @ light
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.abs(light) ** (1 / 2.4) - 0.055)
 
@@ -103,7 +113,12 @@ def test_primaries_of_srgb_are_none():
     colours = np.array([P3_COLOURS], np.uint8)
     srgb = chrm(*(n for pair in colour.SRGB for n in pair))
     linear = (b"gAMA", struct.pack(">I", 100000))
-    for chunks in ([srgb], [(b"cICP", bytes([1, 13, 0, 1]))], [(b"cICP", bytes([1, 1, 0, 1]))], [chrm(*P3), (b"sRGB", b"\0")]):
+    for chunks in (
+        [srgb],
+        [(b"cICP", bytes([1, 13, 0, 1]))],
+        [(b"cICP", bytes([1, 1, 0, 1]))],
+        [chrm(*P3), (b"sRGB", b"\0")],
+    ):
         picture = read(png(colours, 8, 2, *chunks))
         assert picture.icc is None and (picture.pixels == colours).all()
     assert read(png(colours, 8, 2, srgb, linear)).pixels[0, 1, 0] == 188  # gAMA still counts
@@ -113,7 +128,13 @@ def test_gamma_beside_other_primaries_is_in_the_profile():
     """Grey of half the light is 188 in sRGB, whatever the primaries of the same white."""
     picture = read(png(np.full((2, 2, 3), 128, np.uint8), 8, 2, chrm(*P3), (b"gAMA", struct.pack(">I", 100000))))
     assert np.abs(in_srgb(picture) - 188).max() <= 1
-    assert np.abs(in_srgb(read(png(np.full((2, 2), 128, np.uint8), 8, 0, chrm(*P3), (b"gAMA", struct.pack(">I", 100000))))) - 188).max() <= 1
+    assert (
+        np.abs(
+            in_srgb(read(png(np.full((2, 2), 128, np.uint8), 8, 0, chrm(*P3), (b"gAMA", struct.pack(">I", 100000)))))
+            - 188
+        ).max()
+        <= 1
+    )
 
 
 @pytest.mark.parametrize(("transfer", "word"), [(16, "PQ"), (18, "HLG")])
@@ -137,7 +158,12 @@ def test_primaries_of_tiff_and_avif_count_too():
 
 
 def test_nonsense_primaries_cost_nothing():
-    for numbers in ((0,) * 8, (0.3, 0.3) * 4, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.0), (0.01, 0.9, 1, 0, 0, 1, 0, 0.001)):
+    for numbers in (
+        (0,) * 8,
+        (0.3, 0.3) * 4,
+        (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.0),
+        (0.01, 0.9, 1, 0, 0, 1, 0, 0.001),
+    ):
         assert (read(png(gradient(), 8, 2, chrm(*numbers))).pixels == gradient()).all()
 
 
@@ -155,10 +181,19 @@ def tiff16(samples, order="<"):
     table = b""
     for tag, type_, count, value in entries:
         value = {258: bits, 273: bits + 2 * channels}.get(tag, value)
-        packed = struct.pack(order + ("HH" if type_ == 3 and count == 1 else "I"), *((value, 0) if type_ == 3 and count == 1 else (value,)))
+        packed = struct.pack(
+            order + ("HH" if type_ == 3 and count == 1 else "I"),
+            *((value, 0) if type_ == 3 and count == 1 else (value,)),
+        )
         table += struct.pack(order + "HHI", tag, type_, count) + packed
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
-    return head + table + bytes(4) + struct.pack(order + f"{channels}H", *[16] * channels) + samples.astype(order + "u2").tobytes()
+    return (
+        head
+        + table
+        + bytes(4)
+        + struct.pack(order + f"{channels}H", *[16] * channels)
+        + samples.astype(order + "u2").tobytes()
+    )
 
 
 def libtiff16(samples):
@@ -191,7 +226,11 @@ def test_colours_of_16_bits_are_read_to_the_last_bit():
         np.testing.assert_array_equal(small.pixels, (deep.astype(int) + 128) // 257)
         if picture.alpha is not None:
             np.testing.assert_array_equal(picture.alpha, np.where(alpha[..., 0] < 65535, 128, 255))
-        assert (picture.alpha is None) == (small.alpha is None) == (len(data) < with_alpha.nbytes and data[:4] != b"\x89PNG" or picture.alpha is None)
+        assert (
+            (picture.alpha is None)
+            == (small.alpha is None)
+            == (len(data) < with_alpha.nbytes and data[:4] != b"\x89PNG" or picture.alpha is None)
+        )
 
 
 @pytest.mark.parametrize("bits", [16, 10])
@@ -222,7 +261,9 @@ def test_grey_of_16_bits_with_alpha_is_read_to_the_last_bit():
 def test_the_transparent_colour_of_16_bits_is_compared_as_a_whole():
     row = np.array([[[256, 512, 768], [257, 512, 768], [256, 512, 769], [0, 0, 0]]], np.uint16)
     for deep in (False, True):
-        assert read(png(row, 16, 2, (b"tRNS", struct.pack(">3H", 256, 512, 768))), deep=deep).alpha.tolist() == [[0, 255, 255, 255]]
+        assert read(png(row, 16, 2, (b"tRNS", struct.pack(">3H", 256, 512, 768))), deep=deep).alpha.tolist() == [
+            [0, 255, 255, 255]
+        ]
 
 
 def test_tiff_of_9_to_15_bits_is_white_where_it_says_so():
@@ -233,7 +274,9 @@ def test_tiff_of_9_to_15_bits_is_white_where_it_says_so():
             assert opened.tag_v2[258] == (16,)
         place = data.index(struct.pack("<HHI", 258, 3, 1)) + 8
         samples = np.asarray(image)
-        packed = np.packbits(np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, -bits:].reshape(8, -1), axis=1)
+        packed = np.packbits(
+            np.unpackbits(samples.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)[:, -bits:].reshape(8, -1), axis=1
+        )
         data[place : place + 2] = struct.pack("<H", bits)
         offset = struct.unpack("<I", data[(at := data.index(struct.pack("<HHI", 273, 4, 1)) + 8) : at + 4])[0]
         data[offset : offset + packed.size] = packed.tobytes()
@@ -251,7 +294,9 @@ def test_tiff_of_9_to_15_bits_is_white_where_it_says_so():
 def deep_photo():
     """uint16 (96, 128, 3), smooth, with nothing that 8 bits would hold."""
     rows, columns = np.mgrid[:96, :128] / 96
-    return np.stack([30000 + 9000 * np.sin(3 * rows + columns), 20000 + 7000 * columns, 41000 - 6000 * rows * columns], axis=-1).astype(np.uint16)
+    return np.stack(
+        [30000 + 9000 * np.sin(3 * rows + columns), 20000 + 7000 * columns, 41000 - 6000 * rows * columns], axis=-1
+    ).astype(np.uint16)
 
 
 def test_sixteen_bits_are_coded_as_such_and_come_back_at_the_models_precision(deep_photo):
@@ -285,7 +330,9 @@ def test_depth_16_of_every_kind_of_file(tmp_path, deep_photo):
         assert np.abs(found.astype(float) - deep_photo).mean() < 300
         if suffix == ".pgm":
             break
-    assert "only png, ppm, pgm, pnm" in run("decompress", tmp_path / "deep.bin", "-o", tmp_path / "back.jpg", "--depth", 16, status=1)
+    assert "only png, ppm, pgm, pnm" in run(
+        "decompress", tmp_path / "deep.bin", "-o", tmp_path / "back.jpg", "--depth", 16, status=1
+    )
     assert not (tmp_path / "back.jpg").exists()
 
 
@@ -368,11 +415,17 @@ def test_frames_and_pages_are_told_and_taken(tmp_path, form, suffix):
     for number, frame in enumerate(frames):
         back = codec.decompress((tmp_path / "all" / f"a.{number}.bin").read_bytes()).convert("RGB")
         wanted = frame.quantize() if form == "GIF" else frame
-        assert np.abs(np.asarray(back).astype(int) - np.asarray(wanted.convert("RGB"))).mean() < (3 if form == "GIF" else 0.01)
-    assert "exists already" in run("compress", tmp_path / f"a{suffix}", "--all-frames", "-o", tmp_path / "all" / "a.bin", status=1)
+        assert np.abs(np.asarray(back).astype(int) - np.asarray(wanted.convert("RGB"))).mean() < (
+            3 if form == "GIF" else 0.01
+        )
+    assert "exists already" in run(
+        "compress", tmp_path / f"a{suffix}", "--all-frames", "-o", tmp_path / "all" / "a.bin", status=1
+    )
 
 
-@pytest.mark.parametrize(("suffix", "form"), [(".tga", "TGA"), (".pcx", "PCX"), (".qoi", "QOI"), (".dib", "DIB"), (".sgi", "SGI")])
+@pytest.mark.parametrize(
+    ("suffix", "form"), [(".tga", "TGA"), (".pcx", "PCX"), (".qoi", "QOI"), (".dib", "DIB"), (".sgi", "SGI")]
+)
 def test_other_formats_are_taken(tmp_path, suffix, form):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(gradient()).save(path, "BMP" if form == "DIB" else form)
@@ -405,7 +458,9 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
 JXL = b"\xff\x0a" + bytes(40)
 
 
-@pytest.mark.parametrize(("data", "module", "package"), [(JXL, "pillow_jxl", "pillow-jxl-plugin"), (HEIC, "pillow_heif", "pillow-heif")])
+@pytest.mark.parametrize(
+    ("data", "module", "package"), [(JXL, "pillow_jxl", "pillow-jxl-plugin"), (HEIC, "pillow_heif", "pillow-heif")]
+)
 def test_formats_of_other_packages_name_the_package(monkeypatch, data, module, package):
     Image.init()
     for form in ("JXL", "HEIF"):
@@ -447,7 +502,11 @@ def test_alpha_loses_levels_on_request_alone(tmp_path):
     for quality in (100, 90, 50, 0):
         plane = image_io.decode_alpha(encode_alpha(ramp, quality), 256, 9).astype(int)
         assert plane[0, 0] == 0 and plane[0, 255] == 255 and (np.diff(plane[0]) >= 0).all()
-        assert np.abs(plane - ramp).max() <= 255 / (2 * (1 + int(62 * quality / 100))) + 1 if quality < 100 else (plane == ramp).all()
+        assert (
+            np.abs(plane - ramp).max() <= 255 / (2 * (1 + int(62 * quality / 100))) + 1
+            if quality < 100
+            else (plane == ramp).all()
+        )
         sizes.append(len(encode_alpha(noise, quality)))
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 4
     Image.fromarray(np.dstack([np.resize(gradient(), (60, 60, 3)), noise])).save(tmp_path / "a.png")
@@ -463,12 +522,25 @@ def test_the_background_is_what_was_asked_for(tmp_path):
     run("compress", tmp_path / "a.png", "--lossless")
     for suffix in (".bmp", ".jpg", ".ppm"):
         for word, wanted in (("#102030", (16, 32, 48)), ("red", (255, 0, 0)), (None, (255, 255, 255))):
-            run("decompress", tmp_path / "a.bin", "-o", tmp_path / f"b{suffix}", "-f", *(["--background", word] if word else []))
+            run(
+                "decompress",
+                tmp_path / "a.bin",
+                "-o",
+                tmp_path / f"b{suffix}",
+                "-f",
+                *(["--background", word] if word else []),
+            )
             found = np.asarray(Image.open(tmp_path / f"b{suffix}")).astype(int)
             assert np.abs(found[30] - wanted).max() <= (3 if suffix == ".jpg" else 0)
-    assert "is no colour" in run("decompress", tmp_path / "a.bin", "-o", tmp_path / "c.bmp", "--background", "reddish", status=2)
+    assert "is no colour" in run(
+        "decompress", tmp_path / "a.bin", "-o", tmp_path / "c.bmp", "--background", "reddish", status=2
+    )
     grey = to_image(np.full((4, 4, 3), 9, np.uint8), np.zeros((4, 4), np.uint8), grey=True)
-    assert read(bytes(encode_picture(grey, ".bmp", how=Writing(background=(255, 0, 0)))[0])).pixels[0, 0].tolist() == [255, 0, 0]
+    assert read(bytes(encode_picture(grey, ".bmp", how=Writing(background=(255, 0, 0)))[0])).pixels[0, 0].tolist() == [
+        255,
+        0,
+        0,
+    ]
 
 
 def test_output_quality_is_that_of_lossy_formats(tmp_path, photo):

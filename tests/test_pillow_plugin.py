@@ -111,7 +111,9 @@ def test_load_gives_what_decompress_gives_once(tmp_path, decoded, mode):
 def test_profile_and_exif_are_there_after_open_without_decoding(decoded):
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Ada"
-    data = pack(container(exif=exif.tobytes().removeprefix(b"Exif\0\0"), icc=b"profile", tiles=(Tile(bytes(5000), 1, 0),)))
+    data = pack(
+        container(exif=exif.tobytes().removeprefix(b"Exif\0\0"), icc=b"profile", tiles=(Tile(bytes(5000), 1, 0),))
+    )
     file = io.BytesIO(data)
     image = Image.open(file)
     assert image.info["icc_profile"] == b"profile" and image.info["exif"] == exif.tobytes()
@@ -289,8 +291,14 @@ def described(**tags):
         ({"exif": b""}, {}),
         ({"exif": None}, {}),
         ({"exif": described(Copyright="Eve")}, {ExifTags.Base.Copyright: "Eve"}),
-        ({"exif": described(Copyright="Eve", Orientation=6)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
-        ({"exif": described(Copyright="Eve", Orientation=1)}, {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1}),
+        (
+            {"exif": described(Copyright="Eve", Orientation=6)},
+            {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1},
+        ),
+        (
+            {"exif": described(Copyright="Eve", Orientation=1)},
+            {ExifTags.Base.Copyright: "Eve", ExifTags.Base.Orientation: 1},
+        ),
         ({"exif": b"no EXIF"}, {}),
     ],
 )
@@ -351,18 +359,26 @@ def test_info_is_the_same_before_and_after_the_pixels_are_there(tmp_path, photo,
     exif = Image.Exif()
     exif[ExifTags.Base.Artist], exif[ExifTags.Base.Orientation] = "Ada", 6
     for suffix, options in ((".jpg", {"quality": 30, "dpi": (300, 300)}), (".png", {"dpi": (150, 150)})):
-        Image.fromarray(photo).save(tmp_path / f"a{suffix}", exif=exif, xmp=b"<x:xmpmeta/>", **options) if suffix == ".jpg" else (
-            Image.fromarray(photo).save(tmp_path / f"a{suffix}", exif=exif, **options)
-        )
+        Image.fromarray(photo).save(
+            tmp_path / f"a{suffix}", exif=exif, xmp=b"<x:xmpmeta/>", **options
+        ) if suffix == ".jpg" else (Image.fromarray(photo).save(tmp_path / f"a{suffix}", exif=exif, **options))
         (tmp_path / "a.bin").write_bytes(codec.compress(tmp_path / f"a{suffix}", 40, fallback=fallback))
         with Image.open(tmp_path / "a.bin") as image:
             before = dict(image.info)
             image.load()
-            assert image.info == before and image.getexif()[ExifTags.Base.Artist] == "Ada" and image.size == photo.shape[:2]
+            assert (
+                image.info == before
+                and image.getexif()[ExifTags.Base.Artist] == "Ada"
+                and image.size == photo.shape[:2]
+            )
         assert {"exif", "dpi", "quality"} <= set(before) and ("xmp" in before) == (suffix == ".jpg")
 
 
 def test_a_hostile_stored_picture_is_opened_by_no_other_reader():
-    for payload in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\x89PNG\r\n\x1a\n" + bytes(30), b"\xff\xd8\xff\xe1\0\3x"):
+    for payload in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"\x89PNG\r\n\x1a\n" + bytes(30),
+        b"\xff\xd8\xff\xe1\0\3x",
+    ):
         sections = {name: None for name in ("exif", "icc", "xmp", "packed_icc", "iptc", "packed_exif", "resolution")}
         assert pillow_plugin._info({**sections, "stored": payload}, False) == {}

@@ -44,7 +44,9 @@ def wanted(coder, picture):
 
 
 def same(coder, picture, wanted):
-    return coder.compress(picture, QUALITY) == wanted[0] and (np.asarray(coder.decompress(wanted[0])) == wanted[1]).all()
+    return (
+        coder.compress(picture, QUALITY) == wanted[0] and (np.asarray(coder.decompress(wanted[0])) == wanted[1]).all()
+    )
 
 
 # --- Children -------------------------------------------------------------------------------------------------------
@@ -74,9 +76,7 @@ def same():
 def test_a_fork_after_use_works_and_ends(root, way):
     code = {
         # A child that ends as programs do, with all that is run at the exit.
-        "os": "pid = os.fork()\n"
-        "if pid == 0: sys.exit(0 if same() else 3)\n"
-        "assert os.waitpid(pid, 0)[1] == 0\n",
+        "os": "pid = os.fork()\nif pid == 0: sys.exit(0 if same() else 3)\nassert os.waitpid(pid, 0)[1] == 0\n",
         "multiprocessing": "import multiprocessing\n"
         "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
         "    assert pool.map(coder.compress, [x, x, x]) == [coder.compress(x)] * 3\n"
@@ -111,11 +111,16 @@ def test_a_spawned_child_makes_the_same_bytes(coder, picture, wanted):
 
 def test_nobody_is_told(root):
     """ONNX Runtime reports to its makers unless it is told not to before it is loaded."""
-    result = fresh(root, USED + "assert 'ORT_DISABLE_TELEMETRY' not in os.environ; print(len(os.listdir('/proc/self/task')))")
+    result = fresh(
+        root, USED + "assert 'ORT_DISABLE_TELEMETRY' not in os.environ; print(len(os.listdir('/proc/self/task')))"
+    )
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("threads are counted in /proc")
     assert result.returncode == 0, result.stderr
-    silent = fresh(root, "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'" + USED + "print(len(os.listdir('/proc/self/task')))")
+    silent = fresh(
+        root,
+        "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'" + USED + "print(len(os.listdir('/proc/self/task')))",
+    )
     assert result.stdout == silent.stdout
 
 
@@ -320,7 +325,9 @@ def test_one_bad_picture_costs_the_batch_or_itself(coder, picture, wanted, tmp_p
         coder.decompress_batch([wanted[0], b"nonsense"])
     image, error = coder.decompress_batch([wanted[0], b"nonsense"], on_error="return")
     assert (np.asarray(image) == wanted[1]).all() and isinstance(error, codec.NotThisFormat)
-    assert codec.compress_batch([bad], on_error="return")[0].args and codec.decompress_batch([], on_error="return") == []
+    assert (
+        codec.compress_batch([bad], on_error="return")[0].args and codec.decompress_batch([], on_error="return") == []
+    )
     with pytest.raises(ValueError, match="'ignore'; there are 'raise' and 'return'"):
         coder.compress_batch([picture], on_error="ignore")
 
@@ -356,7 +363,9 @@ def test_a_single_thing_given_for_many_is_a_type_error(coder, single, tmp_path, 
     for batch, verb, kind in (
         (coder.compress_batch, "compress", "pictures"), (codec.decompress_batch, "decompress", "files"),
     ):  # fmt: skip
-        with pytest.raises(TypeError, match=f"{verb}_batch needs an iterable of {kind}, not a .*; {verb} takes a single"):
+        with pytest.raises(
+            TypeError, match=f"{verb}_batch needs an iterable of {kind}, not a .*; {verb} takes a single"
+        ):
             batch(single)
 
 

@@ -20,9 +20,7 @@ from codec.evaluation.anchors import ANCHORS
 from test_report import HOSTILE, pixels_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
@@ -384,7 +382,7 @@ def test_space_flickers_between_left_and_right(visit, viewer_page):
     shots = []
     for title in ("original", "codec", "original"):
         assert page.locator(".badge:visible").all_inner_texts() == [title]
-        shots.append(screenshot(stage)[: -60])  # without the labels
+        shots.append(screenshot(stage)[:-60])  # without the labels
         page.keyboard.press("Space")
     assert np.array_equal(shots[0], shots[2]) and not np.array_equal(shots[0], shots[1])
     page.click("#view-swap")
@@ -449,9 +447,7 @@ def test_dragging_moves_the_picture(visit, viewer_page):
 def test_side_by_side_shows_both_in_one_view(visit, viewer_page):
     page = visit(viewer_page)
     page.click("[data-mode=beside]")
-    stage, left, right = (
-        page.locator(f"#{name}").bounding_box() for name in ("stage", "image-left", "image-right")
-    )
+    stage, left, right = (page.locator(f"#{name}").bounding_box() for name in ("stage", "image-left", "image-right"))
     assert left["x"] + left["width"] <= stage["x"] + stage["width"] / 2 + 1 <= right["x"] + 2
     assert (left["width"], left["height"], left["y"]) == (right["width"], right["height"], right["y"])
 

@@ -98,7 +98,9 @@ def test_scales_below_the_bound_count_as_the_bound():
         mixture.log_ratio.zero_()
     residual = torch.tensor([[[0.0, 0.4, 0.7]]])
     least, smaller = (mixture.bits(residual, torch.full((1, 1, 3), scale)) for scale in (0.11, 0.01))
-    probability = [0.5 * (math.erf((r + 0.5) / 0.11 / 2**0.5) - math.erf((r - 0.5) / 0.11 / 2**0.5)) for r in (0, 0.4, 0.7)]
+    probability = [
+        0.5 * (math.erf((r + 0.5) / 0.11 / 2**0.5) - math.erf((r - 0.5) / 0.11 / 2**0.5)) for r in (0, 0.4, 0.7)
+    ]
     assert least.item() == pytest.approx(-sum(map(math.log2, probability)), rel=1e-3)
     torch.testing.assert_close(smaller, least)
 

@@ -308,7 +308,10 @@ def test_without_matplotlib_pictures_are_refused_before_anything_is_measured(tmp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
     result = run("--quick", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert result.stderr == 'codec: study gradients needs Matplotlib: pip install ".[study]" in the folder of the sources\n'
+    assert (
+        result.stderr
+        == 'codec: study gradients needs Matplotlib: pip install ".[study]" in the folder of the sources\n'
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -354,7 +354,9 @@ def test_entropy_networks_of_fewer_bits_are_exported_and_executed(pictures, tmp_
     export = train(
         config(pictures, tmp_path, steps=1, architecture=dataclasses.replace(CONFIG, entropy_bits=bits)), progress=False
     )
-    layers = {name: t for name, t in read_weights(export)[1].items() if t.dtype == torch.int8 and name.endswith("weight")}
+    layers = {
+        name: t for name, t in read_weights(export)[1].items() if t.dtype == torch.int8 and name.endswith("weight")
+    }
     assert len(layers) > 20
     for name, weight in layers.items():
         values = weight.unique().int()

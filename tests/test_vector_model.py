@@ -331,7 +331,9 @@ def test_who_may_be_used_and_who_learns():
     forward = model.lower.forward
     model.lower.forward = lambda *arguments, **options: (heard.append(arguments), forward(*arguments, **options))[1]
     quality = torch.tensor([39.0, 40.0, 49.0, 50.0])
-    model(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), quality, torch.Generator().manual_seed(0))
+    model(
+        torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), quality, torch.Generator().manual_seed(0)
+    )
     _, shape, used, near, worth, offset = heard[0]
     assert shape == (4, 4, 4) and offset is None
     assert used[0, 0].all() and near[0, 0].all()

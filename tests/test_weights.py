@@ -117,7 +117,9 @@ def test_a_model_outlives_another_installation(home, source, tmp_path, monkeypat
     found = weights.install(source, default=True)
     shutil.copytree(weights.shipped_folder(), tmp_path / "upgraded")
     monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path / "upgraded")
-    assert weights.default_model_id() == found == weights.list_models()[0] and len(weights.list_models()) == 1 + len(SHIPPED)
+    assert weights.default_model_id() == found == weights.list_models()[0] and len(weights.list_models()) == 1 + len(
+        SHIPPED
+    )
 
 
 @pytest.mark.parametrize("name", weights.FILES)

@@ -268,7 +268,12 @@ ANCHORS = {
         _avif("avif", "4:2:0"),
         _avif("avif444", "4:4:4"),
         Jpeg2000(
-            "jpeg2000", "JPEG 2000", "JPEG2000", "jpg_2000", 65535, JPEG2000_BPP,
+            "jpeg2000",
+            "JPEG 2000",
+            "JPEG2000",
+            "jpg_2000",
+            65535,
+            JPEG2000_BPP,
             {"quality_mode": "rates", "irreversible": True, "mct": 1},
         ),  # fmt: skip
         JpegXl("jxl", "JPEG XL", "JXL", "jxl", 65535, JXL_QUALITIES, {"effort": 7}),

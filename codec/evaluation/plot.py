@@ -35,9 +35,7 @@ def draw(results, curves, suffix):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    measured = {
-        name: [(mean["bpp"], mean["psnr_db"]) for mean in curve] for name, curve in results["means"].items()
-    }
+    measured = {name: [(mean["bpp"], mean["psnr_db"]) for mean in curve] for name, curve in results["means"].items()}
     test, called = ours(results), titles(results)
     low, high, floor = _limits(measured[test])
 

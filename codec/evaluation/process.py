@@ -58,9 +58,7 @@ def cold(entrant, name, pixels, quality, runs=None):
         encodes = [_run(folder, coder, entrant.make, (pixels, quality), target) for _ in range(runs)]
         decodes = [_run(folder, coder, entrant.make, (target.read_bytes(),), None) for _ in range(runs)]
     (encode_s, encode_peak), (decode_s, decode_peak) = map(_medians, (encodes, decodes))
-    return Cold(
-        entrant.name, name, width, height, quality, runs, encode_s, decode_s, encode_peak, decode_peak
-    )
+    return Cold(entrant.name, name, width, height, quality, runs, encode_s, decode_s, encode_peak, decode_peak)
 
 
 def peak_bytes():

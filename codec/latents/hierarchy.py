@@ -95,9 +95,7 @@ class HierarchicalLatents:
         self.upper = ResidualCodes(tensors, "entropy.upper", (UPPER_STAGES, config.N // dim), codes, dim)
         if (self.upper.codebooks != np.floor(self.upper.codebooks)).any():
             raise ModelError("entropy.upper.codebooks is not made of whole numbers")
-        self.lower = ResidualCodes(
-            tensors, "entropy.vq", (config.stages, config.M // dim), codes, dim, classes=CLASSES
-        )
+        self.lower = ResidualCodes(tensors, "entropy.vq", (config.stages, config.M // dim), codes, dim, classes=CLASSES)
         self.condition = Condition(config, tensors)
         self.tables = Tables.join(self.upper.tables, self.lower.tables)
 

@@ -1,8 +1,8 @@
 """Residuals of a pass  <->  symbols: plain rounding and dependent quantisation, behind one contract.
 
-    encoder     quantise(k, residual, indexes) -> Quantised,  send(k, quantised, push)
-    decoder     receive(k, indexes, source)    -> Quantised
-    both        shift(quality, quantised): where the synthesis sees the symbols
+encoder     quantise(k, residual, indexes) -> Quantised,  send(k, quantised, push)
+decoder     receive(k, indexes, source)    -> Quantised
+both        shift(quality, quantised): where the synthesis sees the symbols
 """
 
 from typing import NamedTuple

@@ -282,7 +282,12 @@ class Decoder:
         self._check_end()
 
         # The states, their limbs, and room for what is in between, for _step.
-        room = [np.empty(lanes, np.int64), np.empty((lanes, 2), np.int64), np.empty(lanes, np.uint8), np.empty(lanes, bool)]
+        room = [
+            np.empty(lanes, np.int64),
+            np.empty((lanes, 2), np.int64),
+            np.empty(lanes, np.uint8),
+            np.empty(lanes, bool),
+        ]
         constants = [np.full(lanes, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST)]
         self._scratch = [self._x, *_limbs(self._x), *room, *constants]
 

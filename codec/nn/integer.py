@@ -15,6 +15,7 @@ from ..quantise.weights import (
     WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
 )  # fmt: skip
 
+
 class TrainableLayer(nn.Module):
     """Fake-quantised layer: integer-valued float tensors in and out, gradients by straight-through estimation."""
 

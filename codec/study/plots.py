@@ -36,9 +36,7 @@ AGAINST_NOISE = {
 }  # fmt: skip
 # Problem -> width of its noise, estimators with a temperature, and those without to compare with.
 AGAINST_TEMPERATURE = {
-    "choice among 8": (
-        None, ("Gumbel-softmax", "Gumbel-softmax, STE", "ReinMax"), ("STE, softmax", "score function")
-    ),
+    "choice among 8": (None, ("Gumbel-softmax", "Gumbel-softmax, STE", "ReinMax"), ("STE, softmax", "score function")),
     "binary neurons": (None, ("concrete", "concrete, STE"), ("STE, sigmoid", "score function")),
     "latents, decoder and rate": (0.5, ("soft", "soft, without noise", "sga"), ("mixed", "score function")),
     "binary weights": (0.5, ("tanh", "STE, tanh"), ("STE, clipped", "score function")),

@@ -297,9 +297,7 @@ class Choice(Problem):
             Estimator("STE, identity", self._pathwise(argmax_ste)),
             Estimator("STE, softmax", self._softmax_ste),
             *self._at_temperatures("Gumbel-softmax", est.softmax_relaxation, CATEGORICAL_TEMPERATURES),
-            *self._at_temperatures(
-                "Gumbel-softmax, STE", est.argmax_straight_through, CATEGORICAL_TEMPERATURES
-            ),
+            *self._at_temperatures("Gumbel-softmax, STE", est.argmax_straight_through, CATEGORICAL_TEMPERATURES),
             *(Estimator("ReinMax", functools.partial(self._reinmax, t), "T", t) for t in (1.0, 2.0)),
         ]
 

@@ -210,9 +210,7 @@ def compare(points):
             figure = reference and bd_rate(reference, curve)
             percents[seed] = figure.percent if figure else None
         known = [percent for percent in percents.values() if percent is not None]
-        results.append(
-            Result(name, percents, mean(known) if known else None, stdev(known) if len(known) > 1 else None)
-        )
+        results.append(Result(name, percents, mean(known) if known else None, stdev(known) if len(known) > 1 else None))
     return results
 
 

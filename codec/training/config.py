@@ -134,7 +134,11 @@ class TrainingConfig:
             value, own = getattr(self, name), getattr(model, name)
             if value != own and value != getattr(TrainingConfig, name) and name not in json.loads(self.architecture):
                 raise ModelError(f"{name} is {value!r}, and that of the weights is {own!r}: it is for new models")
-        unheard = {"quantiser": not model.scalar, "eyes": not model.scalar, "codebook": model.latents not in ("vq", "hvq")}
+        unheard = {
+            "quantiser": not model.scalar,
+            "eyes": not model.scalar,
+            "codebook": model.latents not in ("vq", "hvq"),
+        }
         unheard["entropy_bits"] = "entropy_bits" in model.unused
         for name, ignored in unheard.items():
             if ignored and getattr(self, name) != getattr(TrainingConfig, name):

@@ -80,7 +80,9 @@ class Eyes:
         model.train(training)
         mse, loss = np.array(points).T
         if (np.diff(loss) >= 0).any() or (np.diff(mse) >= 0).any():
-            raise ModelError("these weights are too young for eyes: a higher quality must look better; train without first")
+            raise ModelError(
+                "these weights are too young for eyes: a higher quality must look better; train without first"
+            )
         return cls(share, np.gradient(mse) / np.gradient(loss))
 
     def __call__(self, x, x_hat, mse, quality):
