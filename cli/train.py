@@ -268,7 +268,7 @@ def coerce(value, hint):
         ValueError: with what was needed instead, for a message.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    number = type(value) is int or type(value) is float and math.isfinite(value)  # bool is an int, too
+    number = type(value) is int or (type(value) is float and math.isfinite(value))  # bool is an int, too
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:

@@ -11,9 +11,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from test_vector_entropy import CONFIGS
-from test_vector_entropy import trainable as trainable_vq
-from tiny import CONFIG, trainable
 
 from cli.main import codec as codec_command
 from codec import Codec
@@ -23,6 +20,9 @@ from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation.bench import BATCHED, OURS, STAGES, Clock, Coding, Measured, Peak, Stages
 from codec.macs import multiply_adds, parameters
 from codec.training.loop import export
+from test_vector_entropy import CONFIGS
+from test_vector_entropy import trainable as trainable_vq
+from tiny import CONFIG, trainable
 
 SIZE = (64, 64)
 
@@ -56,7 +56,7 @@ def run(*arguments):
     return result
 
 
-# Measuring --------------------------------------------------------------------------------------------------
+# Measuring
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_a_coder_with_sessions_of_its_own_is_told_the_threads(model, samples):
     assert told == [2, 1, 2, 1, 2]  # for the qualities, warming up, measuring
 
 
-# What follows -----------------------------------------------------------------------------------------------
+# What follows
 
 
 def coding(number, codec, encode_s, decode_s, size=1000, threads=1):
@@ -300,7 +300,7 @@ def test_parts_are_counted():
     assert parts["decoder"].parameters == counts["entropy"] + counts["g_s"]
 
 
-# The command ------------------------------------------------------------------------------------------------
+# The command
 
 
 def tables(text):

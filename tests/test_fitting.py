@@ -5,8 +5,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
-from test_vector_entropy import VQ_CONFIG
-from tiny import CONFIG, coding
 
 from cli.main import codec as codec_command
 from codec.engine import read_folder
@@ -15,6 +13,8 @@ from codec.image_io import read_picture
 from codec.model import Model
 from codec.training import fitting
 from codec.training.scale_mixture import coder_rows
+from test_vector_entropy import VQ_CONFIG
+from tiny import CONFIG, coding
 
 FEW = ["--set", "fit_crops=3", "--seed", "5", "--no-progress"]
 

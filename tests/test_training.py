@@ -15,8 +15,6 @@ from compressai.entropy_models import GaussianConditional
 from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import CONFIG, trainable, weights_of
-from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
 from codec.model import Model
@@ -26,9 +24,18 @@ from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.fitting import fit_folder
 from codec.training.loop import (
-    ENCODER, average_decay, bf16_pays, learning_rate, matrix_names, picture_losses, read_weights, train,
+    ENCODER,
+    average_decay,
+    bf16_pays,
+    learning_rate,
+    matrix_names,
+    picture_losses,
+    read_weights,
+    train,
 )  # fmt: skip
 from codec.training.model import TrainableModel, _tamed, grow
+from tiny import CONFIG, trainable, weights_of
+from tiny import training_config as config
 
 
 def logged(folder, name):
@@ -163,7 +170,8 @@ def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
 
 
 GROWN = dict(
-    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200, synthesis_depth8=2,
+    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200,
+    synthesis_depth8=2,
     hyper_width=20, entropy_width=24, context_width=32, activation_bits=15,
 )  # fmt: skip
 

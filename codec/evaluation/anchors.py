@@ -275,7 +275,7 @@ ANCHORS = {
             65535,
             JPEG2000_BPP,
             {"quality_mode": "rates", "irreversible": True, "mct": 1},
-        ),  # fmt: skip
+        ),
         JpegXl("jxl", "JPEG XL", "JXL", "jxl", 65535, JXL_QUALITIES, {"effort": 7}),
         X265(),
     )

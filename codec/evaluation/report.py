@@ -149,9 +149,9 @@ CSV_COLUMNS = "what,codec,against,picture,quality,range,figure,value,low,high".s
 def as_csv(results):
     """Every figure of the results as CSV text, one a line, with the columns :data:`CSV_COLUMNS`.
 
-    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate" (per
-    cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high`` are the
-    bounds of the 95 % interval, empty where there is none.
+    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate"
+    (per cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high``
+    are the bounds of the 95 % interval, empty where there is none.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -258,7 +258,7 @@ def _printed(curve):
     return {**{key: getattr(curve, key) for key in keys}, "points": points}
 
 
-# Pictures for the viewer ------------------------------------------------------------------------------------
+# Pictures for the viewer
 
 
 def views(name, pixels, coder, qualities, anchors, title="codec", step=None, failed=None):

@@ -48,8 +48,8 @@ class Evaluation:
         """Write results to files, each whole or not at all, by their suffixes.
 
         Args:
-            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the page of
-                ``codec report``.
+            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the
+                page of ``codec report``.
             pictures: for the viewer of the page, see ``report.views``.
 
         Raises:
@@ -94,9 +94,9 @@ def evaluate(
         journal: path of a file that keeps rows as they come, and from which those that are there already are taken.
         resamples: of the pictures, for 95 % intervals of BD-rates, which there are from ``MIN_PICTURES`` pictures on.
         interpolation: "pchip" or "akima".
-        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates", anchors)``;
-            ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name, error)`` for a picture
-            that is left out (without it the error is raised).
+        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates",
+            anchors)``; ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name,
+            error)`` for a picture that is left out (without it the error is raised).
 
     Raises:
         CodecError: a name is unknown, something that it needs is missing, or no picture is left.

@@ -40,7 +40,7 @@ class Quantised(NamedTuple):
     perplexity: torch.Tensor
 
 
-# --- Codebooks -----------------------------------------------------------------------------------------------------
+# Codebooks
 
 
 class Deferred(nn.Module):
@@ -278,7 +278,7 @@ def _from_first_process(t):
     return t
 
 
-# --- Vector quantisation -------------------------------------------------------------------------------------------
+# Vector quantisation
 
 GRADIENTS = {"ste": lambda z, z_q: surrogate_gradient(z_q.to(z.dtype), z), "rotation": rotation_trick}
 
@@ -473,7 +473,7 @@ class HierarchicalVectorQuantiser(nn.Module):
         return self.join([level.decode(index) for level, index in zip(self.levels, indices)])
 
 
-# --- Without a codebook to search ----------------------------------------------------------------------------------
+# Without a codebook to search
 
 
 class FiniteScalarQuantiser(nn.Module):
@@ -574,7 +574,7 @@ class CategoricalQuantiser(nn.Module):
         return self.codebook[indices].movedim(-1, 1)
 
 
-# --- What they share -----------------------------------------------------------------------------------------------
+# What they share
 
 
 def _check(commitment, gradient):

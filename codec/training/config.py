@@ -3,8 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from ..config import ModelConfig
-from ..config import STRIDE
+from ..config import STRIDE, ModelConfig
 from ..errors import ModelError
 from ..quantise import LATENT_QUANTISERS
 

@@ -16,12 +16,12 @@ from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 
-from ..errors import ModelError
-from ..health import PARTS, complaints, health, mean_dead, watched
-from ..files import write_bytes_atomic
-from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..errors import ModelError
+from ..files import write_bytes_atomic
+from ..health import PARTS, complaints, health, mean_dead, watched
+from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
 from ..weights import model_id
 from .data import Crops, validation_crops
@@ -45,8 +45,8 @@ def train(config, progress=True):
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
     config.json of the moving average, usable as a model), ``log.csv``. Each is replaced atomically, so that a run
     killed at any moment loses what happened since the last checkpoint and nothing else. A run that has come to its end
-    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export before
-    the learning rate fell, which later runs go on from.
+    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export
+    before the learning rate fell, which later runs go on from.
 
     Args:
         config: TrainingConfig.
@@ -257,11 +257,12 @@ class _Run:
     def _report(self, valid, log, bar):
         row = self._validate(valid)
         log.write(self.step, self.seconds, row)
-        losses = " ".join(f"{row[f'valid_loss_{l}']:.4f}" for l in VALIDATION_LMBDAS)
+        losses = " ".join(f"{row[f'valid_loss_{lmbda}']:.4f}" for lmbda in VALIDATION_LMBDAS)
         dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
         facts = self.facts()
         bar.write(
-            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: loss {row['valid_loss']:.4f} "
+            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: "
+            f"loss {row['valid_loss']:.4f} "
             f"({losses}), z {row.get('z_share', 0):.4f} dead {dead}"
         )
 
@@ -502,7 +503,7 @@ def matrix_names(model):
             inside = inside and not name.startswith("heads.")
         else:
             inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
-            inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+            inside = inside or (".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)))
         if inside:
             yield f"{name}.weight"
 
@@ -607,7 +608,7 @@ class _Log:
     def __init__(self, folder, tensorboard):
         path = folder / "log.csv"
         new = not path.exists()
-        self._file = open(path, "a", newline="", encoding="utf-8")
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._csv = csv.writer(self._file)
         if new:
             self._csv.writerow(["step", "minutes", "name", "value"])
