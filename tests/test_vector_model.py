@@ -572,6 +572,17 @@ def test_one_picture_that_is_not_finite_leaves_no_trace(pictures, tmp_path, monk
     run_.crops.close()
 
 
+def test_measuring_the_means_of_the_average_leaves_nothing_to_learn(pictures, tmp_path):
+    run_ = loop._Run(settings(pictures, tmp_path, steps=5), one_process())
+    run_._one_step()
+    run_.step += 1
+    averaged = run_._averaged()
+    before = averaged.lower.codebooks.clone(), averaged.lower.gained.clone()
+    commit_codebooks(averaged)
+    assert torch.equal(averaged.lower.codebooks, before[0]) and torch.equal(averaged.lower.gained, before[1])
+    run_.crops.close()
+
+
 @KINDS
 def test_resumed_training_equals_uninterrupted(pictures, tmp_path, kind):
     train(settings(pictures, tmp_path / "whole", kind, steps=4, decay=0.0), progress=False)
