@@ -26,7 +26,7 @@ MIB = 2**20
 @click.option(
     "--against", type=Names(), default="jpeg,webp", show_default=True, metavar="NAME,...",
     help="Codecs to compare with: jpeg (4:2:0), jpeg444, webp, avif (4:2:0), avif444, jpeg2000, jxl, x265, "
-    "compressai:MODEL[=FOLDER]; or none.",
+    "compressai:MODEL[=FOLDER], model:MODEL (our own with another model: eyes, psnr, an id, a folder); or none.",
 )  # fmt: skip
 @click.option(
     "--metrics", type=Names(), default=DEFAULT_METRICS, show_default=True, metavar="NAME,...",

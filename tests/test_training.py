@@ -420,6 +420,16 @@ def test_the_average_is_short_at_first_and_when_the_rate_falls():
     assert average_decay(settings, 10**6, 0.0, anew=True) == pytest.approx(0.999**10)
 
 
+@pytest.mark.parametrize("steps", [20, 300, 700, 3000])
+def test_a_run_of_any_length_forgets_the_weights_that_it_began_with(steps):
+    settings, share = TrainingConfig(warmup=0, decay=0.2), 1.0
+    for step in range(steps):
+        done = step / steps
+        share *= average_decay(settings, step, learning_rate(settings, step, done), anew=False, done=done)
+    assert share < 0.05
+    assert average_decay(settings, 10**5, settings.lr, anew=False, done=0.5) == settings.ema  # long runs as ever
+
+
 def test_weights_before_the_decay_are_kept_beside_those_after(pictures, tmp_path):
     settings = config(pictures, tmp_path, steps=10, decay=0.5, checkpoint_minutes=0.0)
     export = train(settings, progress=False)
@@ -702,7 +712,7 @@ def test_settings_that_cannot_work_are_refused(bad):
 def test_missing_inputs_are_clear_errors(pictures, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         train(config(tmp_path / "nowhere", tmp_path / "run"), progress=False)
-    with pytest.raises(ModelError, match="nothing to resume"):
+    with pytest.raises(ModelError, match="nowhere: nothing to resume from; .*installed: "):
         train(config(pictures, tmp_path / "run", resume=str(tmp_path / "nowhere")), progress=False)
     (tmp_path / "bad.pt").write_bytes(b"junk")
     with pytest.raises(ModelError, match="not a checkpoint"):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..errors import CodecError
 from . import rate_distortion as rd
+from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
 from .metrics import METRICS
 
 OURS = "codec"  # our name in tables and files
-QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+QUALITIES = OWN_QUALITIES
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,6 @@ def evaluate(
     """
     from .. import Codec
     from ..threads import cores, set_threads
-    from .anchors import find_anchors
 
     named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
     unknown = [name for name in metrics if name not in METRICS]
