@@ -16,7 +16,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-TRAIN_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono")
+TRAIN_FONTS = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSansMono",
+)
 TEST_FONTS = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "")  # "": Pillow's own
 TRAIN_SYLLABLES = "the re in on at en er ing ti es or te of ed is it al ar st to nt ha ve le co me se ou de hi"
 TEST_SYLLABLES = "gra vo ki lum bea pfu zan schi dro qua ney wix jo pel tug sma yr fli cob hav"
@@ -52,7 +59,9 @@ class Page:
         if self.rng.random() < 0.06:
             return f"{self.rng.integers(1, 5000):,}"
         word = "".join(self.rng.choice(self._syllables, self.rng.integers(1, 5)))
-        return (word.capitalize() if self.rng.random() < 0.12 else word) + self.rng.choice(["", "", "", "", "", ",", "."])
+        return (word.capitalize() if self.rng.random() < 0.12 else word) + self.rng.choice(
+            ["", "", "", "", "", ",", "."]
+        )
 
     def words(self, number):
         return " ".join(self.word() for _ in range(number))
@@ -151,7 +160,9 @@ def newspaper(page):
     width = (page.width - 2 * margin) // 3
     for column in range(3):
         left, top = margin + column * width, margin + 80
-        page.pen.multiline_text((left, top), "\n".join((page.words(2)[:18], page.words(2)[:18])), page.ink, page.font(22))
+        page.pen.multiline_text(
+            (left, top), "\n".join((page.words(2)[:18], page.words(2)[:18])), page.ink, page.font(22)
+        )
         page.text(left, top + 70, left + width - 14, page.height - margin, font)
 
 
@@ -204,7 +215,9 @@ def page(seed, number, size, test=False):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pages", default="160,12,16", metavar="N,N,N", help="to train on, to validate and to test with")
+    parser.add_argument(
+        "--pages", default="160,12,16", metavar="N,N,N", help="to train on, to validate and to test with"
+    )
     parser.add_argument("--size", default="640x896", metavar="WIDTHxHEIGHT")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
