@@ -16,8 +16,8 @@ from cli.main import codec as codec_command
 from codec import Codec
 from codec.errors import CodecError
 from codec.evaluation import bench as measuring
-from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation import stages
+from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation.bench import BATCHED, OURS, Coding, Measured, Peak
 from codec.evaluation.stages import NETWORKS, STAGES, Clock, Stages
 from codec.macs import multiply_adds, parameters

@@ -91,6 +91,22 @@ def published_for(results, choice="auto"):
     return published.load(choice) if choice else []
 
 
+def worst_first(results, pictures):
+    """Pictures in the order of how many more bytes ours needs than its nearest rival's at equal PSNR, the worst first.
+
+    The nearest rival is the one that ours saves least against. Pictures that cannot be compared come last, in their
+    own order; without a rival, all of them.
+
+    Args:
+        pictures: list of (name, anything).
+    """
+    compared = [found for found in results["bd_rate"].values() if found.get("overall")]
+    if not compared:
+        return list(pictures)
+    nearest = max(compared, key=lambda found: found["overall"]["percent"])["per_picture"]
+    return sorted(pictures, key=lambda picture: -(nearest.get(picture[0]) or {"percent": -math.inf})["percent"])
+
+
 def build(results, curves=(), pictures=()):
     """The text of the page.
 
