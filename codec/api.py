@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from . import bitstream, image_io, metadata, targets, weights
+from . import background, bitstream, image_io, metadata, targets, weights
 from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
 from .fallback import MODES, stored_instead
 from .model import Model
@@ -322,9 +322,8 @@ class Codec:
 
     def reconstruct(self, image, quality=50.0, *, effort=EFFORT_MAX):
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
-        pixels = image_io.filled(self._read(image, Keeping(fallback="never"))).pixels
-        coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
-        return self.model.decode(coded, *pixels.shape[:2], hundredths(quality))
+        data = self.compress(image, quality, effort=effort, fallback="never")
+        return self._decompress(bitstream.unpack(data)).pixels
 
     def _how(self, quality, exif, effort, options):
         """How a picture is compressed: what the arguments of :meth:`compress` say."""
@@ -372,6 +371,7 @@ class Codec:
         alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, how.keeping.alpha_quality)
         equal = not picture.grey and image_io.has_equal_channels(pixels)
         sections = metadata.sections(picture.metadata, picture.icc)
+        behind = background.find(pixels)
 
         def pack(quality):
             coded = self.model.encode(pixels, quality, dependent=how.dependent)
@@ -388,6 +388,7 @@ class Codec:
                     equal=equal,
                     tiles=coded.tiles,
                     alpha=alpha,
+                    background=None if coded.flat else background.worth(behind, quality, coded.bits // 8),
                     **sections,
                 )
             )
@@ -422,6 +423,8 @@ class Codec:
                 pixels = model.decode(container, height, width, container.quality, dtype, view, tiles)
                 if tiles:
                     part.lost.extend(in_words(container, tiles))
+                if container.background:
+                    background.fill(pixels, background.unpack(container.background, width, height), view)
                 if container.equal:
                     pixels = np.repeat(image_io.mean_channel(pixels)[..., None], 3, axis=2)
                 alpha = container.alpha and part.of(image_io.decode_alpha(container.alpha, width, height))
