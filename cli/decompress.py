@@ -1,8 +1,11 @@
 """``codec decompress``: compressed files back to pictures."""
 
+from __future__ import annotations
+
 import functools
 import threading
 import time
+from typing import Any
 
 import click
 
@@ -20,7 +23,9 @@ class Region(click.ParamType):
 
     name = "region"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
         try:
             left, top, width, height = map(int, value.split(","))
         except ValueError:

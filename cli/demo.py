@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,7 @@ def demo(folder, output, qualities, device, threads):
     click.echo(
         f"{'picture':<20}{'size':>12}{'quality':>9}{'bytes':>12}{'bpp':>8}{'PSNR dB':>9}{'there s':>9}{'back s':>8}"
     )
-    totals = {quality: [] for quality in qualities}
+    totals: dict[float, list[Any]] = {quality: [] for quality in qualities}
     for source in sources:
         x = read_picture(source.path).pixels
         height, width, _ = x.shape

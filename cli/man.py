@@ -8,7 +8,7 @@ from codec import __version__
 
 
 @click.command()
-def man():
+def man() -> None:
     """Print the manual page.
 
     \b
@@ -18,7 +18,7 @@ def man():
     click.echo(page(click.get_current_context().parent))
 
 
-def page(context) -> str:
+def page(context: click.Context) -> str:
     """The manual page of a group and its commands, in roff; man(7).
 
     Args:

@@ -1,14 +1,25 @@
 """What the commands that measure share: options, pictures, and words of their reports."""
 
+from __future__ import annotations
+
 import os
 import textwrap
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from codec.files import StrPath
+
 from .common import Failure, Quality, describe
 from .files import PICTURE_SUFFIXES, STREAM, expand
+
+if TYPE_CHECKING:
+    from codec.evaluation.anchors import X265, Anchor
+    from codec.evaluation.zoo import Zoo
+
 
 OURS = "codec"  # our name in tables and files
 WIDTH = 110  # of what is printed
@@ -19,7 +30,7 @@ class Qualities(click.ParamType):
 
     name = "qualities"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         numbers = {Quality().convert(part.strip(), param, ctx) for part in value.split(",")}
@@ -31,19 +42,19 @@ class Names(click.ParamType):
 
     name = "names"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
         names = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
         return () if names == ("none",) else names
 
 
-def count(number, noun) -> str:
+def count(number: int, noun: str) -> str:
     """``1 picture``, ``2 pictures``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def settings_line(anchor) -> str:
+def settings_line(anchor: Anchor | X265 | Zoo) -> str:
     """What an anchor is and how it is set, in lines of WIDTH."""
 
     def flat(options):
@@ -54,7 +65,7 @@ def settings_line(anchor) -> str:
     return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))
 
 
-def find_pictures(inputs, recursive):
+def find_pictures(inputs: Sequence[str], recursive: bool) -> list[tuple[str, Path]]:
     """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal."""
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
@@ -73,7 +84,7 @@ def find_pictures(inputs, recursive):
     ]
 
 
-def check_writable(file):
+def check_writable(file: StrPath) -> None:
     """Refuse now what would otherwise be refused when the measuring is done."""
     path = Path(file)
     if path.is_dir():

@@ -20,6 +20,8 @@ How everything is measured:
   that pieces of a large one repeat at their borders is not counted, nor what Winograd's algorithm saves.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import json
@@ -27,21 +29,30 @@ import random
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ..config import padded_size
+from ..config import ModelConfig, padded_size
 from ..extras import installed
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture, save_picture
 from ..macs import multiply_adds, parameters
 from ..threads import restored, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
+
+if TYPE_CHECKING:
+    from ..api import Codec
+    from ..image_io import Readable
+    from ..model import Model
+    from .report import Rival
+
 
 OURS = "codec"
 BATCH = 4  # pictures
@@ -182,7 +193,17 @@ class Summary:
 # Measuring
 
 
-def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None):
+def bench(
+    coder: Codec,
+    anchors: Sequence[Rival],
+    pictures: Sequence[tuple[str, Readable]],
+    sizes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    quality: float,
+    repeats: int,
+    max_minutes: float | None = None,
+    step: Callable[[str], object] = lambda text: None,
+) -> Measured:
     """Time our codec and the anchors in turns.
 
     Args:
@@ -214,13 +235,13 @@ def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minute
     return Measured(run.peaks[-1].round, run.qualities, *kept)
 
 
-def steps(anchors, sizes, threads, repeats):
+def steps(anchors: Sequence[Rival], sizes: Sequence[tuple[int, int]], threads: Sequence[int], repeats: int) -> int:
     """How often :func:`bench` calls ``step`` if no limit of time ends it."""
     warm_up = 1 + len(sizes) * (1 + len(anchors))
     return len(anchors) + len(threads) * (warm_up + repeats * (warm_up + 2 * len(sizes)))
 
 
-def fit(pixels, width, height):
+def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """The middle of a picture, uint8 (height, width, 3), continued by its mirror image where it is too small.
 
     Not resampled: that would make photographs smoother, or sharper, than they are.
@@ -231,7 +252,7 @@ def fit(pixels, width, height):
     return np.pad(pixels, [*((side // 2, side - side // 2) for side in missing), (0, 0)], mode="symmetric")
 
 
-def made_up_picture(width, height):
+def made_up_picture(width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3): noise with the spectrum of photographs, for where there are none."""
     noise = np.random.default_rng(SEED).standard_normal((3, height, width))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
@@ -243,7 +264,7 @@ def made_up_picture(width, height):
     return (128 + 45 * np.stack([red, luma, blue], axis=2)).clip(0, 255).astype(np.uint8)
 
 
-def matrix_peak(kind="float32", device="cpu", seconds=0.2):
+def matrix_peak(kind: str = "float32", device: str = "cpu", seconds: float = 0.2) -> float:
     """GFLOP/s of the fastest product of two square matrices: larger and larger ones, then one after the other.
 
     Args:
@@ -296,7 +317,7 @@ def _torch_product(kind, device):
     return product
 
 
-def synchronise(device):
+def synchronise(device: str) -> None:
     """Wait for a GPU; other devices have done what they were asked to."""
     if _is_gpu(device):
         import torch
@@ -325,19 +346,19 @@ class Clock:
         device: where the work is done.
     """
 
-    def __init__(self, stages, device="cpu"):
+    def __init__(self, stages: Iterable[str], device: str = "cpu") -> None:
         self.device = device
         self.seconds = dict.fromkeys(stages, 0.0)
         self._thread = threading.get_ident()  # of several at work on tiles, the clock is one's
         self._inside = [0.0]  # of all that has run, and of the stages inside each that is running
 
     @property
-    def whole_s(self):
+    def whole_s(self) -> float:
         """From the beginning to the end of the outermost stages, whatever is inside them."""
         return self._inside[0]
 
     @contextmanager
-    def stage(self, name):
+    def stage(self, name: str) -> Iterator[None]:
         """What is done in here belongs to a stage."""
         synchronise(self.device)
         started = time.perf_counter()
@@ -350,7 +371,7 @@ class Clock:
             self.seconds[name] += took - self._inside.pop()
             self._inside[-1] += took
 
-    def timed(self, name, function):
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, as a stage."""
 
         def run(*arguments, **named):
@@ -374,9 +395,9 @@ class Clock:
 
 
 @contextmanager
-def watched(model, clock):
+def watched(model: Model, clock: Clock) -> Iterator[None]:
     """Meanwhile the parts of a Model are stages of the clock. The model itself knows nothing of clocks."""
-    methods = [
+    methods: list[tuple[Any, str, str]] = [
         (model.engine, "analyse_pieces", "g_a"), (model.engine, "side_information", "h_a"),
         (model.engine, "synthesise_into", "g_s"),
         (model, "_encode_tile", "coding"), (model, "_decode_tile", "coding"),
@@ -395,7 +416,7 @@ def watched(model, clock):
             delattr(owner, method)  # the class's own method is seen again
 
 
-def clock_stages(coder, path, quality, folder):
+def clock_stages(coder: Codec, path: StrPath, quality: float, folder: Path) -> dict[str, Clock]:
     """A :class:`Clock` by direction: from a PNG file to a compressed file in ``folder``, and back to PNG."""
     compressed, picture = Path(folder, "stages.bin"), Path(folder, "stages.png")
     clocks = {direction: Clock(stages, coder.device) for direction, stages in STAGES.items()}
@@ -449,7 +470,7 @@ class _Run:
         if hasattr(self.coder, "set_threads"):
             self.coder.set_threads(threads)
 
-    def _cell(self, place, coders, name, path):
+    def _cell(self, place: Any, coders, name, path):
         """Every codec's turn; ``place`` is round, threads, width and height."""
         pixels = read_picture(path).pixels
         turns = [*coders, BATCHED, STAGED] if place[0] else list(coders)
@@ -511,7 +532,7 @@ def _machine_peak(device):
 # What follows
 
 
-def summarise(measured, config, untrained=()):
+def summarise(measured: Measured, config: ModelConfig, untrained: Iterable[str] = ()) -> Summary:
     """:class:`Summary` of what was measured with a model of this ModelConfig.
 
     Args:
@@ -528,19 +549,19 @@ def summarise(measured, config, untrained=()):
     return Summary(parts, _speeds(measured, untrained), middle, peaks, _shares(measured, parts))
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> Spread:
     """:class:`Spread` of numbers."""
     low, median, high = np.percentile(values, (25, 50, 75)).tolist()
     return Spread(median, low, high)
 
 
-def as_json(conditions, summary, measured):
+def as_json(conditions: dict[str, Any], summary: Summary, measured: Measured) -> str:
     """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object."""
     contents = {"conditions": conditions, **asdict(summary), "measured": asdict(measured)}
     return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def write_json(path, *contents):
+def write_json(path: StrPath, *contents: Any) -> None:
     """What :func:`as_json` says, in a file; whole or not at all."""
     write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
@@ -599,7 +620,7 @@ def _shares(measured, parts):
 
 def _by(rows, *fields):
     """Values of the fields -> the rows that have them; both in the order in which they first came."""
-    found = {}
+    found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
     return found

@@ -1,23 +1,32 @@
 """Random crops from a folder of pictures that may grow while they are read."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import ImageError
+from ..files import StrPath
 from ..image_io import read_picture
 from .drawings import draw
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
-def find_pictures(paths):
+def find_pictures(paths: Iterable[StrPath]) -> list[Path]:
     """Picture files named by, or anywhere below, the paths; sorted.
 
     Raises:
@@ -45,7 +54,7 @@ class Crops:
         rank: number of this process.
     """
 
-    def __init__(self, config, rank=0):
+    def __init__(self, config: TrainingConfig, rank: int = 0) -> None:
         self.config, self.rank = config, rank
         self._pictures = []
         self._skipped = set()
@@ -55,7 +64,7 @@ class Crops:
         self._pending = {}
         self.rescan()
 
-    def rescan(self):
+    def rescan(self) -> int:
         """Look for new pictures; returns how many there are now.
 
         Raises:
@@ -67,7 +76,7 @@ class Crops:
         self._pictures = pictures
         return len(pictures)
 
-    def batch(self, number):
+    def batch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 tensor (B, 3, crop, crop), and bool (B,), which of them are drawings.
 
         The next batches are prepared in the background.
@@ -78,7 +87,7 @@ class Crops:
         crops, drawn = zip(*(future.result() for future in self._pending.pop(number)))
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(drawn)
 
-    def close(self):
+    def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -135,7 +144,7 @@ def _random_crop(pixels, side, downscale, rng):
     return np.ascontiguousarray(crop)
 
 
-def validation_crops(folder, side=256):
+def validation_crops(folder: StrPath, side: int = 256) -> torch.Tensor:
     """Centre crops of every picture in a folder that is large enough: uint8 (n, 3, side, side)."""
     crops = []
     for path in find_pictures([folder]):

@@ -5,7 +5,10 @@ follows people's opinions better than any other measure without learned features
 gradient: XYB, means and variances under a window at six scales, maps of similarity and of edges, norms.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +17,15 @@ from torch import nn
 from ..errors import ModelError
 from ..evaluation.ssimulacra2 import ABSORBANCE, BIAS, C2, FACTOR, MIN_SIDE, POLYNOMIAL, POWER, SCALES, WEIGHTS, window
 
+if TYPE_CHECKING:
+    from .model import TrainableModel
+    from .vector_model import TrainableVectorModel
+
+
 NEGLIGIBLE = 0.01  # channels with smaller weights at a scale are passed over: 0.01 of the score, half of the time
 
 
-def ssimulacra2_loss(x, x_hat):
+def ssimulacra2_loss(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     """100 less the score of each picture: 0 for identical ones, 10 visually lossless, 30 high quality, 70 low.
 
     Args:
@@ -56,11 +64,13 @@ class Eyes:
             to 100.
     """
 
-    def __init__(self, share, price):
+    def __init__(self, share: float, price: np.ndarray | torch.Tensor) -> None:
         self.share, self.price = share, torch.as_tensor(price, dtype=torch.float32)
 
     @classmethod
-    def measured(cls, share, model, x, knots=9):
+    def measured(
+        cls, share: float, model: TrainableModel | TrainableVectorModel, x: torch.Tensor, knots: int = 9
+    ) -> Eyes:
         """Eyes with the prices of a trainable model on the pictures x (B, 3, H, W).
 
         Raises:
@@ -85,7 +95,9 @@ class Eyes:
             )
         return cls(share, np.gradient(mse) / np.gradient(loss))
 
-    def __call__(self, x, x_hat, mse, quality):
+    def __call__(
+        self, x: torch.Tensor, x_hat: torch.Tensor, mse: torch.Tensor, quality: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """What belongs to the figures of a batch beside ``mse`` (B,): dict of float tensors (B,).
 
         ``ssimulacra2``, the score, and ``extra_mse``, what the distortion is beyond ``mse``.

@@ -10,13 +10,16 @@ centroids of the latents. What is best for the picture is a third less or so, as
 and knows better; Newton's method finds it.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from tqdm import tqdm
 from .. import latents
 from ..engine import Engine, float_weights, read_folder
 from ..errors import ImageError, ModelError, tensor
+from ..files import StrPath
 from ..image_io import read_picture, write_bytes_atomic
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
@@ -37,6 +41,10 @@ from ..quantise.reference import round_half_up
 from .data import find_pictures
 from .scale_mixture import ScaleMixture, coder_rows
 
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
 ROUNDS = 3  # of dependent quantisation
 STEPS = 2  # of Newton's method
 CROPS, SIDE = 256, 256
@@ -45,7 +53,15 @@ STILL = 100.0  # symbols, that the shift of all qualities together counts as at 
 PROBE = 0.1  # in symbols: by how much latents are moved to see what that does to the picture
 
 
-def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progress=True):
+def fit_tables(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    pictures: Iterable[StrPath],
+    seed: int = 0,
+    crops: int = CROPS,
+    side: int = SIDE,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
     """The tensors of a model with tables and shifts fitted to pictures, for plain and for dependent quantisation.
 
     The same for the same arguments and pictures, with the same number of threads.
@@ -288,7 +304,9 @@ def _tables(name, pmf):
     return {f"entropy.{name}_{key}": array.numpy() for key, array in zip(("cdf", "lengths", "offsets"), arrays)}
 
 
-def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
+def fit_folder(
+    source: StrPath, folder: StrPath, pictures: Iterable[StrPath], seed: int = 0, progress: bool = True, **sizes: int
+) -> None:
     """Fit the tables of an exported model and write it to ``folder``, which may be where it came from.
 
     Args:

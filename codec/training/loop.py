@@ -1,25 +1,30 @@
 """The training loop: Lightning Fabric for devices and precision, wall-clock schedule, checkpoints, exports."""
 
+from __future__ import annotations
+
 import copy
 import csv
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
+from torch import nn
 from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..engine import read_folder
 from ..errors import ModelError
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..health import PARTS, complaints, health, mean_dead, watched
 from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
@@ -32,6 +37,10 @@ from .muon import Muon
 from .transforms import Centre, TrainableTransforms, calibrate
 from .vector_model import TrainableVectorModel
 
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+
 VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
@@ -39,7 +48,7 @@ EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
 CARD_MARK = "<!-- Written by codec train, which writes it anew; without this line it leaves the card alone. -->"
 
 
-def train(config, progress=True):
+def train(config: TrainingConfig, progress: bool = True) -> Path:
     """Run, resume and finish one training run.
 
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
@@ -82,7 +91,7 @@ def train(config, progress=True):
     return export_folder
 
 
-def picture_losses(figures, lmbda, balance):
+def picture_losses(figures: Mapping[str, torch.Tensor], lmbda: torch.Tensor, balance: float) -> torch.Tensor:
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
     ``figures`` is what the trainable model returns; where there are ``extra_bpp`` and ``extra_mse``, they count as rate
@@ -93,14 +102,14 @@ def picture_losses(figures, lmbda, balance):
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
-def learning_rate(config, step, done):
+def learning_rate(config: TrainingConfig, step: int, done: float) -> float:
     """Rate after ``step`` steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, max(0.0, 1 - done) / config.decay) if config.decay else 1.0
     return config.lr * warm * falling
 
 
-def average_decay(config, step, rate, anew):
+def average_decay(config: TrainingConfig, step: int, rate: float, anew: bool) -> float:
     """How much of the average of the weights stays at a step of this run.
 
     ``config.ema``; less in the first steps of a run that began ``anew``, whose weights are to be forgotten, and less as
@@ -111,7 +120,7 @@ def average_decay(config, step, rate, anew):
     return min(config.ema ** (1 / falling), young)
 
 
-def bf16_pays():
+def bf16_pays() -> bool:
     """Whether this processor multiplies bf16 faster than float32: some at eight times the speed, others at half."""
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -442,7 +451,9 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config, quantiser="mixed", codebook="ema"):
+def trainable_model(
+    config: ModelConfig, quantiser: str = "mixed", codebook: str = "ema"
+) -> TrainableModel | TrainableVectorModel:
     """The trainable model of a ModelConfig.
 
     ``quantiser`` names that of scalar latents, ``codebook`` how the codebooks of others learn.
@@ -468,7 +479,9 @@ def _freeze(model, names):
                 module.frozen = True
 
 
-def optimisers(model, config, half):
+def optimisers(
+    model: TrainableModel | TrainableVectorModel, config: TrainingConfig, half: bool
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks and entropy networks, Adam for everything else.
 
     Skeletons and heads start as something; depthwise layers, gains and tables are no matrices.
@@ -495,7 +508,7 @@ def optimisers(model, config, half):
     return found
 
 
-def matrix_names(model):
+def matrix_names(model: nn.Module) -> Iterator[str]:
     """Names of the parameters that are matrices inside a network."""
     for name, module in model.named_modules():
         if isinstance(module, TrainableLayer):
@@ -519,7 +532,7 @@ def _learns_fast(name):
     return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in fast
 
 
-def export(model, folder, **facts):
+def export(model: TrainableModel | TrainableVectorModel, folder: StrPath, **facts: Any) -> None:
     """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically.
 
     A card that somebody has made their own, by removing its last line, is left alone.
@@ -545,7 +558,7 @@ def _card(name, config, facts):
     )  # fmt: skip
 
 
-def read_weights(folder):
+def read_weights(folder: StrPath) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """``(ModelConfig, tensors)`` of exported weights: name -> tensor.
 
     Raises:

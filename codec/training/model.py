@@ -1,8 +1,12 @@
 """The trainable model: the transforms of :mod:`codec.training.transforms` around fake-quantised entropy networks."""
 
+from __future__ import annotations
+
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -18,6 +22,11 @@ from ..quality import QUALITY_UNIT
 from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
 from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture
 from .transforms import TrainableTransforms
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+    from .vector_model import TrainableVectorModel
+
 
 # Outliers count as if this many standard deviations away: 18 bits, about what the coder's escapes take. A plain
 # floor under the likelihood would cost more than the file does, and leave no gradient to widen the scale with.
@@ -36,7 +45,7 @@ class TrainableModel(nn.Module):
         quantiser: name in quantise.LATENT_QUANTISERS.
     """
 
-    def __init__(self, config, quantiser="mixed"):
+    def __init__(self, config: ModelConfig, quantiser: str = "mixed") -> None:
         super().__init__()
         self.config = config
         self.quantiser = latent_quantiser(quantiser)
@@ -64,11 +73,13 @@ class TrainableModel(nn.Module):
                 if net[head].log_step is not None:
                     net[head].log_step.sub_(math.log(10))
 
-    def anneal(self, progress):
+    def anneal(self, progress: float) -> None:
         """Set the quantiser's temperature, if it has one, for ``progress`` in [0, 1] of the training."""
         self.quantiser.anneal(progress)
 
-    def forward(self, x, quality, generator=None):
+    def forward(
+        self, x: torch.Tensor, quality: torch.Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
         """Bits and squared error per picture.
 
         Args:
@@ -85,7 +96,9 @@ class TrainableModel(nn.Module):
             figures.update(self.eyes(x, x_hat, figures["mse"], quality))
         return figures
 
-    def reconstruct(self, x, quality, generator=None):
+    def reconstruct(
+        self, x: torch.Tensor, quality: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """``(x_hat, figures)`` of :meth:`forward`'s arguments, without eyes; x_hat is not clamped."""
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality)
@@ -148,7 +161,7 @@ class TrainableModel(nn.Module):
     # Weights files
 
     @torch.no_grad()
-    def export_tensors(self):
+    def export_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a weights file holds: half-precision transforms, integer networks, CDF tables."""
         tensors = {name: t.to(torch.float16) for name, t in self.transforms.folded().items()}
         for name, layer in self.networks.layers():
@@ -171,7 +184,7 @@ class TrainableModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
+    def import_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the weights of a file with this model's architecture: the inverse of :meth:`export_tensors`."""
         self.transforms.unfold({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
         for name, layer in self.networks.layers():
@@ -184,7 +197,7 @@ class TrainableModel(nn.Module):
 
 
 @torch.no_grad()
-def grow(model, small):
+def grow(model: TrainableModel | TrainableVectorModel, small: TrainableModel | TrainableVectorModel) -> None:
     """Give a trainable model the weights of a smaller one, so that it computes the same.
 
     New blocks are the identity: the scale of their branches is zero. New units of a layer start as they would in a new
