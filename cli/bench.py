@@ -40,7 +40,7 @@ class Sizes(click.ParamType):
             match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", part.strip())
             if match is None:
                 self.fail(f"{part.strip()!r} is not a size such as 768x512", param, ctx)
-            found.add(tuple(map(int, match.groups())))
+            found.add((int(match[1]), int(match[2])))
         return tuple(sorted(found, key=lambda size: (size[0] * size[1], size)))
 
 

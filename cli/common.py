@@ -121,9 +121,9 @@ def run(
     more than one file, and with status 1 when something failed.
     """
     quiet, started = is_quiet(), time.monotonic()
-    jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", 0)
-    sources = plan if jobs is None else plan.sources
-    jobs = sources.files if jobs is None else jobs
+    sources: Any = getattr(plan, "sources", plan)
+    jobs: list[Any] = getattr(plan, "jobs", sources.files)
+    skipped: int = getattr(plan, "skipped", 0)
     # Standard output may be carrying a picture; a remark in the middle of it would ruin it.
     to_stderr = any(getattr(job, "target", job) is None for job in jobs)
     failed, sizes = len(sources.unreadable), []
@@ -237,7 +237,7 @@ class Progress:
             self._stop.set()
             self._thread.join()
 
-    def start(self, name: object) -> None:
+    def start(self, name: str) -> None:
         self.current = name
 
     def advance(self) -> None:

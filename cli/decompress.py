@@ -88,7 +88,11 @@ def decompress(
     for job in jobs.jobs:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:
             raise Failure(f"{job.target}: no picture format by that extension; known: {_names(FORMATS)}")
-    if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
+    if (
+        extension
+        and output not in (None, STREAM)
+        and any(job.target is not None and job.target.suffix.lower() != suffix for job in jobs.jobs)
+    ):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
     written = {suffix if job.target is None else job.target.suffix.lower() for job in jobs.jobs}

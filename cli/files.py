@@ -66,6 +66,19 @@ class Source:
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
 
 
+def local(source: Source, who: str) -> Path:
+    """The path of a file that can be opened by its name.
+
+    Raises:
+        CodecError: the source is standard input or a URL; ``who`` says what needs a file.
+    """
+    if source.path is None:
+        raise CodecError(f"{who} needs files, not standard input")
+    if not isinstance(source.path, Path):
+        raise CodecError(f"{source.path}: URLs are for compress, decompress and info; {who} needs files")
+    return source.path
+
+
 @dataclass
 class Sources:
     """What the arguments of a command name.
@@ -86,7 +99,7 @@ class Job:
     """One file to read and the one to write."""
 
     source: Source
-    target: Path | None  # None: standard output
+    target: Path | RemotePath | None  # None: standard output
     problem: str = ""  # why it cannot be done
 
     def __str__(self) -> str:
@@ -239,7 +252,8 @@ def _matches(name):
     fixed = name
     while glob.has_magic(fixed):
         fixed = fixed.rpartition("/")[0] if isinstance(path, RemotePath) else os.path.dirname(fixed)
-    return [(each, Path(each.relative_to(as_path(fixed) if fixed else Path()))) for each in found]
+    folder: Any = as_path(fixed) if fixed else Path()
+    return [(each, Path(each.relative_to(folder))) for each in found]
 
 
 def as_path(name: str) -> Path | RemotePath:
@@ -248,8 +262,17 @@ def as_path(name: str) -> Path | RemotePath:
 
 
 def plan(
-    inputs: Sequence[str], output: str | None, *, suffix: str, suffixes: Sequence[str], written: Iterable[str], recursive: bool = False, force: bool = False, skip_existing: bool = False, magic: bytes | None = None
-) -> Plan:  # fmt: skip
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    suffix: str,
+    suffixes: Sequence[str],
+    written: Iterable[str],
+    recursive: bool = False,
+    force: bool = False,
+    skip_existing: bool = False,
+    magic: bytes | None = None,
+) -> Plan:
     """Which file becomes which.
 
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
@@ -285,7 +308,8 @@ def plan(
     elif output is not None and not to_folder:
         jobs = [Job(source, as_path(output)) for source in sources.files]
     else:
-        places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
+        folder = as_path(output) if output is not None and to_folder else None
+        places = [each.path if folder is None else folder / each.relative for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
     return _checked(jobs, sources, force, skip_existing)
 
@@ -422,7 +446,7 @@ def _identity(path) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.realpath(path))
 
 
-def check_output(file: StrPath | None, force: bool, *inputs: StrPath) -> None:
+def check_output(file: StrPath, force: bool, *inputs: StrPath) -> None:
     """Refuse now what would be refused, or lost, when all the work is done."""
     path = Path(file)
     if path.is_dir():
@@ -460,7 +484,7 @@ class Ending(click.ParamType):
 
     name = "ending"
 
-    def __init__(self, suffixes: Sequence[str] | None) -> None:
+    def __init__(self, suffixes: Sequence[str]) -> None:
         self.suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:

@@ -15,7 +15,9 @@ def man() -> None:
     codec man > codec.1
     man -l codec.1
     """
-    click.echo(page(click.get_current_context().parent))
+    group = click.get_current_context().parent
+    assert group is not None
+    click.echo(page(group))
 
 
 def page(context: click.Context) -> str:
@@ -25,7 +27,7 @@ def page(context: click.Context) -> str:
         context: click.Context of the group.
     """
     group = context.command
-    name = context.info_name
+    name = context.info_name or ""
     lines = [
         f'.TH {name.upper()} 1 "" "{name} {__version__}" "User Commands"',
         ".SH NAME", f"{name} \\- {_escaped(_sentence(group.help))}",

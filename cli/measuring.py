@@ -14,7 +14,7 @@ import click
 from codec.files import StrPath
 
 from .common import Failure, Quality, describe
-from .files import PICTURE_SUFFIXES, STREAM, expand
+from .files import PICTURE_SUFFIXES, STREAM, expand, local
 
 if TYPE_CHECKING:
     from codec.evaluation.anchors import X265, Anchor
@@ -73,15 +73,14 @@ def find_pictures(inputs: Sequence[str], recursive: bool) -> list[tuple[str, Pat
     if found.unreadable:  # figures over the rest would be those of something else
         raise Failure(describe(found.unreadable[0]))
     sources = found.files
+    paths = []
     for source in sources:
-        if not isinstance(source.path, Path):
-            raise Failure(f"{source.path}: URLs are for compress, decompress and info; measuring needs files")
-        if not source.path.exists():
-            raise Failure(f"{source.path}: no such file or folder")
-    uses = Counter(source.relative for source in sources)
-    return [
-        ((source.relative if uses[source.relative] == 1 else source.path).as_posix(), source.path) for source in sources
-    ]
+        path = local(source, "measuring")
+        if not path.exists():
+            raise Failure(f"{path}: no such file or folder")
+        paths.append((source.relative, path))
+    uses = Counter(relative for relative, _ in paths)
+    return [((relative if uses[relative] == 1 else path).as_posix(), path) for relative, path in paths]
 
 
 def check_writable(file: StrPath) -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from codec.errors import CodecError
+from .files import Source, local
 
 if TYPE_CHECKING:
     from .common import Command
-    from .files import Source
 
 
 REMARK = "codec: {}: {}"
@@ -103,6 +102,4 @@ def frames_of(source: Source) -> range:
     """Numbers of the frames of a picture file."""
     from codec.image_io import count_frames
 
-    if source.path is None:
-        raise CodecError("--all-frames needs a file, not standard input")
-    return range(count_frames(source.path))
+    return range(count_frames(local(source, "--all-frames")))

@@ -8,9 +8,9 @@ Names are loaded on first use, so that ``import codec`` costs nothing.
 """
 
 import importlib
-from typing import TYPE_CHECKING
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .api import Codec, compress, compress_batch, decompress, decompress_batch, verify
     from .errors import (
         BitstreamError,
@@ -63,7 +63,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # which would take any name to be there
+if not typing.TYPE_CHECKING:  # which would take any name to be there
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:

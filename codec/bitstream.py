@@ -431,7 +431,7 @@ def read_header(source: IO[bytes] | BytesLike) -> Header:
     """
     if hasattr(source, "read"):
         return _read_header(_Reader(_read_up_to(cast("IO[bytes]", source), HEADER_MAX)))
-    return _read_header(_Reader(cast("BytesLike", source)))
+    return _read_header(_Reader(source))
 
 
 def read_metadata(file: IO[bytes]) -> tuple[Header, dict[str, bytes | None]]:

@@ -24,11 +24,11 @@ Nothing is imported here but on the first use of ``evaluate``: each module is as
 it needs.
 """
 
-from typing import TYPE_CHECKING
+import typing
 
 __all__ = ["evaluate"]
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .run import evaluate
 else:
 

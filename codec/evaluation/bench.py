@@ -470,7 +470,7 @@ class _Run:
         if hasattr(self.coder, "set_threads"):
             self.coder.set_threads(threads)
 
-    def _cell(self, place: Any, coders, name, path):
+    def _cell(self, place: tuple[int, int, int, int], coders, name, path):
         """Every codec's turn; ``place`` is round, threads, width and height."""
         pixels = read_picture(path).pixels
         turns = [*coders, BATCHED, STAGED] if place[0] else list(coders)
@@ -509,7 +509,7 @@ class _Run:
         return found
 
 
-def _batch(coder, path, quality):
+def _batch(coder, path, quality) -> tuple[int, float, float]:
     """Bytes, and seconds there and back, per picture."""
     started = time.perf_counter()
     files = coder.compress_batch([path] * BATCH, quality)

@@ -33,7 +33,7 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import Corrupt, ModelError, tensor
-from ..quality import QUALITY_UNIT
+from ..quality import QUALITY_UNIT, Number
 from .coded import Encoded, Pulls, Queue, Source
 from .rans import TOTAL, Tables
 
@@ -252,7 +252,7 @@ def from_groups(vectors: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(vectors.transpose(0, 2, 1)).reshape(-1, height, width)
 
 
-def squared_error_per_bit(lmbda: float) -> float:
+def squared_error_per_bit(lmbda: Number) -> Number:
     """What one bit is worth as squared error of y, where g_s is orthonormal: lmbda 255^2 / 3 per squared error."""
     return 3 / (255**2 * lmbda)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,10 +44,10 @@ class TorchEngine(engine.Transforms):
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise CodecError(f"device {device}: {str(error).splitlines()[0]}") from None
-        self._transforms = Transforms(config).float().eval().requires_grad_(False)
+        self._transforms: Any = Transforms(config).float().eval().requires_grad_(False)
         tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
         self._transforms.load_state_dict(tensors)
-        self._transforms.to(self.device, memory_format=torch.channels_last)
+        self._transforms.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def analyse_pieces(self, pixels: Sliced, quality: int) -> Iterator[tuple[Piece, np.ndarray]]:
         """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of pixels (H, W, 3)."""
@@ -64,8 +65,8 @@ class TorchEngine(engine.Transforms):
         """y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4); None where there is none."""
         if not self.config.side_information:
             return None
-        y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
-        return self._run(self._transforms.side_information, y, quality)
+        t = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+        return self._run(self._transforms.side_information, t, quality)
 
     def synthesise(self, y_hat: Sliced, quality: int) -> np.ndarray:
         """y_hat (M, h, w) -> x_hat float32 (3, 16 h, 16 w), not clamped."""
@@ -94,8 +95,8 @@ class TorchEngine(engine.Transforms):
         for piece in pieces(height, width, within):
             outer = piece.grown(self._transforms.g_s.reach, height, width)
             y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
-            y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
-            yield piece, _inside(self._run(self._transforms.synthesise, y, quality), piece, outer, STEP)
+            t = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+            yield piece, _inside(self._run(self._transforms.synthesise, t, quality), piece, outer, STEP)
 
     def _run(self, function, t, quality):
         """``function(t (1, ...), quality (1,))`` as a NumPy array without the first dimension."""

@@ -147,7 +147,7 @@ class EntropyNetworks(nn.Module):
             features: from :meth:`features`.
             known: y_hat (B, M, h, w) in 1/16 of a symbol, zero where it is not known yet; not read at pass 0.
         """
-        net = self.contexts[k]
+        net: Any = self.contexts[k]
         if k:
             features = torch.cat([features, self.context_input(known)], dim=1)
         hidden = gather(net["trunk"](features, quality), k)
@@ -158,7 +158,7 @@ class EntropyNetworks(nn.Module):
         """Latents (in 1/16) as the context networks read them: integers, companded by a table."""
         return _Compand.apply(known, self.compand)
 
-    def layers(self) -> Iterator[tuple[str, nn.Module]]:
+    def layers(self) -> Iterator[tuple[str, Any]]:
         """(name, layer) of every integer layer."""
         for name, module in self.named_modules():
             if hasattr(module, "set_integers"):

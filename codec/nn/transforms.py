@@ -206,6 +206,13 @@ class HyperAnalysis(nn.Module):
 class Gained(nn.Module):
     """What transforms make of their parts ``g_a``, ``g_s``, ``h_a`` and of their gains, however those are stored."""
 
+    config: ModelConfig
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
+    log_gain: nn.Module
+    z_log_gain: nn.Module
+
     def analyse(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
         y = self.g_a(x, quality)

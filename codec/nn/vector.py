@@ -41,7 +41,8 @@ def contexts(history: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
 
     The first half does not look at ``magnitude``; the second looks at its first half alone.
     """
-    first = checkerboard(*magnitude.shape[-2:], device=magnitude.device)
+    height, width = magnitude.shape[-2:]
+    first = checkerboard(height, width, magnitude.device)
     around = F.pad(magnitude * first, (1, 1, 1, 1))
     total = around[..., :-2, 1:-1] + around[..., 2:, 1:-1] + around[..., 1:-1, :-2] + around[..., 1:-1, 2:]
     neighbourhood = (total >= 1).long() + (total >= 3) + (total >= 6)

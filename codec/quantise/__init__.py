@@ -27,9 +27,9 @@ names below are loaded on first use, so that :mod:`codec.quantise.reference` nee
 """
 
 import importlib
-from typing import TYPE_CHECKING
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from .attention import (
         hard_attention,
     )
@@ -164,7 +164,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # which would take any name to be there
+if not typing.TYPE_CHECKING:  # which would take any name to be there
 
     def __getattr__(name: str) -> object:
         if name not in _HOME:

@@ -93,11 +93,22 @@ class Codebook(Deferred):
     sums: torch.Tensor
     commits: torch.Tensor
     entries: torch.Tensor
+    _first: torch.Tensor | None
+    _seen: tuple[torch.Tensor, torch.Tensor] | None
+    _fresh: tuple[torch.Tensor, torch.Tensor] | None
 
     def __init__(
-        self, groups: int, codes: int, dim: int, decay: float = 0.99, restart_below: float = 0.05, restart_every: int = 1, zero_first: bool = False, learned: bool = False,
+        self,
+        groups: int,
+        codes: int,
+        dim: int,
+        decay: float = 0.99,
+        restart_below: float = 0.05,
+        restart_every: int = 1,
+        zero_first: bool = False,
+        learned: bool = False,
         generator: torch.Generator | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         for name, value in (("groups", groups), ("codes", codes), ("dim", dim), ("restart_every", restart_every)):
             if value < 1:
@@ -432,7 +443,7 @@ class ResidualVectorQuantiser(nn.Module):
         super().__init__()
         if stages < 1:
             raise ValueError(f"residual quantisation needs 1 stage or more, not {stages}")
-        self.stages = nn.ModuleList(VectorQuantiser(codes, dim, **options) for _ in range(stages))
+        self.stages: Any = nn.ModuleList(VectorQuantiser(codes, dim, **options) for _ in range(stages))
 
     def forward(self, z: torch.Tensor) -> Quantised:
         """Float (B, D, ...) -> :class:`Quantised` with indices (stages, B, ...), perplexity (stages,)."""
@@ -451,7 +462,8 @@ class ResidualVectorQuantiser(nn.Module):
         """int64 (n, B, ...) of the first n stages, 1 or more -> float (B, D, ...)."""
         if not 1 <= len(indices) <= len(self.stages):
             raise ValueError(f"indices of 1 to {len(self.stages)} stages, found {len(indices)}")
-        return sum(stage.decode(index) for stage, index in zip(self.stages, indices))
+        found: Any = sum(stage.decode(index) for stage, index in zip(self.stages, indices))
+        return found
 
 
 class HierarchicalVectorQuantiser(nn.Module):
@@ -476,7 +488,7 @@ class HierarchicalVectorQuantiser(nn.Module):
         super().__init__()
         if not codes or factor < 1:
             raise ValueError(f"a hierarchy has one level or more and a factor of 1 or more, not {codes} and {factor}")
-        self.levels = nn.ModuleList(VectorQuantiser(k, dim, **options) for k in codes)
+        self.levels: Any = nn.ModuleList(VectorQuantiser(k, dim, **options) for k in codes)
         finer = range(1, len(codes))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(i * dim, i * dim, factor, factor) for i in finer)
         self.condition = nn.ModuleList(nn.Conv2d((i + 1) * dim, dim, 1) for i in finer)
@@ -536,10 +548,10 @@ class FiniteScalarQuantiser(nn.Module):
             raise ValueError(f"a dimension has 1000 levels at most, found {max(levels)}")
         if math.prod(levels) >= 2**63:
             raise ValueError(f"the indices of {math.prod(levels)} entries do not fit into 63 bits")
-        levels = torch.tensor(levels)
-        self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("half_width", levels // 2, persistent=False)
-        places = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), levels[:-1]]), 0)
+        numbers = torch.tensor(levels)
+        self.register_buffer("levels", numbers, persistent=False)
+        self.register_buffer("half_width", numbers // 2, persistent=False)
+        places = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), numbers[:-1]]), 0)
         self.register_buffer("places", places, persistent=False)
 
     @property

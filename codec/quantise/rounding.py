@@ -17,6 +17,8 @@ its expectation, and the gradient of that, is the same as with one common draw.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .estimators import gumbel_noise
@@ -109,7 +111,7 @@ class LatentQuantiser:
     rounds = False
 
     def __init__(self) -> None:
-        self.temperature = self.temperatures[0] if self.temperatures else None
+        self.temperature: Any = self.temperatures[0] if self.temperatures else None  # a float, or None
 
     def anneal(self, progress: float) -> None:
         """Set the temperature for ``progress`` in [0, 1] of the training: geometric between first and last."""

@@ -19,6 +19,7 @@ weight, and the gradient of that product is what each docstring states. :data:`W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ def clip_weights_(model: nn.Module) -> None:
             module.clip_weights_()
 
 
-WEIGHT_QUANTISERS = {
+WEIGHT_QUANTISERS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "lsq": quantise_weights,
     "absmax": absmax_weights,
     "ternary": ternary_weights,
@@ -195,6 +196,9 @@ class ActivationQuantiser(nn.Module):
 
     started: torch.Tensor
 
+    low: int
+    high: int
+
     def __init__(self, bits: int, signed: bool = True) -> None:
         super().__init__()
         if not 1 <= bits <= 16:
@@ -232,6 +236,8 @@ class ActivationQuantiser(nn.Module):
 
 class _QuantisedWeights:
     """What the layers below add to their parents: ``quantiser``, a name, ``limit`` and the learned ``log_step``."""
+
+    weight: Any  # the Parameter of the layer
 
     def _quantise(self, quantiser: str, limit: int) -> None:
         if quantiser not in WEIGHT_QUANTISERS:

@@ -160,8 +160,8 @@ def compare(estimates: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     low, bias, high = (max(0.0, square) ** 0.5 for square in _squared_bias(estimates, mean - truth))
 
     groups = estimates[: repetitions // GROUPS * GROUPS].unflatten(0, (GROUPS, -1)).mean(1)
-    others = [(groups.sum(0) - group) / (GROUPS - 1) for group in groups]
-    others = torch.stack([_cosine_of_mean(m, variance / repetitions * GROUPS / (GROUPS - 1), truth) for m in others])
+    means = [(groups.sum(0) - group) / (GROUPS - 1) for group in groups]
+    others = torch.stack([_cosine_of_mean(m, variance / repetitions * GROUPS / (GROUPS - 1), truth) for m in means])
     jackknife = ((GROUPS - 1) * others.var(0, unbiased=False)).sqrt()
     cosines = _cosine(estimates, truth)
     return {
@@ -241,7 +241,7 @@ def table(rows: Sequence[Row]) -> str:
     are in the CSV file.
     """
     samples = sorted({row.samples for row in rows})
-    blocks = {}
+    blocks: dict[tuple[str, str], dict[tuple[str, str], dict[int, Row]]] = {}
     for row in rows:
         lines = blocks.setdefault((row.problem, row.noise), {})
         lines.setdefault((row.estimator, row.setting), {})[row.samples] = row
@@ -254,8 +254,8 @@ def table(rows: Sequence[Row]) -> str:
         for (estimator, setting), by_samples in lines.items():
             cells = [f"  {estimator:<24}  {setting:<11}{bias_text(by_samples[min(by_samples)]):>21}"]
             for s in samples:
-                row = by_samples.get(s)
-                cells.append(f"{row.variance:>16.3g}{_figure(row.cosine, row.cosine_se):>18}" if row else " " * 34)
+                of = by_samples.get(s)
+                cells.append(f"{of.variance:>16.3g}{_figure(of.cosine, of.cosine_se):>18}" if of else " " * 34)
             text.append("".join(cells).rstrip())
         text.append("")
     return "\n".join(text)

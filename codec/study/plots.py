@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Text stays text, and equal figures give equal files: no date, no random ids.
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8,
 }  # fmt: skip
@@ -110,7 +110,7 @@ def drift() -> Figure:
 def against_noise(rows: Sequence[Row]) -> Figure | None:
     """Cosine of one estimate, with the largest number of samples, against the width of the noise."""
     samples = max(row.samples for row in rows)
-    panels = {}
+    panels: dict[str, list[Any]] = {}
     for problem, wanted in AGAINST_NOISE.items():
         for name, value in wanted:
             line = sorted(
@@ -139,10 +139,12 @@ def against_noise(rows: Sequence[Row]) -> Figure | None:
 
 def against_temperature(rows: Sequence[Row]) -> Figure | None:
     """Bias and standard deviation of single samples against the temperature."""
-    panels = {}
+    panels: dict[str, Any] = {}
     for problem, (sigma, named, level) in AGAINST_TEMPERATURE.items():
         found = [row for row in rows if row.problem == problem and row.sigma == sigma and row.samples == 1]
-        lines = [(name, sorted((r for r in found if r.estimator == name), key=lambda r: r.value)) for name in named]
+        lines = [
+            (name, sorted((r for r in found if r.estimator == name), key=lambda r: r.value or 0.0)) for name in named
+        ]
         if found and all(len(line) > 1 for _, line in lines):
             panels[problem] = lines, [row for row in found if row.estimator in level]
     if not panels:

@@ -78,7 +78,9 @@ class Problem:
     """
 
     name = noise = ""
-    sigma = None
+    sigma: float | None = None
+    theta: torch.Tensor
+    loss: est.Loss
 
     def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         """J(theta), summed over instances: scalar, differentiable."""
@@ -92,7 +94,7 @@ class Problem:
         """The loss (..., G, Q) -> (..., G) of draws of this shape; with its own data where it has some."""
         return self.loss
 
-    def quantise(self, z: torch.Tensor) -> torch.Tensor:
+    def quantise(self, z: torch.Tensor, /) -> torch.Tensor:
         """The hard quantiser."""
         raise NotImplementedError
 
@@ -134,7 +136,9 @@ class Problem:
         ]
 
     def _score_function(self, baseline, loss, theta, noise, generator):
-        return est.score_function(loss, self.quantise, theta, noise, self.score(noise), baseline)
+        score = self.score(noise)
+        assert score is not None  # or it is not asked for
+        return est.score_function(loss, self.quantise, theta, noise, score, baseline)
 
     def _differences(self, width, loss, theta, noise, generator):
         return est.finite_differences(loss, self.quantise, theta, noise, width)
@@ -235,7 +239,7 @@ class Latents(Problem):
         k = torch.arange(-reach, reach + 1, dtype=DTYPE) + round_half_up(theta.detach())[..., None]  # (G, P, K)
         edge = theta[..., None]
         p = self._cdf(k + 0.5 - edge) - self._cdf(k - 0.5 - edge)
-        total = 0.0
+        total = theta.new_zeros(())
         for i in range(k.shape[-1]):  # one slab at a time bounds the memory
             q = torch.stack(
                 [part.expand(len(k), k.shape[-1], k.shape[-1]) for part in
@@ -434,6 +438,7 @@ class BinaryWeights(Problem):
         return lambda b: ((b - self.teacher) * x).sum(-1).square()
 
     def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
+        assert self.sigma is not None
         m = 2 * torch.special.ndtr(theta / self.sigma) - 1
         error = (m - self.teacher)[..., None]
         variance = torch.diagonal(self.covariance, dim1=-2, dim2=-1) * (1 - m.square())
@@ -636,7 +641,9 @@ def all_problems(seed: int = 0, quick: bool = False) -> list[Problem]:
     """The problems of the study, in the order of its table; ``quick``: a small one of each family."""
     size = {"seed": seed, "instances": 4 if quick else INSTANCES}
     sigmas = (0.5,) if quick else (0.1, 0.2, 0.5, 1.0)
-    problems = [Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)]
+    problems: list[Problem] = [
+        Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)
+    ]
     problems += [Choice(**size), BinaryNeurons(**size)]
     problems += [BinaryWeights(sigma, **size) for sigma in sigmas]
     problems += [NearestEntry(sigma, **size) for sigma in sigmas]

@@ -204,7 +204,7 @@ def measure_with_dither(folder: Path, crops: torch.Tensor, name: str, seed: int)
         pictures.append(synthesise(y_hat, quality))
         return pictures[-1]
 
-    model.transforms.synthesise = kept
+    model.transforms.synthesise = kept  # type: ignore[method-assign]
 
     def code(pixels, quality):
         figures = model(to_tensor(pixels), torch.tensor([float(quality)]), generator)
@@ -216,7 +216,7 @@ def measure_with_dither(folder: Path, crops: torch.Tensor, name: str, seed: int)
 
 def compare(points: Iterable[Point]) -> list[Result]:
     """A :class:`Result` per quantiser in the order of first appearance."""
-    curves = {}
+    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for point in points:
         curves.setdefault(point.quantiser, {}).setdefault(point.seed, []).append((point.bpp, point.psnr_db))
     results = []
@@ -285,7 +285,7 @@ def _plot(folder, points, results):
     from matplotlib import pyplot
     from scipy.interpolate import PchipInterpolator
 
-    curves = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         own = [p for p in points if p.quantiser == result.quantiser]
         by_quality = [[p for p in own if p.quality == q] for q in QUALITIES]

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def find_pictures(paths: Iterable[StrPath]) -> list[Path]:
     Raises:
         ImageError: a path does not exist.
     """
-    found = set()
+    found: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
             found.update(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
@@ -56,12 +56,13 @@ class Crops:
 
     def __init__(self, config: TrainingConfig, rank: int = 0) -> None:
         self.config, self.rank = config, rank
-        self._pictures = []
-        self._skipped = set()
-        self._cache, self._cached_bytes = OrderedDict(), 0
+        self._pictures: list[Path] = []
+        self._skipped: set[Path] = set()
+        self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count()))
-        self._pending = {}
+        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        self._pending: dict[int, Any] = {}
         self.rescan()
 
     def rescan(self) -> int:

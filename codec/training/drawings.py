@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -24,6 +26,7 @@ def _coloured(rng, side):
 def _colours(rng):
     """Two colours: black and white, one channel alone, two greys, or any."""
     kind = rng.integers(4)
+    pair: Any
     if kind == 0:
         pair = [(0, 0, 0), (255, 255, 255)]
     elif kind == 1:

@@ -8,7 +8,7 @@ gradient: XYB, means and variances under a window at six scales, maps of similar
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from ..evaluation.ssimulacra2 import ABSORBANCE, BIAS, C2, FACTOR, MIN_SIDE, POL
 
 if TYPE_CHECKING:
     from .model import TrainableModel
-    from .vector_model import TrainableVectorModel
 
 
 NEGLIGIBLE = 0.01  # channels with smaller weights at a scale are passed over: 0.01 of the score, half of the time
@@ -39,7 +38,7 @@ def ssimulacra2_loss(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"{tuple(x.shape)} and {tuple(x_hat.shape)}: one shape, and sides that are multiples of 32")
     with torch.autocast(x.device.type, enabled=False):
         one, two = (_linear(t.to(torch.promote_types(t.dtype, torch.float32))) for t in (x, x_hat))
-        distance = 0.0
+        distance: Any = 0.0
         for scale, weights in enumerate(_weights(*x.shape[2:])):
             if scale:
                 one, two = (nn.functional.avg_pool2d(t, 2) for t in (one, two))
@@ -68,9 +67,7 @@ class Eyes:
         self.share, self.price = share, torch.as_tensor(price, dtype=torch.float32)
 
     @classmethod
-    def measured(
-        cls, share: float, model: TrainableModel | TrainableVectorModel, x: torch.Tensor, knots: int = 9
-    ) -> Eyes:
+    def measured(cls, share: float, model: TrainableModel, x: torch.Tensor, knots: int = 9) -> Eyes:
         """Eyes with the prices of a trainable model on the pictures x (B, 3, H, W).
 
         Raises:
@@ -88,12 +85,12 @@ class Eyes:
                     loss += ssimulacra2_loss(part, x_hat).sum().item() / len(x)
                 points.append((mse, loss))
         model.train(training)
-        mse, loss = np.array(points).T
-        if (np.diff(loss) >= 0).any() or (np.diff(mse) >= 0).any():
+        errors, losses = np.array(points).T
+        if (np.diff(losses) >= 0).any() or (np.diff(errors) >= 0).any():
             raise ModelError(
                 "these weights are too young for eyes: a higher quality must look better; train without first"
             )
-        return cls(share, np.gradient(mse) / np.gradient(loss))
+        return cls(share, np.gradient(errors) / np.gradient(losses))
 
     def __call__(
         self, x: torch.Tensor, x_hat: torch.Tensor, mse: torch.Tensor, quality: torch.Tensor

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from .. import latents
 from ..engine import Engine, float_weights, read_folder
 from ..errors import ImageError, ModelError, tensor
-from ..files import StrPath
-from ..image_io import read_picture, write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
+from ..image_io import read_picture
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
 from ..latents.quantisers import Dequantiser
@@ -85,7 +85,9 @@ def fit_tables(
         engine, samples = Engine(config, float_weights(config, tensors)), []
         for pixels, quality in _crops(paths, seed, crops, side):
             y = engine.analyse(pixels.transpose(2, 0, 1), quality)
-            samples.append(_Sample(pixels, quality, y, engine.side_information(y, quality)))
+            z = engine.side_information(y, quality)
+            assert z is not None  # as scalar latents have it
+            samples.append(_Sample(pixels, quality, y, z))
             bar.update()
         synthesis = Transforms(config).float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         synthesis.load_state_dict(
@@ -229,7 +231,9 @@ def _wanted(synthesis, sample, value, cell, shifts):
     x_hat = synthesis.synthesise(y_hat, quality)
     (gradient,) = torch.autograd.grad((x_hat - x).square().sum(), y_hat)
     # How much error a latent that is off by one brings: from moving all of those to be shifted, at random.
-    random = np.random.default_rng(sample.quality).choice(np.float32([-PROBE, PROBE]), sign.shape) * np.abs(sign)
+    random = np.random.default_rng(sample.quality).choice(np.array([-PROBE, PROBE], np.float32), sign.shape) * np.abs(
+        sign
+    )
     with torch.no_grad():
         moved = synthesis.synthesise(y_hat + torch.from_numpy(random), quality) - x_hat
     curvature = moved.double().square().sum().item() / max(np.square(random).sum(dtype=np.float64), PROBE**2)

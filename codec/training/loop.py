@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +198,8 @@ class _Run:
         bar = tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
         start, begun = time.monotonic(), self.seconds
         saved = validated = scanned = self.seconds
-        sums, logged, complained = {}, (self.step, self.seconds), {}.keys()
+        sums: dict[str, Any] = {}
+        logged, complained = (self.step, self.seconds), set[str]()
         try:
             while self.done() < 1 and not self._agreed_stop():
                 figures = self._one_step()
@@ -218,7 +219,7 @@ class _Run:
                         wrong = complaints(row) if self.before.get("steps", 0) + self.step > 200 else {}
                         for part in wrong.keys() - complained:
                             bar.write(f"warning: {wrong[part]}; more training is wasted until that is understood")
-                        complained = wrong.keys()
+                        complained = set(wrong)
                 if self.seconds - scanned > 60:
                     self.crops.rescan()
                     scanned = self.seconds
@@ -302,7 +303,8 @@ class _Run:
                 group["lr"] = rate * self._factor(group.get("role"))
         self.bare.anneal(self.done())
         look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
-        with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
+        looking: AbstractContextManager[dict[str, list[float]]] = watched(self.bare) if look else nullcontext({})
+        with looking as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
         losses = picture_losses(figures, lmbda, config.balance)
         if drawn.any() and not drawn.all():
@@ -357,12 +359,11 @@ class _Run:
         if self.step % 2:
             noise = noise[:, :1].expand(-1, 3, -1, -1)  # grey
         with torch.no_grad():
-            if self._plain is None:
-                self._plain = TrainableTransforms(self.bare.config).to(device)
-            wanted = self._plain.skeleton(noise)
+            plain = self._plain = self._plain or TrainableTransforms(self.bare.config).to(device)
+            wanted = plain.skeleton(noise)
         return (transforms.skeleton(noise) - wanted).square().mean()
 
-    _plain = None  # transforms that have learned nothing
+    _plain: TrainableTransforms | None = None  # transforms that have learned nothing
 
     @torch.no_grad()
     def _average(self, rate):
@@ -487,7 +488,7 @@ def optimisers(
     Skeletons and heads start as something; depthwise layers, gains and tables are no matrices.
     """
     matrices = set(matrix_names(model)) if config.muon else set()
-    roles = {"muon": [], "plain": [], "fast": [], "skeleton": []}
+    roles: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "fast": [], "skeleton": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             role = (
@@ -501,7 +502,9 @@ def optimisers(
             )
             roles[role].append(parameter)
     adam = [{"params": roles[role], "role": role} for role in ("plain", "fast", "skeleton") if roles[role]]
-    found = [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    found: list[torch.optim.Optimizer] = (
+        [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    )
     if roles["muon"]:
         dtype = torch.bfloat16 if half else torch.float32
         found.append(Muon(roles["muon"], lr=config.lr, size=config.muon, dtype=dtype))
@@ -537,6 +540,7 @@ def export(model: TrainableModel | TrainableVectorModel, folder: StrPath, **fact
 
     A card that somebody has made their own, by removing its last line, is left alone.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
@@ -25,6 +25,7 @@ from .transforms import TrainableTransforms
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
+    from .eyes import Eyes
     from .vector_model import TrainableVectorModel
 
 
@@ -57,7 +58,7 @@ class TrainableModel(nn.Module):
         self.y_prior = ScaleMixture(len(PASSES))
         self.dequantiser = Dequantiser(config.anchors).requires_grad_(self.quantiser.rounds)
         self._start_scales()
-        self.eyes = None  # or an Eyes: part of the distortion
+        self.eyes: Eyes | None = None  # or an Eyes: part of the distortion
 
     @torch.no_grad()
     def _start_scales(self):
@@ -66,6 +67,7 @@ class TrainableModel(nn.Module):
         gain = self.transforms.log_gain.table  # (anchors, M)
         log_scale = (gain + deviation.log() - math.log(SCALE_MIN)).clamp(0, LOG_SCALE_STEP * (LEVELS - 1))
         by_group = log_scale.view(len(log_scale), -1, 4).transpose(1, 2).flatten(1)
+        net: Any
         for net in self.networks.contexts:
             net["index"].bias.copy_(by_group)
             for head in ("index", "mean"):
@@ -103,6 +105,7 @@ class TrainableModel(nn.Module):
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality)
         z = self.transforms.side_information(y, quality)
+        assert z is not None  # as scalar latents have it
         with torch.autocast(x.device.type, enabled=False):
             z_likelihood = self._z_likelihood(self._for_rate(z, generator), quality)
         y_bits, y_hat = self._walk(y, round_ste(z).clamp(-Z_LIMIT, Z_LIMIT), quality, generator)

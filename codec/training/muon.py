@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
+        """One step; ``closure`` is not called. Returns None."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -50,7 +51,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, gradients)
             ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-            shapes = {}
+            shapes: dict[torch.Size, list[Any]] = {}
             for p, update in zip(parameters, ahead):
                 # Columns in the order of memory, which does not matter to a step.
                 order = (0, 2, 3, 1) if p.dim() == 4 and not p.is_contiguous() else tuple(range(p.dim()))
@@ -73,7 +74,8 @@ def orthogonalised(x: torch.Tensor, iterations: int = 5) -> torch.Tensor:
             x = _polynomial(x @ x.mT) @ x
         return x
     # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision lacks the range for it.
-    product, a = None, x @ x.mT
+    a = x @ x.mT
+    product: Any = None
     for i in range(iterations):
         step = _polynomial(a)
         product = step if product is None else step @ product

@@ -79,9 +79,9 @@ class ScaleMixture(nn.Module):
             ``(cdf, lengths, offsets)``, int32, as :class:`codec.latents.rans.Tables` takes them.
         """
         device = self.log_ratio.device
-        scales = torch.tensor(scales, device=device)[:, None]
+        column = torch.tensor(scales, device=device)[:, None]
         symbols = torch.arange(-limit, limit + 1.0, device=device)[None]
-        wide = symbols.expand(len(scales), -1), scales.expand(-1, 2 * limit + 1)
+        wide = symbols.expand(len(column), -1), column.expand(-1, 2 * limit + 1)
         return coder_rows(torch.cat([self.likelihood(*wide, k).double() for k in range(len(self.log_ratio))]), limit)
 
 

@@ -159,6 +159,7 @@ class Block(nn.Module):
 
     unit: torch.Tensor
     whiten: torch.Tensor
+    conv: Any  # Conv2d, which may lack a bias elsewhere
 
     def __init__(self, channels: int, deviation: torch.Tensor, step: torch.Tensor) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class Block(nn.Module):
         self.conv = nn.Conv2d(hidden, hidden, 3)
         nn.init.normal_(self.conv.weight, std=(2 / (9 * hidden)) ** 0.5)
         nn.init.zeros_(self.conv.bias)
-        self.centres = nn.ModuleList(Centre(hidden) for _ in range(2))
+        self.centres: Any = nn.ModuleList(Centre(hidden) for _ in range(2))
         self.activations = nn.ModuleList(nn.LeakyReLU(SLOPE) for _ in range(2))
         self.share = nn.Parameter(torch.full((len(step), channels), SHARE_START))
         self.register_buffer("unit", SHARE_UNIT * torch.minimum(step[:, None], deviation), persistent=False)
@@ -286,7 +287,7 @@ class HyperAnalysis(nn.Module):
         self.depthwise1, self.depthwise2 = Depthwise(width), Depthwise(width)
         self.down1, self.down2 = he_linear(4 * width, width), he_linear(4 * width, width)
         self.out = he_linear(width, config.N)
-        self.centres = nn.ModuleList(Centre(width) for _ in range(3))
+        self.centres: Any = nn.ModuleList(Centre(width) for _ in range(3))
         self.activations = nn.ModuleList(nn.LeakyReLU(SLOPE) for _ in range(3))
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
@@ -339,6 +340,10 @@ class Gain(nn.Module):
 class TrainableTransforms(Gained):
     """g_a, g_s, h_a and the gains, with the interface of model.Transforms."""
 
+    g_a: Analysis
+    g_s: Synthesis
+    log_gain: Gain
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -382,21 +387,21 @@ def calibrate(model: nn.Module, batches: Iterable[tuple[Any, ...]]) -> None:
     model.train(training)
 
 
-def _named(**parts):
+def _named(**parts: Any) -> dict[str, torch.Tensor]:
     """State dict of parts: modules with ``folded()`` or a state dict, lists of them, or dicts."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, part in parts.items():
         if isinstance(part, nn.ModuleList):
             part = _named(**{str(i): p for i, p in enumerate(part)})
         elif isinstance(part, nn.Module):
-            part = part.folded() if hasattr(part, "folded") else part.state_dict()
+            part = getattr(part, "folded", part.state_dict)()
         tensors.update({f"{name}.{key}": t for key, t in part.items()})
     return tensors
 
 
 def _parted(tensors):
     """Inverse of :func:`_named`, one level: {name: state dict}."""
-    parts = {}
+    parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, t in tensors.items():
         name, _, rest = key.partition(".")
         parts.setdefault(name, {})[rest] = t

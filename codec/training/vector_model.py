@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ from .transforms import TrainableTransforms
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
+    from .eyes import Eyes
 
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper
@@ -73,7 +74,7 @@ class Chosen(NamedTuple):
 
     total: torch.Tensor
     bits: torch.Tensor
-    soft_bits: torch.Tensor
+    soft_bits: torch.Tensor | None
     codebook: torch.Tensor
     kl: torch.Tensor
 
@@ -110,7 +111,7 @@ class Level(Deferred):
         super().__init__()
         self.classes, self.learned, self.categorical = classes, learned and not categorical, categorical
         self.register_buffer("size", size, persistent=False)
-        self.books = nn.ModuleList(
+        self.books: Any = nn.ModuleList(
             Codebook(
                 groups, codes, dim, CODEBOOK_DECAY, DEAD, RESTART_EVERY, zero_first=True, learned=learned or categorical
             )
@@ -244,7 +245,7 @@ class Level(Deferred):
         self.discard()
 
     def discard(self) -> None:
-        self._seen = {}
+        self._seen: dict[int, Any] = {}
 
     # Weights files
 
@@ -309,7 +310,8 @@ class TrainableVectorModel(nn.Module):
         ValueError: no such way for codebooks to learn.
     """
 
-    eyes = None  # as TrainableModel has it
+    heads: Any  # ModuleDict of TrainableLayer
+    eyes: Eyes | None = None  # as TrainableModel has it
 
     unit: torch.Tensor
 
@@ -329,7 +331,7 @@ class TrainableVectorModel(nn.Module):
         self.lower = Level(
             groups, config.stages, config.codes, dim, size, CLASSES if two else 1, learned, config.latents == "dvae"
         )
-        self.upper = None
+        self.upper: Level | None = None
         if two:
             ones = torch.ones(UPPER_STAGES, config.N // dim)
             self.upper = Level(config.N // dim, UPPER_STAGES, config.codes, dim, ones, learned=learned)
@@ -380,9 +382,14 @@ class TrainableVectorModel(nn.Module):
         """
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality).float()
-        mean, offset, z_bits, upper_bits = 0.0, None, torch.zeros_like(quality), 0.0
+        z_bits = torch.zeros_like(quality)
+        mean: Any = 0.0
+        upper_bits: Any = 0.0
+        offset: Any = None
         if self.upper is not None:
-            z = self.transforms.side_information(y, quality).float()
+            z = self.transforms.side_information(y, quality)
+            assert z is not None  # as there are two levels
+            z = z.float()
             with torch.autocast(x.device.type, enabled=False):
                 z_hat, z_bits, upper_bits = self._upper(z, generator)
             mean, offset = self._condition(z_hat, quality)
@@ -427,6 +434,7 @@ class TrainableVectorModel(nn.Module):
         vectors = to_groups(z, self.config.code_dim).contiguous()
         all_of_them = torch.ones(UPPER_STAGES, *vectors.shape[:2], dtype=torch.bool, device=z.device)
         worth = torch.full((vectors.shape[1], 1), UPPER_WORTH, device=z.device)
+        assert self.upper is not None
         chosen = self.upper(
             vectors, (batch, height, width), all_of_them, all_of_them, worth, soft=True, generator=generator
         )
