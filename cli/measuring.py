@@ -17,7 +17,7 @@ from .common import Failure, Quality, describe
 from .files import PICTURE_SUFFIXES, STREAM, expand, local
 
 if TYPE_CHECKING:
-    from codec.evaluation.anchors import X265, Anchor
+    from codec.evaluation.anchors import X265, Anchor, OwnModel
     from codec.evaluation.zoo import Zoo
 
 
@@ -54,7 +54,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def settings_line(anchor: Anchor | X265 | Zoo) -> str:
+def settings_line(anchor: Anchor | X265 | OwnModel | Zoo) -> str:
     """What an anchor is and how it is set, in lines of WIDTH."""
 
     def flat(options):

@@ -49,6 +49,7 @@ import os
 import struct
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, TypeAlias, cast
@@ -1104,6 +1105,8 @@ FORMATS = {
 DEEP_EXTENSIONS = (".png", ".ppm", ".pgm", ".pnm")  # of formats that are written with 16 bits a sample
 _LOSSY_QUALITY = {"JPEG": 95, "AVIF": 90}  # where nobody has said otherwise
 _JPEG_SEGMENT = 65533  # bytes of a segment's contents
+# Rows of each of three bands on which the strategy for a PNG is tried, at least, and how much larger it may be.
+_BAND, _RUNS_COST = 8, 1.05
 _WORDS = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
 
 
@@ -1189,10 +1192,25 @@ def _encode(image: Image.Image, form: _Format, how: Writing) -> tuple[BytesLike,
     elif form.name in ("WEBP", "JXL"):
         options.update({"lossless": True, "exact": True} if how.quality is None else {"quality": how.quality})
     image.info = {}  # Pillow adds what it finds there, in some formats
+    if form.name == "PNG":
+        options["compress_type"] = _png_strategy(image)
     data: BytesLike = _saved(image, form.name, **options, **_metadata_options(found, form))
     if form.name == "TIFF" and (found.exif or found.xmp or found.iptc):
         data = metadata.into_tiff(data, found)
     return data, [*remarks, *left_out]
+
+
+def _png_strategy(image: Image.Image) -> int:
+    """zlib's strategy for a PNG: runs alone where they are hardly larger, as of photographs, in a fifth of the time."""
+    height = max(_BAND, image.height // (8 * _BAND))
+    if image.height < 4 * height:
+        return zlib.Z_FILTERED
+    sizes = {zlib.Z_FILTERED: 0, zlib.Z_RLE: 0}
+    for top in (image.height * place // 4 for place in (1, 2, 3)):
+        band = image.crop((0, top, image.width, min(top + height, image.height)))
+        for strategy in sizes:
+            sizes[strategy] += len(_saved(band, "PNG", compress_type=strategy))
+    return zlib.Z_RLE if sizes[zlib.Z_RLE] <= _RUNS_COST * sizes[zlib.Z_FILTERED] else zlib.Z_FILTERED
 
 
 def _written_metadata(info: dict[Any, Any]) -> Metadata:

@@ -146,6 +146,15 @@ class Model:
     def _workers(self):
         return self.threads or current_threads()
 
+    # Where the thread that goes through a picture may wait for those that work on its tiles.
+
+    def _start(self, pool, work, *arguments):
+        """Hand work on a tile to a _Pool, which has room for a few tiles; its future."""
+        return pool.submit(work, *arguments)
+
+    def _result(self, future):
+        return future.result()
+
     # Pixels -> tiles
 
     def encode(
@@ -207,8 +216,8 @@ class Model:
                     for left in range(0, y.shape[2], TILE):
                         number = (piece.top + top) // TILE * columns + (piece.left + left) // TILE
                         part = y[:, top : top + TILE, left : left + TILE]
-                        found[number] = pool.submit(self._encode_tile, part, quality, *how)
-            return [future.result() for future in found]
+                        found[number] = self._start(pool, self._encode_tile, part, quality, *how)
+            return [self._result(future) for future in found]
 
     def _encode_tile(self, y, quality, *how):
         z = self.engine.side_information(y, quality)
@@ -334,7 +343,7 @@ class _Latents:
                 self._start(r, right + 1)
         part = np.empty((self.shape[0], rows.stop - rows.start, columns.stop - columns.start), np.float32)
         for r, c in wanted:
-            y_hat = self._futures[r * self._columns + c].result()
+            y_hat = self._model._result(self._futures[r * self._columns + c])
             top, low = max(rows.start, r * TILE), min(rows.stop, r * TILE + y_hat.shape[1])
             west, east = max(columns.start, c * TILE), min(columns.stop, c * TILE + y_hat.shape[2])
             part[:, top - rows.start : low - rows.start, west - columns.start : east - columns.start] = y_hat[
@@ -346,7 +355,8 @@ class _Latents:
         number = row * self._columns + column
         if number not in self._futures:
             size = (min(TILE, self.shape[1] - row * TILE), min(TILE, self.shape[2] - column * TILE))
-            self._futures[number] = self._pool.submit(self._decode, number, self._coded.tiles[number], size)
+            work = self._decode, number, self._coded.tiles[number], size
+            self._futures[number] = self._model._start(self._pool, *work)
 
     def _decode(self, number, tile, size):
         """y_hat of a tile; zeros where it is lost and that is to be borne."""

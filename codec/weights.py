@@ -129,7 +129,8 @@ def find_model(name: StrPath | None = None) -> Path:
     """Folder of a model.
 
     Args:
-        name: None for the default, the id of an installed model, or a path to a model folder.
+        name: None for the default, the id of an installed model, a path to a model folder, or one of :data:`TUNES`,
+            unless that is such a path.
 
     Raises:
         ModelError: there is no such model.
@@ -137,6 +138,8 @@ def find_model(name: StrPath | None = None) -> Path:
     if name is None:
         name = default_model_id()
     folder = (_installed(str(name)) if _is_id(str(name)) else None) or Path(name)
+    if not (folder / "weights.safetensors").is_file() and name in TUNES:
+        folder = find_model(tuned_model_id(str(name)))
     if not (folder / "weights.safetensors").is_file():
         close = difflib.get_close_matches(str(name), list_models(), n=1)
         guess = f"; did you mean {close[0]}?" if close else ""

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -569,6 +570,10 @@ def test_the_printed_tables(pictures, fake_codec, monkeypatch):
     low, high = map(float, below.split("]")[0].strip(" [").split(","))
     assert low <= float(jpeg444.split()[2]) <= high
     assert any(line.startswith("BD-PSNR of codec") for line in lines)
+    start = lines.index("BD-rate of codec by PSNR, picture by picture")
+    own = dict(re.findall(r"(\S+\.png) ([+-]\S+?)(?:,|$)", lines[start + 2]))
+    assert sorted(own) == ["a.png", "b.png"] and list(own.values()) == sorted(own.values(), key=float, reverse=True)
+    assert float(lines[start + 2].split()[2]) == pytest.approx(np.mean([float(own[name]) for name in own]), abs=0.11)
     assert max(map(len, lines)) <= 110
 
 

@@ -819,6 +819,23 @@ def test_to_image_rounds_the_mean_of_grey_channels():
     assert np.asarray(to_image(pixels, grey=True)).tolist() == [[1, 2, 255, 0, 255]]
 
 
+def test_a_png_is_made_by_runs_where_that_costs_hardly_anything(photo):
+    i, j = np.mgrid[:128, :192]
+    pattern = np.repeat(255 * ((i + 2 * j) // 3 % 2)[..., None], 3, axis=2).astype(np.uint8)
+    for pixels, strategy in ((photo, zlib.Z_RLE), (pattern, zlib.Z_FILTERED)):
+        for channels in (3, 1):
+            image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+            found, _ = image_io.encode_picture(image.copy(), ".png")
+            sizes = {}
+            for each in (zlib.Z_RLE, zlib.Z_FILTERED):
+                file = io.BytesIO()
+                image.save(file, "PNG", compress_type=each)
+                sizes[each] = file.tell()
+                assert (file.getvalue() == found) == (each == strategy)
+            assert len(found) < 1.06 * sizes[zlib.Z_FILTERED]
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(found))), np.asarray(image))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 @pytest.mark.parametrize("extension", sorted(image_io.FORMATS))
 def test_every_mode_can_be_saved_in_every_format(tmp_path, extension, mode):

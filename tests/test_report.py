@@ -479,7 +479,7 @@ def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_co
         "--limit", "2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stderr == "codec: the first 2 of 3 pictures are shown; --limit N for more\n"
+    assert result.stderr == "codec: the 2 of 3 pictures that ours is worst on are shown; --limit N for more\n"
     assert fake_codec == ["0badcafe"]  # the model of the results
     pictures = Page(page.read_text(encoding="utf-8")).data["viewer"]
     assert [picture["name"] for picture in pictures] == ["a.png", "b.png"]
@@ -487,6 +487,23 @@ def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_co
     assert np.array_equal(pixels_of(pictures[0]["src"]), photo[:48, :64])
     assert drawing.read_bytes().startswith(b"<?xml")
     assert figures.read_text() == report.as_csv(report.load(results_file))
+
+
+def test_the_worst_pictures_come_first():
+    def against(overall, **pictures):
+        return {
+            "overall": overall and {"percent": overall},
+            "per_picture": {name: percent and {"percent": percent} for name, percent in pictures.items()},
+        }
+
+    pictures = [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+    rivals = {
+        "far": against(-50.0, a=-40.0, b=-60.0, c=-50.0),
+        "near": against(-5.0, a=-9.0, b=3.0, c=-2.0, d=None),
+        "other": against(None, a=90.0),
+    }
+    assert report.worst_first({"bd_rate": rivals}, pictures) == [("b", 2), ("c", 3), ("a", 1), ("d", 4)]
+    assert report.worst_first({"bd_rate": {}}, pictures) == pictures
 
 
 def test_codecs_that_cannot_be_run_here_are_named_and_left_out(tmp_path, results_file, photo, fake_codec):

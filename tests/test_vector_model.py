@@ -412,6 +412,15 @@ def test_tables_of_a_weights_file():
     torch.testing.assert_close(counts[..., :-1] / 65536, share, rtol=0, atol=2e-4)  # no sharpness yet
 
 
+def test_codewords_of_whole_numbers_are_rounded_and_kept_within_what_the_networks_take():
+    made = level(stages=1)
+    codewords = torch.tensor([0.0, 0.4, 3.6, -3.6, 2.5, -2.5, 1e4, -1e4])[:, None].expand(3, 8, 4)
+    made.books[0].load(codewords / made.size[0][:, None, None])  # of one unit each
+    found = made.export_tensors(torch.zeros(1, 3), whole=True)["codebooks"]
+    wanted = torch.tensor([0, 0, 4, -4, 3, -2, 255, -255])  # halves upwards; eight bits and a sign
+    assert found.dtype == torch.float16 and torch.equal(found[0].int(), wanted.int()[:, None].expand(3, 8, 4))
+
+
 def test_the_divergence_is_the_rate_of_a_discrete_vae():
     model = trainable("dvae")
     captured(model, draw(2, VQ_CONFIG.M, 4, 4))
@@ -560,6 +569,17 @@ def test_one_picture_that_is_not_finite_leaves_no_trace(pictures, tmp_path, monk
     assert loss_now() < (0.95 if kind == "vq" else 1.0) * begun  # an upper level is slow to be of use, and so are draws
     assert all(t.isfinite().all() for t in run_.bare.state_dict().values())
     assert not torch.equal(run_.bare.lower.books[0].entries, before["lower.books.0.entries"])
+    run_.crops.close()
+
+
+def test_measuring_the_means_of_the_average_leaves_nothing_to_learn(pictures, tmp_path):
+    run_ = loop._Run(settings(pictures, tmp_path, steps=5), one_process())
+    run_._one_step()
+    run_.step += 1
+    averaged = run_._averaged()
+    before = averaged.lower.codebooks.clone(), averaged.lower.gained.clone()
+    commit_codebooks(averaged)
+    assert torch.equal(averaged.lower.codebooks, before[0]) and torch.equal(averaged.lower.gained, before[1])
     run_.crops.close()
 
 

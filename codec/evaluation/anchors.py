@@ -1,4 +1,4 @@
-"""The codecs that ours is compared with: those that Pillow and its plugins write, x265, and CompressAI's models.
+"""The codecs that ours is compared with: Pillow's and its plugins', x265, CompressAI's, and ours with other models.
 
 An :class:`Anchor` has the two methods of ``codec.Codec``, so that one loop measures them all. Whatever else
 has these two methods can be measured in the same way.
@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, features
 
+from .. import __version__
 from ..errors import CodecError, ImageError
 from ..extras import how_to_install, lacks, missing
 
 if TYPE_CHECKING:
+    from ..api import Codec
     from .zoo import Zoo
 
 
@@ -38,6 +40,7 @@ AVIF_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 JPEG2000_BPP = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.85, 1.2, 1.6, 2.1, 2.7, 3.4)
 JXL_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 X265_QUALITIES = (5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 36, 40)
+OWN_QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,55 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 
-def settings_of(anchor: Anchor | X265 | Zoo) -> dict[str, Any]:
+@dataclass(frozen=True)
+class OwnModel:
+    """This codec with a model other than the one that is measured; as there, nothing stands in for its own coding."""
+
+    name: str
+    title: str
+    coder: Codec
+    options: dict[str, Any]
+
+    writer = "this codec"
+    qualities = OWN_QUALITIES
+    min_side, max_side = 1, 65535
+
+    @classmethod
+    def find(cls, name: str, threads: int | None = None, device: str = "cpu") -> OwnModel:
+        """The anchor of a model, named as :func:`codec.weights.find_model` wants it.
+
+        Raises:
+            ModelError: there is no such model, or its files are damaged.
+        """
+        from .. import Codec
+        from ..weights import tune_of
+
+        coder = Codec(name, device, threads, fallback="never")
+        tune = tune_of(coder.model_id)
+        title = f"model {coder.model_id}" + (f" ({tune})" if tune else "")
+        return cls(f"{MODEL}{name}", title, coder, {"model": coder.model_id, "device": str(device)})
+
+    def compress(self, image: Image.Image | np.ndarray, quality: float) -> bytes:
+        """The bytes of a whole file. Arguments and errors: :meth:`Anchor.compress`."""
+        return self.coder.compress(image, quality)
+
+    def decompress(self, data: bytes) -> Image.Image:
+        """PIL.Image, decoded."""
+        return self.coder.decompress(data)
+
+    def check(self) -> None:
+        """Nothing more is needed once :meth:`find` has found the model."""
+
+    def settings(self) -> dict[str, Any]:
+        """As of :meth:`Anchor.settings`."""
+        return settings_of(self)
+
+    def version(self) -> str:
+        """Of this package."""
+        return __version__
+
+
+def settings_of(anchor: Anchor | X265 | OwnModel | Zoo) -> dict[str, Any]:
     """What the figures of an anchor depend on; see :meth:`Anchor.settings`."""
     return {
         "title": anchor.title, "options": anchor.options, "qualities": anchor.qualities,
@@ -252,7 +303,7 @@ def settings_of(anchor: Anchor | X265 | Zoo) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_size(anchor: Anchor | X265 | Zoo, width: int, height: int) -> None:
+def check_size(anchor: Anchor | X265 | OwnModel | Zoo, width: int, height: int) -> None:
     """ImageError when a picture of this size is beyond the format of the anchor."""
     if max(width, height) > anchor.max_side:
         raise ImageError(f"{anchor.title}: {width} x {height} pixels; at most {anchor.max_side} a side")
@@ -297,27 +348,27 @@ ANCHORS = {
         X265(),
     )
 }
-ZOO = "compressai:"
+ZOO, MODEL = "compressai:", "model:"
 
 
 def find_anchors(
     names: Iterable[str], threads: int | None = None, device: str = "cpu", random_weights: bool = False
-) -> list[Anchor | X265 | Zoo]:
+) -> list[Anchor | X265 | OwnModel | Zoo]:
     """The anchors of these names, in this order.
 
     Args:
-        names: keys of :data:`ANCHORS`, and ``compressai:MODEL`` or ``compressai:MODEL=FOLDER``, see
-            :mod:`codec.evaluation.zoo`.
+        names: keys of :data:`ANCHORS`; ``compressai:MODEL`` or ``compressai:MODEL=FOLDER``, see
+            :mod:`codec.evaluation.zoo`; ``model:MODEL``, see :class:`OwnModel`.
         threads: for the formats that use several; None leaves the choice to their libraries.
-        device: of CompressAI's models.
+        device: of CompressAI's models and our own.
         random_weights: for those of CompressAI's models whose weights are not here, where only times matter.
 
     Raises:
-        CodecError: a name is unknown, or what the anchor needs is not installed.
+        CodecError: a name is unknown, or what the anchor needs is not installed. ModelError: there is no such model.
     """
-    found: list[Anchor | X265 | Zoo] = []
+    found: list[Anchor | X265 | OwnModel | Zoo] = []
     for name in names:
-        anchor: Anchor | X265 | Zoo
+        anchor: Anchor | X265 | OwnModel | Zoo
         if name.startswith(ZOO):
             lacking = missing("torch", "compressai")
             if lacking:
@@ -325,10 +376,12 @@ def find_anchors(
             from .zoo import Zoo
 
             anchor = Zoo.find(name.removeprefix(ZOO), device, random_weights)
+        elif name.startswith(MODEL):
+            anchor = OwnModel.find(name.removeprefix(MODEL), threads, device)
         elif name in ANCHORS:
             anchor = replace(ANCHORS[name], threads=threads)
         else:
-            known = f"{', '.join(ANCHORS)}, {ZOO}MODEL"
+            known = f"{', '.join(ANCHORS)}, {ZOO}MODEL, {MODEL}MODEL"
             raise CodecError(f"no anchor is called {name!r}; there are {known}")
         anchor.check()
         found.append(anchor)

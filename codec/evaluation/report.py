@@ -17,7 +17,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import CodecError, ImageError
 from ..files import StrPath
@@ -49,6 +49,8 @@ class Rival(Protocol):
     def compress(self, image: Any, quality: float, /) -> bytes: ...
     def decompress(self, data: bytes, /) -> Image.Image: ...
 
+
+T = TypeVar("T")
 
 TITLE = "Image codec evaluation"
 # A scale of so few whole numbers counts models, each with a quality of its own, and has nothing in between.
@@ -118,6 +120,22 @@ def published_for(results: dict[str, Any], choice: str | None = "auto") -> list[
     if choice == "auto":
         choice = published.dataset_of({row["picture"] for row in results["rows"]})
     return published.load(choice) if choice else []
+
+
+def worst_first(results: dict[str, Any], pictures: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Pictures in the order of how many more bytes ours needs than its nearest rival's at equal PSNR, the worst first.
+
+    The nearest rival is the one that ours saves least against. Pictures that cannot be compared come last, in their
+    own order; without a rival, all of them.
+
+    Args:
+        pictures: list of (name, anything).
+    """
+    compared = [found for found in results["bd_rate"].values() if found.get("overall")]
+    if not compared:
+        return list(pictures)
+    nearest = max(compared, key=lambda found: found["overall"]["percent"])["per_picture"]
+    return sorted(pictures, key=lambda picture: -(nearest.get(picture[0]) or {"percent": -math.inf})["percent"])
 
 
 def build(

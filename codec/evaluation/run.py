@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CodecError, ImageError
 from ..files import StrPath
 from . import rate_distortion as rd
+from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
 from .metrics import METRICS
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 OURS = "codec"  # our name in tables and files
-QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+QUALITIES = OWN_QUALITIES
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,6 @@ def evaluate(
     """
     from .. import Codec
     from ..threads import cores, set_threads
-    from .anchors import find_anchors
 
     named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
     unknown = [name for name in metrics if name not in METRICS]

@@ -76,7 +76,7 @@ class Codebook(Deferred):
     Attributes:
         entries: float (G, K, D).
         shares: float (G, K), moving averages of the share of the vectors that chose each entry. A share does not depend
-            on how many vectors a batch has; every batch counts alike.
+            on how many vectors a batch has; every batch counts alike. Below 1e-4 / K, averages no longer move an entry.
         sums: float (G, K, D), moving averages of the sum of those vectors, per vector of the batch.
         commits: int64, number of :meth:`commit`.
 
