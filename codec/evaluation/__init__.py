@@ -24,13 +24,18 @@ Nothing is imported here but on the first use of ``evaluate``: each module is as
 it needs.
 """
 
+import typing
+
 __all__ = ["evaluate"]
 
-
-def __getattr__(name):
-    if name != "evaluate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if typing.TYPE_CHECKING:
     from .run import evaluate
+else:
 
-    globals()[name] = evaluate
-    return evaluate
+    def __getattr__(name: str) -> object:
+        if name != "evaluate":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .run import evaluate
+
+        globals()[name] = evaluate
+        return evaluate
