@@ -2,11 +2,11 @@
 
     python benchmarks/scans.py scans [--pages 160,12,8] [--size 640x896] [--seed 0]
 
-writes ``scans/train``, ``scans/valid`` and ``scans/test``, PNG, 150 dots per inch. Pages to train on and to validate with are
-letters, books, tables and forms in DejaVu Sans, Serif and Mono, black or blue on white. Those to test with share nothing
-with them but the alphabet: other layouts (invoice, newspaper, minutes, slide), typefaces (STIX and Pillow's own),
-papers, inks and syllables. All are turned a little, softened by the lens and covered by the noise of a sensor. Matplotlib's fonts are used
-(extra "eval" or "train").
+writes ``scans/train``, ``scans/valid`` and ``scans/test``, PNG, 150 dots per inch. Pages to train on and to validate
+with are letters, books, tables and forms in DejaVu Sans, Serif and Mono, black or blue on white. Those to test with
+share nothing with them but the alphabet: other layouts (invoice, newspaper, minutes, slide), typefaces (STIX and
+Pillow's own), papers, inks and syllables. All are turned a little, softened by the lens and covered by the noise of a
+sensor. Matplotlib's fonts are used (extra "eval" or "train").
 """
 
 import argparse

@@ -1,8 +1,11 @@
 """``codec decompress``: compressed files back to pictures."""
 
+from __future__ import annotations
+
 import functools
 import threading
 import time
+from typing import Any
 
 import click
 
@@ -20,7 +23,9 @@ class Region(click.ParamType):
 
     name = "region"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
         try:
             left, top, width, height = map(int, value.split(","))
         except ValueError:
@@ -59,9 +64,9 @@ def decompress(
     """Decompress files to pictures.
 
     FILES are compressed files, folders of them (*.bin, *.lqc), patterns ('packed/**/*.bin') or URLs, or - for standard
-    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o says;
-    -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place below
-    the folder that was named.
+    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o
+    says; -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place
+    below the folder that was named.
 
     Files in folders that are none of this codec are passed over. Nothing is written when an output exists (without
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
@@ -77,13 +82,17 @@ def decompress(
     if ending and not ending.lower().endswith(suffix):
         raise click.UsageError(f"--format {extension} does not agree with --suffix {ending}.")
     jobs = plan(
-        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive, force=force,
-        skip_existing=skip_existing, magic=bitstream.MAGIC,
+        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive,
+        force=force, skip_existing=skip_existing, magic=bitstream.MAGIC,
     )  # fmt: skip
     for job in jobs.jobs:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:
             raise Failure(f"{job.target}: no picture format by that extension; known: {_names(FORMATS)}")
-    if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
+    if (
+        extension
+        and output not in (None, STREAM)
+        and any(job.target is not None and job.target.suffix.lower() != suffix for job in jobs.jobs)
+    ):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
     written = {suffix if job.target is None else job.target.suffix.lower() for job in jobs.jobs}

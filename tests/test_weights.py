@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from click.testing import CliRunner
-from test_vector_entropy import CONFIGS
 
+import tiny
 from cli.main import codec as command
 from codec import Codec, bitstream, weights
 from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.training import loop
 from codec.training.vector_model import TrainableVectorModel
+from test_vector_entropy import CONFIGS
 
 DOCUMENT = Path(weights.__file__).with_name("WEIGHTS.md").read_text(encoding="utf-8")
 
@@ -284,7 +284,7 @@ def of_latents(key, latents):
     if key.startswith("entropy.vq."):
         if "logits" in key or "precision" in key:
             return latents == "dvae"
-        return latents == "dvae" and not key.endswith(".bits") or latents in ("vq", "hvq")
+        return (latents == "dvae" and not key.endswith(".bits")) or latents in ("vq", "hvq")
     return latents == "scalar" or not key.startswith("entropy.")
 
 
