@@ -99,8 +99,8 @@ def run(plan, work, *, verb, as_json=False, prepare=None, workers=1) -> None:
         prepare: called once before the first job; an error here ends the command.
         workers: how many jobs are worked on at a time, in threads of their own.
 
-    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was more
-    than one file, and with status 1 when something failed.
+    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was
+    more than one file, and with status 1 when something failed.
     """
     quiet, started = is_quiet(), time.monotonic()
     jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", 0)
@@ -181,10 +181,11 @@ def size_in_words(count) -> str:
     """Bytes with two or three digits that matter: 940 bytes, 240 MB, 3.1 GB."""
     if count < 1000:
         return f"{count} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007  used below
         count /= 1000
-        if count < 999.5 or unit == "TB":
-            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+        if count < 999.5:
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
 
 
 class Progress:

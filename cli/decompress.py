@@ -59,9 +59,9 @@ def decompress(
     """Decompress files to pictures.
 
     FILES are compressed files, folders of them (*.bin, *.lqc), patterns ('packed/**/*.bin') or URLs, or - for standard
-    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o says;
-    -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place below
-    the folder that was named.
+    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o
+    says; -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place
+    below the folder that was named.
 
     Files in folders that are none of this codec are passed over. Nothing is written when an output exists (without
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
@@ -77,8 +77,8 @@ def decompress(
     if ending and not ending.lower().endswith(suffix):
         raise click.UsageError(f"--format {extension} does not agree with --suffix {ending}.")
     jobs = plan(
-        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive, force=force,
-        skip_existing=skip_existing, magic=bitstream.MAGIC,
+        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive,
+        force=force, skip_existing=skip_existing, magic=bitstream.MAGIC,
     )  # fmt: skip
     for job in jobs.jobs:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import textwrap
 from collections import Counter
 from contextlib import ExitStack
 
@@ -12,7 +13,7 @@ from .common import coder_options, model_options, require
 from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
 
-SHOWN_VIOLATIONS = 20  # the JSON file has all
+SHOWN_VIOLATIONS, SHOWN_WORST = 20, 5  # the JSON file has all
 DEFAULT_METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
 MIB = 2**20
 
@@ -26,7 +27,7 @@ MIB = 2**20
 @click.option(
     "--against", type=Names(), default="jpeg,webp", show_default=True, metavar="NAME,...",
     help="Codecs to compare with: jpeg (4:2:0), jpeg444, webp, avif (4:2:0), avif444, jpeg2000, jxl, x265, "
-    "compressai:MODEL[=FOLDER]; or none.",
+    "compressai:MODEL[=FOLDER], model:MODEL (our own with another model: eyes, psnr, an id, a folder); or none.",
 )  # fmt: skip
 @click.option(
     "--metrics", type=Names(), default=DEFAULT_METRICS, show_default=True, metavar="NAME,...",
@@ -162,6 +163,10 @@ def _print_tables(found, summary, measured, journal_file):
             click.echo(f"\n{bd_psnr_table(summary.bd_rate, titles)}")
         if any(any(comparison.by_metric.values()) for comparison in summary.bd_rate.values()):
             click.echo(f"\n{by_metric_table(summary.bd_rate, titles)}")
+        if measured > 1 and any(
+            comparison.per_picture_mean_percent is not None for comparison in summary.bd_rate.values()
+        ):
+            click.echo(f"\n{picture_table(summary.bd_rate, titles)}")
     if summary.cold:
         click.echo(f"\n{cold_table(summary.cold)}")
 
@@ -215,6 +220,22 @@ def bd_rate_table(comparisons, titles) -> str:
     if any(figure == "n/a" for row in cells.values() for figure, _ in row):
         lines.append("n/a: under four usable points on a curve, or no PSNR in common")
     return "\n".join(lines)
+
+
+def picture_table(comparisons, titles) -> str:
+    """The mean of the pictures' own BD-rates, and the pictures on which they are worst."""
+    label = max(12, *(len(titles[name]) for name in comparisons))
+    lines = ["BD-rate of codec by PSNR, picture by picture", f"{'against':<{label}}{'mean':>10}  worst"]
+    for name, comparison in comparisons.items():
+        percents = {picture: found.percent for picture, found in comparison.per_picture.items() if found is not None}
+        if not percents:
+            continue
+        worst = sorted(percents, key=percents.get, reverse=True)[:SHOWN_WORST]
+        text = ", ".join(f"{picture}\0{percents[picture]:+.1f}" for picture in worst)
+        first, *more = textwrap.wrap(text, WIDTH - label - 12, break_long_words=False, break_on_hyphens=False)
+        lines.append(f"{titles[name]:<{label}}{comparison.per_picture_mean_percent:>+8.1f} %  {first}")
+        lines += [" " * (label + 12) + line for line in more]
+    return "\n".join(lines).replace("\0", " ")
 
 
 def bd_psnr_table(comparisons, titles) -> str:

@@ -18,8 +18,9 @@ from .common import Failure
 
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pnm",
-    ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi", ".jxl", ".heic", ".heif",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+    ".ppm", ".pgm", ".pnm", ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi",
+    ".jxl", ".heic", ".heif",
 )  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
@@ -243,8 +244,8 @@ def plan(
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
     file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
     and files found below a folder keep their place relative to it. Where several sources would get one name,
-    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}`` (picture),
-    ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
+    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}``
+    (picture), ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
 
     Args:
         suffix: of results that are named after their sources; such as ``-small.bin``, too.

@@ -29,8 +29,8 @@ def info(inputs, as_json, recursive, verify):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files in
-    folders that are none of this codec are passed over.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files
+    in folders that are none of this codec are passed over.
     """
     show = _as_json if as_json else _as_text
 

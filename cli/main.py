@@ -149,8 +149,11 @@ def main():
 
 
 def _open_closed_streams():
-    """Make the numbers of closed standard streams nobody's: the next file that is opened would get one, and with it what
-    some library prints. Standard error, which everything writes to, leads nowhere then."""
+    """Make the numbers of closed standard streams nobody's.
+
+    The next file that is opened would get one, and with it what some library prints. Standard error, which everything
+    writes to, leads nowhere then.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

@@ -12,7 +12,8 @@ def keeping_options(command):
     options = (
         click.option(
             "--fallback", type=click.Choice(["never", "auto", "always"]),
-            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.  [auto; never with a target]",
+            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.  "
+            "[auto; never with a target]",
         ),
         click.option("--lossless", is_flag=True, help="The same as --fallback always."),
         click.option("--strip", is_flag=True, help="Leave out EXIF, XMP and IPTC."),
@@ -23,7 +24,9 @@ def keeping_options(command):
             help="0 to 100; 100, the default, is lossless.",
         ),
         click.option("--allow-truncated", is_flag=True, help="Read a JPEG that ends too early as far as it goes."),
-        click.option("--all-frames", is_flag=True, help="Write one file for each frame or page: picture.0.bin, .1.bin..."),
+        click.option(
+            "--all-frames", is_flag=True, help="Write one file for each frame or page: picture.0.bin, .1.bin..."
+        ),
     )  # fmt: skip
 
     def gather(**given):

@@ -116,8 +116,8 @@ class QuantiserNames(click.ParamType):
 @click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
 @click.option(
-    "--quantisers", type=QuantiserNames(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae", show_default=True,
-    metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
+    "--quantisers", type=QuantiserNames(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae",
+    show_default=True, metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
 )  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Of each run.")

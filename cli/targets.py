@@ -53,18 +53,23 @@ def quality_options(command):
     """``--quality`` and the targets that may stand in its place; :func:`target_among` reads the latter."""
     for option in (
         click.option(
-            "--target-ssimulacra2", type=Finite(max=100), metavar="S", help="SSIMULACRA2 to meet within 0.5: 70 high, 90 lossless."
+            "--target-ssimulacra2", type=Finite(max=100), metavar="S",
+            help="SSIMULACRA2 to meet within 0.5: 70 high, 90 lossless.",
         ),
-        click.option("--target-psnr", type=Finite(min=0, min_open=True), metavar="DB", help="PSNR in dB to meet within 0.1."),
+        click.option(
+            "--target-psnr", type=Finite(min=0, min_open=True), metavar="DB", help="PSNR in dB to meet within 0.1."
+        ),
         click.option(
             "--target-bpp", type=Finite(min=0, min_open=True), metavar="N", help="As --target-size, in bits per pixel."
         ),
         click.option(
-            "--target-size", type=Size(), metavar="SIZE", help="Size of each file, such as 200kB: 99 to 100 % of it, never more."
+            "--target-size", type=Size(), metavar="SIZE",
+            help="Size of each file, such as 200kB: 99 to 100 % of it, never more.",
         ),
         click.option(
             "-q", "--quality", type=QualityOrWord(), default=50, show_default=True, metavar="Q",
-            help=f"0 (small) to 100 (faithful), or {', '.join(f'{word} ({number})' for word, number in PRESETS.items())}.",
+            help="0 (small) to 100 (faithful), or "
+            f"{', '.join(f'{word} ({number})' for word, number in PRESETS.items())}.",
         ),
     ):  # fmt: skip
         command = option(command)

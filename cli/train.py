@@ -28,7 +28,10 @@ _NAMES = {
 @click.command()
 @click.argument("pictures", nargs=-1, metavar="PICTURES...")
 @click.option("-o", "--output", metavar="DIR", help="Folder for checkpoints, logs and the exported model.")
-@click.option("--resume", metavar="PATH", help="Go on from a checkpoint, a run's folder or an exported model.")
+@click.option(
+    "--resume", metavar="PATH",
+    help="Go on from a checkpoint, a run's folder, an exported model, or an installed one: eyes, psnr or an id.",
+)  # fmt: skip
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -268,7 +271,7 @@ def coerce(value, hint):
         ValueError: with what was needed instead, for a message.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    number = type(value) is int or type(value) is float and math.isfinite(value)  # bool is an int, too
+    number = type(value) is int or (type(value) is float and math.isfinite(value))  # bool is an int, too
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:

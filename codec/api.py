@@ -35,8 +35,8 @@ class Keeping:
 
     Attributes:
         fallback: "auto": where the file would not be smaller than the source, or for text and drawings that a lossless
-            coder holds in fewer bytes, it carries the source's own bytes or a lossless WebP. "always": in any case, so that
-            nothing is lost. "never".
+            coder holds in fewer bytes, it carries the source's own bytes or a lossless WebP. "always": in any case, so
+            that nothing is lost. "never".
         strip: leave out EXIF, XMP and IPTC; the ICC profile and the resolution stay.
         strip_gps: leave out positions.
         alpha_quality: 0 to 100; 100 is lossless.
@@ -149,9 +149,9 @@ class Codec:
         """The picture as the bytes of one file.
 
         Args:
-            image: path, URL (with the extra ``remote``), binary file, the bytes of one, PIL.Image, or array: uint8, bool or
-                uint16 (H, W, 3), also (H, W) or (H, W, 1) grey and (H, W, 4) with alpha; floats from 0 to 1 of those
-                shapes or (3, H, W). What numpy.asarray takes, such as a tensor on the CPU, counts as an array.
+            image: path, URL (with the extra ``remote``), binary file, the bytes of one, PIL.Image, or array: uint8,
+                bool or uint16 (H, W, 3), also (H, W) or (H, W, 1) grey and (H, W, 4) with alpha; floats from 0 to 1 of
+                those shapes or (3, H, W). What numpy.asarray takes, such as a tensor on the CPU, counts as an array.
             quality: 0 (smallest) to 100 (best); continuous, in hundredths; or "web", "default", "archive".
             exif: bytes that take the place of the picture's own EXIF; otherwise without effect. Metadata is kept unless
                 ``strip`` is given; the orientation is applied in any case.
@@ -159,8 +159,8 @@ class Codec:
                 way through it; 0 rounds, which is a little faster on both sides.
             options: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
                 ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
-                And fields of :class:`Keeping`: ``fallback`` ("never" where there is a target), ``strip``, ``strip_gps``,
-                ``alpha_quality``, ``allow_truncated``, ``frame``, ``on_remark``.
+                And fields of :class:`Keeping`: ``fallback`` ("never" where there is a target), ``strip``,
+                ``strip_gps``, ``alpha_quality``, ``allow_truncated``, ``frame``, ``on_remark``.
 
         Raises:
             ImageError: the picture cannot be read or is too large. CodecError: not enough memory for it, or no quality
@@ -173,10 +173,11 @@ class Codec:
         """PIL.Image of a compressed file; mode RGB, L, RGBA or LA, as the original was.
 
         Args:
-            data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its position.
+            data: the file's bytes, its path, its URL (with the extra ``remote``), or a binary file, read from its
+                position.
             as_array: return uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2), writable, in the place of an image.
-            region: (left, top, width, height) in pixels: no more than its tiles is read, of a file, and decoded. It is the
-                same as that cut of the whole picture.
+            region: (left, top, width, height) in pixels: no more than its tiles is read, of a file, and decoded. It is
+                the same as that cut of the whole picture.
             scale: 1, 1/2, 1/4 or 1/8 of the size. 1/8 takes no network and is a preview.
             lost: a list: what is damaged is left grey, and lines that name it are added to the list, in the place of
                 errors. The header must be whole.
@@ -204,7 +205,7 @@ class Codec:
             return self._decompress(container, depth, part)
 
     def verify(self, data):
-        """Check a compressed file by all its checksums: header, metadata, and the symbols of every tile; no pixels are made.
+        """Check a compressed file by all its checksums: header, metadata, the symbols of every tile; makes no pixels.
 
         Args:
             data: as for :meth:`decompress`.
@@ -274,7 +275,8 @@ class Codec:
 
         Args:
             images: an iterable of pictures, as :meth:`compress` takes them; the next one is read while those before are
-                coded, so that ``workers + 1`` are held at a time. Also an array: uint8 (N, H, W, 3), float (N, 3, H, W).
+                coded, so that ``workers + 1`` are held at a time. Also an array: uint8 (N, H, W, 3), float
+                (N, 3, H, W).
             quality, exif, effort, options: as for :meth:`compress`.
             on_error: "raise", or "return": then a CodecError stands in the place of a picture that has failed.
             workers: pictures that are coded at a time. As many as there are cores pay for a Codec with ``threads=1``.
@@ -465,7 +467,8 @@ def _container(data, part):
         elif isinstance(data, (str, os.PathLike)):
             name = os.fsdecode(data)
             with _named(name):
-                file = stack.enter_context(RemotePath(name).open() if is_url(name) else open(name, "rb"))
+                opened = RemotePath(name).open() if is_url(name) else open(name, "rb")  # noqa: SIM115  in the stack
+                file = stack.enter_context(opened)
                 found = container_of(file, part)
         else:
             found = container_of(data, part)
@@ -535,7 +538,7 @@ def _dependent(effort):
 
 
 def _within_memory(work, width, height):
-    """``work()`` on a picture, the same whatever NumPy is told to do about underflow; CodecError where memory runs out."""
+    """``work()`` on a picture, the same whatever NumPy is told about underflow; CodecError where memory runs out."""
     try:
         with np.errstate(all="ignore"):
             return work()

@@ -46,10 +46,11 @@ MAX_XMP = 2**20
 MAX_IPTC = 2**20
 MAX_RESOLUTION = 10  # two varints
 MAX_SKIPPED = 2**28  # a section that this reader does not know
-# Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols a
-# pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
+# Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols
+# a pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
 MAX_TILE_RATE = 64
-# Bytes of a stored picture file per pixel (of 16 bits and four channels: 8), besides 16 MiB of what it says about itself.
+# Bytes of a stored picture file per pixel (of 16 bits and four channels: 8), besides 16 MiB of what it says about
+# itself.
 MAX_STORED_RATE = 16
 _STORED_SLACK = 2**24
 
@@ -310,7 +311,8 @@ class _TilesInFile(Sequence):
 def unpack_damaged(data: bytes) -> tuple[Container, list[str]]:
     """What can be had of a file whose header is whole: its container, and names of the sections that are lost.
 
-    Tiles that are cut off are None; damage within tiles shows when they are decoded. Bytes after the end are passed over.
+    Tiles that are cut off are None; damage within tiles shows when they are decoded. Bytes after the end are passed
+    over.
 
     Raises:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header, or of a stored picture.
@@ -346,7 +348,7 @@ def _container(header, tiles, sections) -> Container:
 
 
 def read_file(file) -> bytes:
-    """The bytes of a compressed file, for :func:`unpack`: no more than its header announces, and one, which reveals more.
+    """The bytes of a compressed file, for :func:`unpack`: no more than its header announces, and one that tells more.
 
     Memory grows with what is there, not with what is announced.
 
@@ -414,7 +416,7 @@ def read_header(source) -> Header:
 
 
 def read_metadata(file) -> tuple[Header, dict]:
-    """The header of a file, and ``{name: bytes}`` of its sections but alpha, as a Container names them; None: not there.
+    """The header of a file, and ``{name: bytes}`` of its sections but alpha, as Container names them; None: not there.
 
     What is damaged counts as not there. No tiles are read, but that of a stored picture, which comes as ``stored``.
 

@@ -1,7 +1,7 @@
 """What gamma, chromaticities and code points of a picture file mean: levels of sRGB, or an ICC profile.
 
-Sources: PNG (W3C, third edition, section 11.3.2), ITU-T H.273 for the code points of cICP and ``nclx``, IEC 61966-2-1 for
-sRGB, ICC.1:2010 for profiles. White points are adapted to D50 by Bradford's matrix.
+Sources: PNG (W3C, third edition, section 11.3.2), ITU-T H.273 for the code points of cICP and ``nclx``, IEC 61966-2-1
+for sRGB, ICC.1:2010 for profiles. White points are adapted to D50 by Bradford's matrix.
 """
 
 import struct

@@ -28,10 +28,10 @@ def dct_matrix():
 def haar_matrix(count):
     """(count, 768): the Haar step on DCT channels after pixel_unshuffle(2), the ``count`` most energetic rows."""
     matrix = np.zeros((count, COARSE), np.float32)
-    for row, (_, c, k, l) in enumerate(_haar_rows(count)):
+    for row, (_, c, k, m) in enumerate(_haar_rows(count)):
         for i in (0, 1):
             for j in (0, 1):
-                matrix[row, 4 * c + 2 * i + j] = 0.5 * (-1) ** (k * i + l * j)
+                matrix[row, 4 * c + 2 * i + j] = 0.5 * (-1) ** (k * i + m * j)
     return matrix
 
 
@@ -83,11 +83,11 @@ def _haar_rows(count):
     u, v, chroma = _frequencies()
     rows = []
     for k in (0, 1):
-        for l in (0, 1):
+        for m in (0, 1):
             # Odd DCT functions flip their sign from block to block in a smooth signal, so that for them the
             # difference of neighbours is the lower frequency.
             fu = 2 * u + np.where(u % 2 == 0, float(k), float(1 - k))
-            fv = 2 * v + np.where(v % 2 == 0, float(l), float(1 - l))
+            fv = 2 * v + np.where(v % 2 == 0, float(m), float(1 - m))
             energy = (chroma / (1 + np.sqrt(fu**2 + fv**2))).tolist()
-            rows += [(-e, c, k, l) for c, e in enumerate(energy)]
+            rows += [(-e, c, k, m) for c, e in enumerate(energy)]
     return sorted(rows)[:count]

@@ -57,7 +57,7 @@ class Piece(NamedTuple):
 
 
 def pieces(height, width, within=None):
-    """The pieces of ``height`` x ``width`` latent positions, row by row; those that a Piece touches, if that is given."""
+    """The pieces of ``height`` x ``width`` latent positions, row by row; those that a Piece touches, if it is given."""
     for top in range(0, height, PIECE):
         for left in range(0, width, PIECE):
             piece = Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
@@ -157,12 +157,12 @@ class Engine(Transforms):
         return Engine, (self.config, self._weights, self.threads)
 
     def after_fork(self):
-        """Sessions of the parent have threads that this process lacks: to run one, and to close one, is to wait for ever."""
+        """Sessions of the parent have threads that this process lacks: to run or to close one is to wait for ever."""
         for _, session in self._sessions.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # never closed
         self._sessions = {}
 
-    # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
+    # Pictures as arrays of float: whole results
 
     def side_information(self, y, quality):
         """y (M, h, w) of :meth:`analyse`, h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
@@ -184,7 +184,7 @@ class Engine(Transforms):
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
-    # --- Large pictures, as 8-bit pixels --------------------------------------------------------------------------
+    # Large pictures, as 8-bit pixels
 
     def analyse_pieces(self, pixels, quality):
         """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of a picture.
@@ -264,10 +264,10 @@ class Engine(Transforms):
                 _from_squares(squares.reshape(-1, squares.shape[2])[geometry.out], piece),
             )
 
-    # --- Sessions and tables --------------------------------------------------------------------------------------
+    # Sessions and tables
 
     def _session(self, kind):
-        """ONNX Runtime session of a network: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", "hyper"."""
+        """ONNX Runtime session: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", or "hyper"."""
         # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
         threads = 1 if kind == "hyper" else min(self.threads or current_threads(), MAX_THREADS)
         with self._lock:
@@ -380,7 +380,7 @@ class PlainTransforms(Transforms):
 
 
 class _Preview:
-    """What g_s makes of latents at an eighth of the size, if its blocks added nothing: a linear map of 3 x 3 latents."""
+    """What g_s makes of latents at an eighth of the size if its blocks added nothing: linear, of 3 x 3 latents."""
 
     def __init__(self, config, weights):
         enter, up, patch = (weights[f"g_s.{name}.weight"].astype(np.float64) for name in ("enter", "up", "patch"))
@@ -401,7 +401,7 @@ class _Preview:
         self._bias = (bias + b_patch + 0.5).astype(np.float32)  # the network makes x_hat - 1/2
 
     def __call__(self, y, piece, outer):
-        """y (h, w, M) of the outer piece, one latent larger than the piece where there are any -> (2 h, 2 w, 3) of it."""
+        """y (h, w, M) of the outer piece, one latent larger than the piece where there are any -> (2 h, 2 w, 3)."""
         margins = [
             (1 - piece.top + outer.top, 1 - outer.bottom + piece.bottom),
             (1 - piece.left + outer.left, 1 - outer.right + piece.right),
@@ -414,7 +414,7 @@ class _Preview:
         return total.transpose(0, 2, 1, 3, 4).reshape(2 * height, 2 * width, 3)
 
 
-# --- Pixels <-> rows of squares --------------------------------------------------------------------------------------
+# Pixels <-> rows of squares
 
 
 def in_pixels(piece):
@@ -474,7 +474,7 @@ def _synthesis_geometry(piece, middle, outer, config):
     return _Geometry(stream16.raster, inputs, core.stream)
 
 
-# --- Loading ---------------------------------------------------------------------------------------------------------
+# Loading
 
 
 def _open(graph, arrays, threads, arena):
@@ -492,7 +492,7 @@ def _open(graph, arrays, threads, arena):
     options.add_external_initializers(list(arrays), values)
     try:
         return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  its errors have no common base but this
+    except Exception as error:  # its errors have no common base but this
         if is_memory(error):
             raise
         raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None

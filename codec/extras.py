@@ -43,7 +43,10 @@ def missing(*modules):
 
 
 def how_to_install(extra):
-    """The command that brings an extra, and where: no registry has the package yet. In quotes that every shell understands."""
+    """The command that brings an extra, and where: no registry has the package yet.
+
+    In quotes that every shell understands.
+    """
     return f'pip install ".[{extra}]" in the folder of the sources'
 
 

@@ -1,8 +1,8 @@
 """Smaller or as it was: pictures that others hold in fewer bytes are carried as they are.
 
-A transform codec is made for photographs. Text, drawings, screenshots and dithered pictures take fewer bytes without any
-loss, and a picture that has been compressed harder before only grows. Then the file carries the source's own bytes, or a
-lossless WebP of it, behind the same header (BITSTREAM.md, "Stored").
+A transform codec is made for photographs. Text, drawings, screenshots and dithered pictures take fewer bytes without
+any loss, and a picture that has been compressed harder before only grows. Then the file carries the source's own bytes,
+or a lossless WebP of it, behind the same header (BITSTREAM.md, "Stored").
 """
 
 import io

@@ -1,9 +1,9 @@
 """Writing files: whole or not at all. Standard library only.
 
 Contents are made in memory, written to a temporary file in the target's folder, flushed to the disk, and moved into
-place. Whatever happens meanwhile (a full disk, Ctrl-C, the end of the process, a power cut), under the target's name stands
-the old file or the new one. What a killed process leaves is ``.codec-<16 hex digits>.tmp``, and is removed by the first
-writer that comes by a day later.
+place. Whatever happens meanwhile (a full disk, Ctrl-C, the end of the process, a power cut), under the target's name
+stands the old file or the new one. What a killed process leaves is ``.codec-<16 hex digits>.tmp``, and is removed by
+the first writer that comes by a day later.
 """
 
 import contextlib

@@ -3,8 +3,8 @@
 The graphs are written when a model is loaded (:mod:`codec.onnx_bytes`) and never stored. A graph file would be one more
 thing that can be damaged, forged or out of step with the weights; what is not read needs no checks, the model id covers
 it by covering the config, and a better graph serves old models as well. They hold no weights: initialisers are external
-and come from arrays. ONNX Runtime keeps a copy of its own of them; Winograd kernels, four times as large as weights, are
-inputs, of which it keeps none. What depends on the quality is an input as well, so that one session serves all:
+and come from arrays. ONNX Runtime keeps a copy of its own of them; Winograd kernels, four times as large as weights,
+are inputs, of which it keeps none. What depends on the quality is an input as well, so that one session serves all:
 
     t + s (W_out u + b_out)  =  (t + (s W_out) u)  +  s b_out
 
@@ -25,7 +25,7 @@ PARTS = 2  # convolutions at 1/8 take the tiles in that many turns, for less mem
 PIXELS = 3 * 16**2  # samples of a 16 x 16 square
 
 
-# --- What the weights file holds -------------------------------------------------------------------------------------
+# What the weights file holds
 
 
 def weight_shapes(config):
@@ -74,7 +74,7 @@ def _block(shapes, name, channels, anchors):
     shapes[f"{name}.scale.table"] = (anchors, channels)
 
 
-# --- Graphs ----------------------------------------------------------------------------------------------------------
+# Graphs
 
 
 def analysis_graph(config, eight_bits):
@@ -104,8 +104,8 @@ def synthesis_graph(config, rounded):
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
     2 i + j; ``neighbours8.0`` and so on, in PARTS parts; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are
     wanted; those of :func:`taps` and :func:`tables`.
-    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour:
-    uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
+    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column,
+    colour: uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
     g, width16, width8 = Graph("synthesis"), config.synthesis_width16, config.synthesis_width8
     y_hat = g.input("y_hat", FLOAT, ["rows16", config.M])
@@ -195,7 +195,7 @@ def _leaky(g, t):
     return g.add("LeakyRelu", t, alpha=SLOPE)
 
 
-# --- What a session is given -----------------------------------------------------------------------------------------
+# What a session is given
 
 
 def initialisers(graph, weights):
@@ -220,7 +220,7 @@ def initialisers(graph, weights):
 
 
 def taps(graph, weights):
-    """Arrays for the inputs that are weights of 3x3 layers: no initialisers, or the kernels would be made in advance."""
+    """Arrays for the inputs that are weights of 3x3 layers: initialisers would have their kernels made in advance."""
     made = {}
     for name in graph.inputs:
         layer, _, kind = name.rpartition(".")

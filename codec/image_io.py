@@ -21,19 +21,19 @@ nothing rings across the edge.
 
 **Colour.** ICC profiles are kept, except those that act like sRGB to within one level: a picture without a profile is
 sRGB. Pictures in CMYK are converted to sRGB through their profile, which is then dropped with the inks it
-describes. Primaries and transfer functions that a file states in other words (cICP, cHRM, ``nclx``, tags of TIFF) become a
-profile, gAMA alone is applied; PQ and HLG are refused, as 8 bits of sRGB cannot hold what they mean.
+describes. Primaries and transfer functions that a file states in other words (cICP, cHRM, ``nclx``, tags of TIFF)
+become a profile, gAMA alone is applied; PQ and HLG are refused, as 8 bits of sRGB cannot hold what they mean.
 
-**EXIF, XMP, IPTC and the resolution** are kept (:mod:`codec.metadata`). The orientation is applied to the pixels and set to
-upright. Other metadata is not kept, and never in the way.
+**EXIF, XMP, IPTC and the resolution** are kept (:mod:`codec.metadata`). The orientation is applied to the pixels and
+set to upright. Other metadata is not kept, and never in the way.
 
 **A JPEG without its end marker** is read where all of its pixels are there; otherwise only on request.
 
 **Animations and pages** are reduced to their first frame, or the one that the caller asks for. A Pillow image that was
 moved to another frame is taken as it stands.
 
-**What is opened** is what :data:`READABLE` names, and TGA by its name: Pillow has formats whose readers start other programs. Pillow's limit on
-the number of pixels, which belongs to the whole process, has no say; ``max_pixels`` has.
+**What is opened** is what :data:`READABLE` names, and TGA by its name: Pillow has formats whose readers start other
+programs. Pillow's limit on the number of pixels, which belongs to the whole process, has no say; ``max_pixels`` has.
 
 Files are encoded in memory and appear whole or not at all (:mod:`codec.files`).
 """
@@ -157,9 +157,9 @@ def read_picture(image, max_pixels=bitstream.MAX_PIXELS, **how) -> Picture:
 
     Args:
         image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or an array of shape
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float from
-            0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an array's
-            memory.
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float
+            from 0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an
+            array's memory.
         max_pixels, how: fields of Reading.
 
     Raises:
@@ -207,9 +207,9 @@ def _read(image, how):
 def to_image(pixels, alpha=None, grey=False, icc=None, exif=None, *, xmp=None, iptc=None, dpi=None) -> Image.Image:
     """The parts of a ``Picture`` as a Pillow image of mode L, LA, RGB or RGBA.
 
-    Metadata is in ``info``, under the names that Pillow's own readers use: ``icc_profile``, ``exif`` (only where Pillow can
-    read it: ``getexif`` would raise), ``xmp``, ``photoshop`` and ``dpi``. Grey pictures take the rounded mean of the three
-    channels: decoded channels may differ by a level or so.
+    Metadata is in ``info``, under the names that Pillow's own readers use: ``icc_profile``, ``exif`` (only where Pillow
+    can read it: ``getexif`` would raise), ``xmp``, ``photoshop`` and ``dpi``. Grey pictures take the rounded mean of
+    the three channels: decoded channels may differ by a level or so.
     """
     height, width = pixels.shape[:2]
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
@@ -276,7 +276,7 @@ def metadata_of_stored(data, grey=False) -> tuple[Metadata, bytes | None]:
         raise Corrupt(f"corrupt: {error}") from error
 
 
-# --- Reading ------------------------------------------------------------------------------------------------
+# Reading
 
 
 def _read_file(file, name, how) -> Picture:
@@ -399,10 +399,10 @@ def _read_array(array, how) -> Picture:
 
 
 def _samples(array, deep):
-    """An array of one of the kinds that are taken as (H, W), (H, W, 3) or (H, W, 4), uint8, or uint16 where it is deep."""
+    """An array of any kind that is taken as (H, W), (H, W, 3) or (H, W, 4), uint8, or uint16 where it is deep."""
     wrong = ImageError(
-        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 of "
-        f"those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
+        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 "
+        f"of those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
     )
     floats = array.dtype.kind == "f"
     if not (floats or array.dtype in (np.bool_, np.uint8, np.uint16)):
@@ -411,7 +411,7 @@ def _samples(array, deep):
         array = array.transpose(1, 2, 0)  # as networks have it
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise wrong
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
@@ -486,7 +486,7 @@ def _is_deep(mode):
 
 
 def _with_sample_alpha(image, samples):
-    """The image, its one see-through sample at the depth of the others: in a grey PNG of 2 or 4 bits it is at the file's."""
+    """The image, its one see-through sample at the others' depth: in a grey PNG of 2 or 4 bits it is at the file's."""
     transparent = image.info.get("transparency")
     if samples in _SHALLOW_GREY and isinstance(transparent, int):
         depth = _SHALLOW_GREY[samples]
@@ -771,11 +771,11 @@ def _damage_ignored():
         pass
 
 
-# --- Colour -------------------------------------------------------------------------------------------------
+# Colour
 
 
 def _settle_colours(image, name, opened):
-    """Give an image that was opened here the profile that its file means, in whatever words; ImageError for PQ and HLG."""
+    """Give an image that was opened here the profile that its file means, however said; ImageError for PQ and HLG."""
     info, code = image.info, None
     if opened and image.format == "PNG":
         info["icc_profile"] = opened.icc
@@ -879,14 +879,14 @@ def _srgb_transform(icc, mode):
 
 
 def _srgb_levels(info, top):
-    """The sRGB level of each level of a PNG that states gAMA and nothing that outranks it; None where they are the same."""
+    """The sRGB level of each level of a PNG that states gAMA and nothing that outranks it; None where none changes."""
     exponent = info.get("gamma")
     if not exponent or info.get("srgb") is not None or info.get("icc_profile") or colour.means_srgb(exponent):
         return None
     return colour.srgb_levels(exponent, top)
 
 
-# --- Stored pictures ----------------------------------------------------------------------------------------
+# Stored pictures
 
 
 def read_stored(container, deep=False) -> Picture:
@@ -917,7 +917,7 @@ def read_stored(container, deep=False) -> Picture:
     return picture
 
 
-# --- Alpha --------------------------------------------------------------------------------------------------
+# Alpha
 
 
 def encode_alpha(alpha, quality=100) -> bytes:
@@ -1022,7 +1022,7 @@ def _pool(values, size):
     return values
 
 
-# --- Writing ------------------------------------------------------------------------------------------------
+# Writing
 
 
 @dataclass(frozen=True)
@@ -1103,9 +1103,9 @@ def encode_picture(image, extension, name="picture", how=Writing()):
     """The bytes of a picture file, and remarks.
 
     Without loss, except for JPEG (quality 95, full chroma) and AVIF (90, full chroma), unless ``how`` asks for loss.
-    Formats without alpha get the picture on white, as paper and browsers show it: who asks for a JPEG of a cut-out wants
-    a picture, not a refusal. Formats that cannot carry a profile get sRGB. Metadata that the format has no room for is
-    left out.
+    Formats without alpha get the picture on white, as paper and browsers show it: who asks for a JPEG of a cut-out
+    wants a picture, not a refusal. Formats that cannot carry a profile get sRGB. Metadata that the format has no room
+    for is left out.
 
     Args:
         image: of mode L, LA, RGB or RGBA; or a Picture of 16 bits, for one of ``DEEP_EXTENSIONS``.

@@ -1,4 +1,4 @@
-"""Compressed files in imageio: ``import codec.imageio_plugin``; ``imread``, ``imwrite``, ``imiter`` ... know them. Needs imageio.
+"""Compressed files in imageio, which it needs: after ``import codec.imageio_plugin``, ``imread`` and all know them.
 
     import codec.imageio_plugin
     import imageio.v3 as iio
@@ -36,7 +36,7 @@ class CodecPlugin(PluginV3):
             raise InitializationError(f"names of files of this codec end in {', '.join(pillow_plugin.EXTENSIONS)}")
 
     def read(self, *, index=None):
-        """The picture as uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2); with ``index=...``, as (1, H, W, 3) and so on."""
+        """The picture as uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2); with ``index=...`` as (1, H, W, 3) etc."""
         import codec
 
         _check_index(index)

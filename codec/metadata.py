@@ -1,9 +1,9 @@
-"""What a picture file says besides its pixels: EXIF, XMP, IPTC, resolution, ICC profile; from files, edited, into sections.
+"""What a picture file says besides its pixels, from files, edited, into sections: EXIF, XMP, IPTC, resolution, ICC.
 
-Kept byte for byte but for four things. The orientation is set to 1, as the pixels are turned upright. The thumbnail of EXIF
-is taken out: it shows the picture as it was, sideways or before it was cropped. Of a TIFF file, whose EXIF describes the
-file too, only what describes the picture is copied. And GPS positions are taken out on request. EXIF is edited where it
-stands, so that nothing moves and the notes of camera makers, which point into it, stay readable.
+Kept byte for byte but for four things. The orientation is set to 1, as the pixels are turned upright. The thumbnail of
+EXIF is taken out: it shows the picture as it was, sideways or before it was cropped. Of a TIFF file, whose EXIF
+describes the file too, only what describes the picture is copied. And GPS positions are taken out on request. EXIF is
+edited where it stands, so that nothing moves and the notes of camera makers, which point into it, stay readable.
 
 The structure of EXIF is that of TIFF 6.0 (1992), with the tags of CIPA DC-008. Everything comes from strangers: every
 offset is checked, and what is damaged is left out, never guessed at.
@@ -22,9 +22,9 @@ PREFIX = b"Exif\x00\x00"  # stands before the TIFF structure in JPEG, and in Pil
 
 ORIENTATION, XMP_TAG, IPTC_TAG, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x0112, 700, 33723, 0x8769, 0x8825, 0xA005
 _THUMBNAIL, _THUMBNAIL_BYTES = 0x0201, 0x0202
-# What somebody said about the picture, in the first directory of a TIFF file: ImageDescription, Make, Model, XResolution,
-# YResolution, ResolutionUnit, Software, DateTime, Artist, HostComputer, Rating, RatingPercent, Copyright, XPTitle to
-# XPSubject. The rest says how the file stores its pixels.
+# What somebody said about the picture, in the first directory of a TIFF file: ImageDescription, Make, Model,
+# XResolution, YResolution, ResolutionUnit, Software, DateTime, Artist, HostComputer, Rating, RatingPercent, Copyright,
+# XPTitle to XPSubject. The rest says how the file stores its pixels.
 _DESCRIPTIVE = frozenset(
     [270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 0x4746, 0x4749, 33432, *range(40091, 40096)]
 )
@@ -59,7 +59,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-# --- EXIF -----------------------------------------------------------------------------------------------------------
+# EXIF
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _without_positions(found, edited, directories):
 
 
 def of_tiff(file) -> tuple[Metadata, int]:
-    """(metadata, orientation) of a TIFF file: what its first directory says about the picture, and those for EXIF and GPS."""
+    """(metadata, orientation) of a TIFF file: what its first directory says of the picture, and those of EXIF, GPS."""
     try:
         found = Directories(file)
         directories, _ = _walk(found)
@@ -337,7 +337,7 @@ def _directory(entries, order, offset, pointers, following):
     return b"".join([*table, struct.pack(order + "I", following), *values])
 
 
-# --- XMP and IPTC -----------------------------------------------------------------------------------------------------
+# XMP and IPTC
 
 
 def xmp_orientation(xmp) -> int:
@@ -360,7 +360,7 @@ PHOTOSHOP = b"Photoshop 3.0\0"  # how the segment of JPEG that holds resources b
 
 
 def iptc_of_resources(data) -> bytes | None:
-    """The IPTC records among the image resources of Photoshop (Adobe Photoshop File Formats, "Image Resource Blocks")."""
+    """The IPTC records among Photoshop's image resources (Adobe Photoshop File Formats, "Image Resource Blocks")."""
     position = 0
     while data[position : position + 4] == b"8BIM" and position + 12 <= len(data):
         number = int.from_bytes(data[position + 4 : position + 6], "big")
@@ -380,7 +380,7 @@ def resources_of_iptc(iptc) -> bytes:
     return head + iptc + bytes(len(iptc) % 2)
 
 
-# --- Sections ----------------------------------------------------------------------------------------------------------
+# Sections
 
 
 def sections(metadata, icc) -> dict:

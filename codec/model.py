@@ -137,7 +137,7 @@ class Model:
     def _result(self, future):
         return future.result()
 
-    # --- Pixels -> tiles --------------------------------------------------------------------------------------------
+    # Pixels -> tiles
 
     def encode(self, pixels, quality, plain=None, dependent=None):
         """A picture as coded tiles.
@@ -208,7 +208,7 @@ class Model:
         lanes, data = coder.flush()
         return Tile(data, lanes, encoded.crc)
 
-    # --- Tiles -> pixels --------------------------------------------------------------------------------------------
+    # Tiles -> pixels
 
     def decode(self, coded, height, width, quality, dtype=np.uint8, view=None, lost=None):
         """Inverse of :meth:`encode`, up to quantisation: uint8 or uint16 (height, width, 3).
@@ -386,7 +386,7 @@ def _tile_colours(pixels):
 
 
 def _fill(pixels, tiles, width, height, view, lost):
-    """Paint the part of each tile that a view shows in its colour; Corrupt where that is not the one that was written."""
+    """Paint the part of each tile that a view shows in its colour; Corrupt where that is not the one written."""
     top, left = view.corner
     side = TILE_SIDE // view.reduce
     for row, column in np.ndindex(*tile_grid(width, height)[::-1]):

@@ -21,9 +21,10 @@ class Part:
 
     Attributes:
         region: (left, top, width, height) in pixels of the picture; None for all of it.
-        scale: 1, 1/2, 1/4 or 1/8: means of pixels. 1/8 is made without the network, from the latents' lowest frequencies.
-        lost: None: damage is an error. A list: intact tiles are decoded, what is lost is grey, and lines that say so are
-            added to the list.
+        scale: 1, 1/2, 1/4 or 1/8: means of pixels. 1/8 is made without the network, from the latents' lowest
+            frequencies.
+        lost: None: damage is an error. A list: intact tiles are decoded, what is lost is grey, and lines that say so
+            are added to the list.
     """
 
     region: tuple | None = None
@@ -72,7 +73,8 @@ def container_of(source, part):
     """The container in a binary file, which must stay open for as long as it is used, or in bytes.
 
     Args:
-        source: a binary file, read from its position on, or bytes. Of a file that can seek, a region's tiles alone are read.
+        source: a binary file, read from its position on, or bytes. Of a file that can seek, a region's tiles alone are
+            read.
         part: Part.
 
     Raises:

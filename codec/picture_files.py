@@ -1,8 +1,8 @@
-"""PNG and JPEG files as chunks and segments: what they say besides the pixels, and a file that Pillow reads without trouble.
+"""PNG and JPEG files as chunks and segments: what they say besides the pixels, and a file that Pillow just reads.
 
-Pillow refuses a PNG for a long comment, or for a damaged one, warns about EXIF that it does not need, and refuses a JPEG
-without its last two bytes. So metadata is taken out here, and Pillow sees what is left: the pixels, and what gives them
-their meaning.
+Pillow refuses a PNG for a long comment, or for a damaged one, warns about EXIF that it does not need, and refuses a
+JPEG without its last two bytes. So metadata is taken out here, and Pillow sees what is left: the pixels, and what gives
+them their meaning.
 
 PNG: W3C, Portable Network Graphics, third edition. JPEG: ITU-T T.81, annex B.
 """
@@ -44,7 +44,7 @@ class Opened:
     whole: bool = True
 
 
-# --- PNG --------------------------------------------------------------------------------------------------------------
+# PNG
 
 
 def open_png(data) -> Opened:
@@ -173,7 +173,7 @@ def png_chunks(icc, exif, xmp, dpi):
     return found
 
 
-# --- WebP -------------------------------------------------------------------------------------------------------------
+# WebP
 
 
 def webp_size(start):
@@ -204,7 +204,7 @@ def open_large_webp(file):
     return image
 
 
-# --- JPEG -------------------------------------------------------------------------------------------------------------
+# JPEG
 
 
 def open_jpeg(data) -> Opened:

@@ -6,8 +6,9 @@
     Image.open("picture.bin").resize((400, 300)).save("small.png")
     Image.open("photo.jpg").save("photo.bin", quality=60)
 
-Opening a file reads its header and metadata only: size, mode, profile and EXIF cost no network; pixels arrive with the first
-access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other format in Pillow.
+Opening a file reads its header and metadata only: size, mode, profile and EXIF cost no network; pixels arrive with the
+first access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other
+format in Pillow.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ FORMAT = "LQC"
 EXTENSIONS = [".bin", ".lqc"]
 _INFO = ("exif", "xmp", "icc_profile", "dpi")  # options that take the place of what the image's ``info`` holds
 OPTIONS = (
-    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback", "strip_gps",
+    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback",
+    "strip_gps",
     "alpha_quality",
 )  # fmt: skip
 
@@ -125,8 +127,8 @@ def _accept(prefix):
 def _save(image, file, filename):
     """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., effort=1, target_size=...)``; see OPTIONS.
 
-    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they are
-    given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
+    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they
+    are given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
     """
     import codec
 

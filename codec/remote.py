@@ -1,7 +1,7 @@
-"""Files behind URLs (``s3://``, ``gs://``, ``https://``, ``memory://`` ...), through fsspec, which comes with the extra ``remote``.
+"""Files behind URLs (``s3://``, ``gs://``, ``https://``, ``memory://`` ...), through fsspec: the extra ``remote``.
 
-What a scheme needs besides (s3fs, gcsfs, aiohttp ...) fsspec names where it is missing. Standard library only, until a URL
-is opened.
+What a scheme needs besides (s3fs, gcsfs, aiohttp ...) fsspec names where it is missing. Standard library only, until a
+URL is opened.
 """
 
 import contextlib

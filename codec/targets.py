@@ -2,7 +2,8 @@
 
 A trial compresses the picture at some quality, and for a fidelity decompresses it too. The logarithm of the size, PSNR
 and SSIMULACRA2 are nearly straight over quality, so that a parabola through the last trials, read backwards, meets them
-after three to five; where it does not fit, a bracket is closed by straight lines. The answer is the file of one of the trials: what compressing at its quality gives.
+after three to five; where it does not fit, a bracket is closed by straight lines. The answer is the file of one of the
+trials: what compressing at its quality gives.
 
 The analysis transform has scales of its own for every quality, which is why it runs in each trial.
 """
@@ -175,7 +176,7 @@ def _next(target, trials):
 
 
 def _between(low, high, trials):
-    """Where the straight line between two trials passes distance 0, an end that stays being drawn nearer (Illinois method).
+    """Where the line between two trials passes distance 0, an end that stays being drawn nearer (Illinois method).
 
     Dowell, Jarratt 1971, "A modified regula falsi method for computing the root of an equation".
     """
@@ -187,7 +188,7 @@ def _between(low, high, trials):
 
 
 def _at_zero(trials):
-    """Where the polynomial through some trials, quality over distance, passes distance 0; None where it tells nothing."""
+    """Where the polynomial through trials, quality over distance, passes distance 0; None where it tells nothing."""
     rising = sorted(trials)
     if len(trials) < 2 or any(one.distance >= two.distance for one, two in itertools.pairwise(rising)):
         return None

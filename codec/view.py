@@ -1,4 +1,4 @@
-"""A local page to look at pictures and what the codec makes of them: ``codec view``, by the standard library's http.server.
+"""A local page to look at pictures and what the codec makes of them: ``codec view``, by http.server.
 
     GET /TOKEN/                               the page
     GET /TOKEN/0/original                     the first picture's pixels, without loss
@@ -47,8 +47,8 @@ class Pictures:
         paths: of pictures and of this codec's files; each is read once at the start.
         coder: :class:`codec.Codec`.
         step: called without arguments after each of them, for a progress display.
-        failed: called as ``failed(path, error)`` for one that cannot be read or decoded, which is then left out. Without
-            it the error is raised.
+        failed: called as ``failed(path, error)`` for one that cannot be read or decoded, which is then left out.
+            Without it the error is raised.
 
     Raises:
         CodecError: such an error, or none is left. OSError: a file cannot be read.

@@ -1,8 +1,8 @@
 """Find models: folders with ``weights.safetensors`` (WEIGHTS.md names its keys), ``config.json`` and ``CARD.md``.
 
-A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that decides
-the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded: a file
-is decoded with exactly the weights that made it.
+A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that
+decides the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded:
+a file is decoded with exactly the weights that made it.
 
 Models are *experimental* until index.json lists them as *released*: then they are never changed nor removed, and what
 they wrote can be read by every later version. They come with the installation, or the user adds them to a folder of
@@ -39,7 +39,10 @@ def user_folder():
 
 
 def _index():
-    """``{"default": id, "tunes": {tune: id}, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
+    """``{"default": id, "tunes": {tune: id}, "released": [ids]}``.
+
+    ModelError where the installation's file is missing or something else.
+    """
     path = shipped_folder() / "index.json"
     index = _read_index(path)
     if index is None or not _is_id(index.get("default")):
@@ -122,7 +125,8 @@ def find_model(name=None):
     """Folder of a model.
 
     Args:
-        name: None for the default, the id of an installed model, or a path to a model folder.
+        name: None for the default, the id of an installed model, a path to a model folder, or one of :data:`TUNES`, unless
+            that is such a path.
 
     Raises:
         ModelError: there is no such model.
@@ -130,6 +134,8 @@ def find_model(name=None):
     if name is None:
         name = default_model_id()
     folder = (_installed(name) if _is_id(str(name)) else None) or Path(name)
+    if not (folder / "weights.safetensors").is_file() and name in TUNES:
+        folder = find_model(tuned_model_id(name))
     if not (folder / "weights.safetensors").is_file():
         close = difflib.get_close_matches(str(name), list_models(), n=1)
         guess = f"; did you mean {close[0]}?" if close else ""

@@ -11,20 +11,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from test_vector_entropy import CONFIGS
-from test_vector_entropy import trainable as trainable_vq
-from tiny import CONFIG, trainable
 
 from cli.main import codec as codec_command
 from codec import Codec
 from codec.errors import CodecError
 from codec.evaluation import bench as measuring
-from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation import stages
+from codec.evaluation.anchors import ANCHORS, find_anchors
 from codec.evaluation.bench import BATCHED, OURS, Coding, Measured, Peak
 from codec.evaluation.stages import NETWORKS, STAGES, Clock, Stages
 from codec.macs import multiply_adds, parameters
 from codec.training.loop import export
+from test_vector_entropy import CONFIGS
+from test_vector_entropy import trainable as trainable_vq
+from tiny import CONFIG, trainable
 
 SIZE = (64, 64)
 
@@ -58,7 +58,7 @@ def run(*arguments):
     return result
 
 
-# Measuring --------------------------------------------------------------------------------------------------
+# Measuring
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_a_coder_with_sessions_of_its_own_is_told_the_threads(model, samples):
     assert told == [2, 1, 2, 1, 2]  # for the qualities, warming up, measuring
 
 
-# What follows -----------------------------------------------------------------------------------------------
+# What follows
 
 
 def coding(number, codec, encode_s, decode_s, size=1000, threads=1):
@@ -329,7 +329,7 @@ def test_parts_are_counted():
     assert parts["decoder"].parameters == counts["entropy"] + counts["g_s"]
 
 
-# The command ------------------------------------------------------------------------------------------------
+# The command
 
 
 def tables(text):

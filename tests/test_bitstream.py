@@ -92,7 +92,7 @@ def documented_dump():
     return [(bytes.fromhex(hexadecimal), text.strip()) for hexadecimal, text in lines]
 
 
-# --- Literal bytes -------------------------------------------------------------------------------------------------
+# Literal bytes
 
 
 def test_literal_bytes_of_a_plain_file():
@@ -158,7 +158,7 @@ def test_limits_of_tiles_are_those_of_the_coder():
     assert format2.MAX_LANES == rans.MAX_LANES and format2.LANE_BYTES == rans.STATE_BYTES
 
 
-# --- There and back ------------------------------------------------------------------------------------------------
+# There and back
 
 
 @st.composite
@@ -285,7 +285,7 @@ def test_header_needs_only_the_beginning_of_a_file():
             read_header(data[: header.size - 1])
 
 
-# --- Files ---------------------------------------------------------------------------------------------------------
+# Files
 
 
 class Counted(io.BytesIO):
@@ -353,7 +353,7 @@ def test_foreign_and_lying_files_cost_no_memory(tmp_path):
             tracemalloc.stop()
 
 
-# --- Damage --------------------------------------------------------------------------------------------------------
+# Damage
 
 
 @pytest.mark.parametrize("container", [PLAIN, FULL], ids=["plain", "full"])
@@ -459,9 +459,11 @@ def test_unknown_flags_are_refused_as_a_newer_version():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"flat": True}, {"plain": True}, {"dependent": True}, {"equal": True}, {"model_id": PLAIN.model_id}, {"quality": 5000},
+        {"flat": True}, {"plain": True}, {"dependent": True}, {"equal": True}, {"model_id": PLAIN.model_id},
+        {"quality": 5000},
         {"alpha": b"alpha"}, {"tiles": STORED.tiles * 4}, {"tiles": (Tile(b"GIF89a...", 1, 7),)}, {"stored": False},
-        {"tiles": (Tile(b"GIF89a...", 2, STORED.tiles[0].symbols_crc),)}, {"tiles": (Tile(b"BM anything", 1, zlib.crc32(b"BM anything")),)},
+        {"tiles": (Tile(b"GIF89a...", 2, STORED.tiles[0].symbols_crc),)},
+        {"tiles": (Tile(b"BM anything", 1, zlib.crc32(b"BM anything")),)},
         {"icc": b"twice"}, {"exif": b"twice"},
     ],
     ids=str,
@@ -535,7 +537,7 @@ def test_the_largest_varint_is_read():
         unpack(plain_with(20, bytes.fromhex("ffffffff0f"), 1))
 
 
-# --- Sections ------------------------------------------------------------------------------------------------------
+# Sections
 
 
 def test_a_section_of_the_future_is_skipped_and_kept():
@@ -601,7 +603,7 @@ def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
         unpack(data)
 
 
-# --- Limits --------------------------------------------------------------------------------------------------------
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -709,7 +711,7 @@ def test_reserved_quality_is_refused():
         unpack(plain_with(14, (10001).to_bytes(2, "little")))
 
 
-# --- Whatever the bytes --------------------------------------------------------------------------------------------
+# Whatever the bytes
 
 
 def mutations(count):

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from golden.make import FOLDER, PICTURES, encoded
 from PIL import Image
 
 from codec import Codec, bitstream, weights
-from codec.latents import rans
 from codec.config import STEP, padded_size
+from codec.latents import rans
 from codec.model import TILE
+from golden.make import FOLDER, PICTURES, encoded
 
 FILES = sorted(FOLDER.glob("*/*.bin"))
 NAMES = [f"{path.parent.name[:4]}-{path.stem}" for path in FILES]

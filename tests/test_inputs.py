@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, succeed, without_warning
 
 import codec
 from codec.errors import BitstreamError, CodecError, ImageError
 from codec.image_io import read_picture
 from codec.remote import is_url
+from test_cli import fail, succeed, without_warning
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def png(pixels):
     return file.getvalue()
 
 
-# --- Files --------------------------------------------------------------------------------------------------------------
+# Files
 
 
 def test_bytes_files_and_paths_are_taken_on_both_sides(tmp_path, coder, small, wanted):
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, coder, wanted):
         coder.decompress("a\0b")
 
 
-# --- Arrays -------------------------------------------------------------------------------------------------------------
+# Arrays
 
 
 def test_arrays_of_every_kind_are_the_picture_they_mean(coder, small, wanted):
@@ -111,8 +111,9 @@ def test_alpha_comes_in_any_depth(coder, small):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4, 3), np.int32), np.zeros((4, 4, 2), np.uint8), np.zeros((3, 40, 40), np.uint8), np.zeros((2, 4, 4, 3), np.uint8),
-        np.zeros(4, np.uint8), np.zeros((4, 4), complex), np.full((4, 4), np.nan), np.full((4, 4, 3), 255.0), np.full((4, 4), -1.0),
+        np.zeros((4, 4, 3), np.int32), np.zeros((4, 4, 2), np.uint8), np.zeros((3, 40, 40), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((4, 4), complex), np.full((4, 4), np.nan),
+        np.full((4, 4, 3), 255.0), np.full((4, 4), -1.0),
         np.zeros((0, 4), np.uint8), np.zeros((0, 4)),
     ],
 )  # fmt: skip
@@ -157,7 +158,7 @@ def test_a_url_is_told_from_a_path(name, url):
     assert is_url(name) is url
 
 
-# --- URLs ---------------------------------------------------------------------------------------------------------------
+# URLs
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def test_what_cannot_be_shown_ends_in_one_line(command, folder, monkeypatch, arg
     assert message in said and (status == 2 or len(said.splitlines()) == 1)
 
 
-# In a browser -----------------------------------------------------------------------------------------------
+# In a browser
 
 
 @pytest.fixture

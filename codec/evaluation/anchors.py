@@ -1,4 +1,5 @@
-"""The codecs that ours is compared with: those that Pillow and its plugins write, x265, and CompressAI's models.
+"""The codecs that ours is compared with: those that Pillow and its plugins write, x265, CompressAI's models, and our own
+with another model.
 
 An :class:`Anchor` has the two methods of ``codec.Codec``, so that one loop measures them all. Whatever else
 has these two methods can be measured in the same way.
@@ -19,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from PIL import Image, features
 
+from .. import __version__
 from ..errors import CodecError, ImageError
 from ..extras import how_to_install, lacks, missing
 
@@ -30,6 +32,7 @@ AVIF_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 JPEG2000_BPP = (0.05, 0.1, 0.15, 0.25, 0.4, 0.6, 0.85, 1.2, 1.6, 2.1, 2.7, 3.4)
 JXL_QUALITIES = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 X265_QUALITIES = (5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 36, 40)
+OWN_QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,52 @@ def _output(*command):
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 
+@dataclass(frozen=True)
+class OwnModel:
+    """This codec with a model other than the one that is measured; as there, nothing stands in for its own coding."""
+
+    name: str
+    title: str
+    coder: object  # codec.Codec
+    options: dict
+
+    writer = "this codec"
+    qualities = OWN_QUALITIES
+    min_side, max_side = 1, 65535
+
+    @classmethod
+    def find(cls, name, threads=None, device="cpu"):
+        """The anchor of a model, named as :func:`codec.weights.find_model` wants it.
+
+        Raises:
+            ModelError: there is no such model, or its files are damaged.
+        """
+        from .. import Codec
+        from ..weights import tune_of
+
+        coder = Codec(name, device, threads, fallback="never")
+        tune = tune_of(coder.model_id)
+        title = f"model {coder.model_id}" + (f" ({tune})" if tune else "")
+        return cls(f"{MODEL}{name}", title, coder, {"model": coder.model_id, "device": str(device)})
+
+    def compress(self, image, quality):
+        """The bytes of a whole file. Arguments and errors: :meth:`Anchor.compress`."""
+        return self.coder.compress(image, quality)
+
+    def decompress(self, data):
+        """PIL.Image, decoded."""
+        return self.coder.decompress(data)
+
+    def check(self):
+        """Nothing more is needed once :meth:`find` has found the model."""
+
+    settings = Anchor.settings
+
+    def version(self):
+        """Of this package."""
+        return __version__
+
+
 def check_size(anchor, width, height):
     """ImageError when a picture of this size is beyond the format of the anchor."""
     if max(width, height) > anchor.max_side:
@@ -275,26 +324,26 @@ ANCHORS = {
             65535,
             JPEG2000_BPP,
             {"quality_mode": "rates", "irreversible": True, "mct": 1},
-        ),  # fmt: skip
+        ),
         JpegXl("jxl", "JPEG XL", "JXL", "jxl", 65535, JXL_QUALITIES, {"effort": 7}),
         X265(),
     )
 }
-ZOO = "compressai:"
+ZOO, MODEL = "compressai:", "model:"
 
 
 def find_anchors(names, threads=None, device="cpu", random_weights=False):
     """The anchors of these names, in this order.
 
     Args:
-        names: keys of :data:`ANCHORS`, and ``compressai:MODEL`` or ``compressai:MODEL=FOLDER``, see
-            :mod:`codec.evaluation.zoo`.
+        names: keys of :data:`ANCHORS`; ``compressai:MODEL`` or ``compressai:MODEL=FOLDER``, see
+            :mod:`codec.evaluation.zoo`; ``model:MODEL``, see :class:`OwnModel`.
         threads: for the formats that use several; None leaves the choice to their libraries.
-        device: of CompressAI's models.
+        device: of CompressAI's models and our own.
         random_weights: for those of CompressAI's models whose weights are not here, where only times matter.
 
     Raises:
-        CodecError: a name is unknown, or what the anchor needs is not installed.
+        CodecError: a name is unknown, or what the anchor needs is not installed. ModelError: there is no such model.
     """
     found = []
     for name in names:
@@ -305,10 +354,12 @@ def find_anchors(names, threads=None, device="cpu", random_weights=False):
             from .zoo import Zoo
 
             anchor = Zoo.find(name.removeprefix(ZOO), device, random_weights)
+        elif name.startswith(MODEL):
+            anchor = OwnModel.find(name.removeprefix(MODEL), threads, device)
         elif name in ANCHORS:
             anchor = replace(ANCHORS[name], threads=threads)
         else:
-            known = f"{', '.join(ANCHORS)}, {ZOO}MODEL"
+            known = f"{', '.join(ANCHORS)}, {ZOO}MODEL, {MODEL}MODEL"
             raise CodecError(f"no anchor is called {name!r}; there are {known}")
         anchor.check()
         found.append(anchor)

@@ -30,11 +30,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import padded_size
 from ..extras import installed
 from ..files import write_bytes_atomic
 from ..image_io import read_picture
 from ..macs import multiply_adds, parameters
-from ..config import padded_size
 from ..threads import restored, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
@@ -149,7 +149,7 @@ class Summary:
     shares: list[Share]
 
 
-# --- Measuring ------------------------------------------------------------------------------------------------------
+# Measuring
 
 
 def bench(
@@ -357,7 +357,7 @@ def _machine_peak(device):
     return {kind: matrix_peak(kind, device) for kind in kinds}
 
 
-# --- What follows ---------------------------------------------------------------------------------------------------
+# What follows
 
 
 def summarise(measured, config, untrained=()):

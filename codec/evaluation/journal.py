@@ -49,7 +49,7 @@ class Journal:
                 self._rows[entry["key"]] = row(**entry["row"])
             except (ValueError, TypeError, KeyError):
                 pass  # half a line, or none
-        self._file = open(path, "ab" if contents else "wb", buffering=0)
+        self._file = open(path, "ab" if contents else "wb", buffering=0)  # noqa: SIM115  closed by __exit__()
         self._file.write(HEADER if not contents else b"" if contents.endswith(b"\n") else b"\n")
 
     def __enter__(self):

@@ -20,6 +20,7 @@ How everything is measured:
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -356,7 +357,7 @@ def violations(rows):
     """
     found = []
     for name, curve in _by_picture(rows).items():
-        for low, high in zip(curve, curve[1:]):
+        for low, high in itertools.pairwise(curve):
             better = high.psnr_db > low.psnr_db or low.psnr_db == high.psnr_db == CAP_DB
             if not (high.bpp > low.bpp and better):
                 qualities, rates = (low.quality, high.quality), (low.bpp, high.bpp)

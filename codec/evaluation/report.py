@@ -91,6 +91,22 @@ def published_for(results, choice="auto"):
     return published.load(choice) if choice else []
 
 
+def worst_first(results, pictures):
+    """Pictures in the order of how many more bytes ours needs than its nearest rival's at equal PSNR, the worst first.
+
+    The nearest rival is the one that ours saves least against. Pictures that cannot be compared come last, in their
+    own order; without a rival, all of them.
+
+    Args:
+        pictures: list of (name, anything).
+    """
+    compared = [found for found in results["bd_rate"].values() if found.get("overall")]
+    if not compared:
+        return list(pictures)
+    nearest = max(compared, key=lambda found: found["overall"]["percent"])["per_picture"]
+    return sorted(pictures, key=lambda picture: -(nearest.get(picture[0]) or {"percent": -math.inf})["percent"])
+
+
 def build(results, curves=(), pictures=()):
     """The text of the page.
 
@@ -149,9 +165,9 @@ CSV_COLUMNS = "what,codec,against,picture,quality,range,figure,value,low,high".s
 def as_csv(results):
     """Every figure of the results as CSV text, one a line, with the columns :data:`CSV_COLUMNS`.
 
-    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate" (per
-    cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high`` are the
-    bounds of the 95 % interval, empty where there is none.
+    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate"
+    (per cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high``
+    are the bounds of the 95 % interval, empty where there is none.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -258,7 +274,7 @@ def _printed(curve):
     return {**{key: getattr(curve, key) for key in keys}, "points": points}
 
 
-# Pictures for the viewer ------------------------------------------------------------------------------------
+# Pictures for the viewer
 
 
 def views(name, pixels, coder, qualities, anchors, title="codec", step=None, failed=None):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..errors import CodecError
 from . import rate_distortion as rd
+from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
 from .metrics import METRICS
 
 OURS = "codec"  # our name in tables and files
-QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+QUALITIES = OWN_QUALITIES
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Evaluation:
         """Write results to files, each whole or not at all, by their suffixes.
 
         Args:
-            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the page of
-                ``codec report``.
+            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the
+                page of ``codec report``.
             pictures: for the viewer of the page, see ``report.views``.
 
         Raises:
@@ -94,9 +95,9 @@ def evaluate(
         journal: path of a file that keeps rows as they come, and from which those that are there already are taken.
         resamples: of the pictures, for 95 % intervals of BD-rates, which there are from ``MIN_PICTURES`` pictures on.
         interpolation: "pchip" or "akima".
-        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates", anchors)``;
-            ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name, error)`` for a picture
-            that is left out (without it the error is raised).
+        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates",
+            anchors)``; ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name,
+            error)`` for a picture that is left out (without it the error is raised).
 
     Raises:
         CodecError: a name is unknown, something that it needs is missing, or no picture is left.
@@ -104,7 +105,6 @@ def evaluate(
     """
     from .. import Codec
     from ..threads import cores, set_threads
-    from .anchors import find_anchors
 
     named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
     unknown = [name for name in metrics if name not in METRICS]

@@ -16,6 +16,7 @@ the product is cut into two or four over the input channels, or is made in float
 a layer is loaded. Requantisation is float64: an integer below 2^38 times a power of two is exact in it.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -199,7 +200,7 @@ def _cuts(weight, magnitude):
     """
     for number in CUTS:
         edges = [len(weight) * i // number for i in range(number + 1)]
-        parts = [slice(*edge) for edge in zip(edges, edges[1:])]
+        parts = [slice(*edge) for edge in itertools.pairwise(edges)]
         # Not a BLAS product: so small a one takes longer to share among threads than to do.
         if max(np.einsum("i,ij->j", magnitude[part], weight[part]).max() for part in parts) < SAFE:
             return parts

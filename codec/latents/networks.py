@@ -23,8 +23,8 @@ Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
 COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
 LEVELS = 64  # rows of the table, of each pass
-# First row that is coded: symbols of the rows before it are taken to be zero. They are a third of all and one of them in
-# 30 thousand is not zero; leaving them out costs 0.03 % in rate at the same PSNR.
+# First row that is coded: symbols of the rows before it are taken to be zero. They are a third of all and one of them
+# in 30 thousand is not zero; leaving them out costs 0.03 % in rate at the same PSNR.
 CODED_FIRST = 5
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)

@@ -26,7 +26,8 @@ class Quantised(NamedTuple):
 
     Attributes:
         values: float32, what they stand for before any shift, in symbols: multiples of 1/16.
-        symbols: float32, integers; 0 where nothing is coded. rows: float32, integers: tables, counted from the pass's first.
+        symbols: float32, integers; 0 where nothing is coded. rows: float32, integers: tables, counted from the pass's
+            first.
         order: (n,), flat places of what is coded, in the order of the stream.
     """
 

@@ -347,7 +347,7 @@ class Decoder:
         return bins
 
     def _searched(self, rows):
-        """For each step of rows (n,) that have look-up tables: lanes whose rows are too wide for that, and their keys."""
+        """For each step of rows (n,) that have look-up tables: lanes whose rows are too wide, and their keys."""
         searched = [None] * -(-rows.size // self.lanes)
         wide = np.flatnonzero(self.tables._wide[rows])
         if wide.size:
@@ -466,7 +466,7 @@ def lanes_for(size):
     return lanes if lanes >= SCALAR_LANES else 1
 
 
-# --- Encoding ------------------------------------------------------------------------------------------------------
+# Encoding
 # rANS is a stack: what is to be decoded first is encoded last, and the words come out from back to front.
 
 
@@ -534,7 +534,7 @@ def _encode_scalar(tables, bins, lanes):
     return states, np.array(words[::-1], "<u2").tobytes()
 
 
-# --- Escapes -------------------------------------------------------------------------------------------------------
+# Escapes
 
 
 def _escape_lengths(distances):
@@ -550,7 +550,7 @@ def _pack_escapes(distances):
     return groups[index < lengths].astype(np.uint8).tobytes()
 
 
-# --- Checks --------------------------------------------------------------------------------------------------------
+# Checks
 
 
 def check_tables(cdf, lengths, offsets):

@@ -53,7 +53,8 @@ class Rates:
     """What indices cost, from the tables of a pass; at hand for small ones, as an encoder asks for many.
 
     Args:
-        tables: rans.Tables. start: the first row of the pass: that of quantiser 0, index 0. levels: rows of a quantiser.
+        tables: rans.Tables. start: the first row of the pass: that of quantiser 0, index 0. levels: rows of a
+            quantiser.
     """
 
     REACH = 127  # largest magnitude at hand
@@ -139,7 +140,7 @@ def choose(residual, bits, slope, limit, machine=EIGHT):
 
 
 def branches(residual, bits, slope, limit):
-    """Cost and index of the best choice for each quantiser and parity: float32 and int32, (4, n), at 2 quantiser + parity.
+    """Cost and index of the best choice for each quantiser and parity: float32, int32, (4, n), at 2 quantiser + parity.
 
     Of each parity the nearest point, and 0, which may be so much cheaper.
     """

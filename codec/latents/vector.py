@@ -256,7 +256,7 @@ def checkerboard(height, width):
     return (np.arange(height)[:, None] + np.arange(width)) % 2 == 0
 
 
-# --- The weights file ----------------------------------------------------------------------------------------------
+# The weights file
 
 
 def _tensor(tensors, name, shape):

@@ -1,7 +1,7 @@
 """Integer layers that learn: what :mod:`codec.latents.integer` executes, by fake quantisation.
 
-The forward pass evaluates the same expression on integer-valued floats, so that nothing is lost at export; gradients are
-straight-through (:mod:`codec.quantise`).
+The forward pass evaluates the same expression on integer-valued floats, so that nothing is lost at export; gradients
+are straight-through (:mod:`codec.quantise`).
 """
 
 import torch
@@ -12,7 +12,11 @@ from ..latents.integer import BIAS_UNIT, MULTIPLIER_BITS
 from ..quality import QUALITY_MAX
 from ..quantise import requantise_ste, round_half_up, round_ste, straight_through
 from ..quantise.weights import (
-    WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
+    WEIGHT_QUANTISERS,
+    binary_weights,
+    clip_binary_weights_,
+    initial_log_step,
+    weight_quantiser,
 )  # fmt: skip
 
 

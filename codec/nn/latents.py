@@ -15,7 +15,7 @@ from ..latents.networks import COMPAND_LIMIT, LEVELS, architecture, compand_tabl
 from ..latents.quadtree import GROUPS, MEAN_UNIT, PASSES, positions
 from .integer import anchor_position
 
-# --- Quadtree ------------------------------------------------------------------------------------------------------
+# Quadtree
 
 
 def take(y, k):
@@ -66,7 +66,7 @@ def gather(features, k):
     return torch.cat([features[:, :, i::2, j::2] for i, j in positions(k)], dim=1)
 
 
-# --- Networks ------------------------------------------------------------------------------------------------------
+# Networks
 
 
 class Chain(nn.Module):

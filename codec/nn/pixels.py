@@ -1,4 +1,4 @@
-"""uint8 pixels <-> the float tensor that the model sees. Padding, cropping and rounding happen here and nowhere else."""
+"""uint8 pixels <-> the float tensor that the model sees. Padding, cropping and rounding happen nowhere else."""
 
 import torch
 import torch.nn.functional as F

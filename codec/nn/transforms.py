@@ -52,7 +52,7 @@ def conv3_replicated(t, weight, bias):
 
 
 def compand(t):
-    """sign(t) log(1 + |t|): magnitudes say where there is detail, and log keeps a flat sky and gravel within one range."""
+    """sign(t) log(1 + |t|): magnitudes say where detail is, and log keeps a flat sky and gravel within one range."""
     return torch.sign(t) * torch.log1p(t.abs())
 
 

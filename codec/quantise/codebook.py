@@ -40,7 +40,7 @@ class Quantised(NamedTuple):
     perplexity: torch.Tensor
 
 
-# --- Codebooks -----------------------------------------------------------------------------------------------------
+# Codebooks
 
 
 class Deferred(nn.Module):
@@ -73,7 +73,7 @@ class Codebook(Deferred):
     Attributes:
         entries: float (G, K, D).
         shares: float (G, K), moving averages of the share of the vectors that chose each entry. A share does not depend
-            on how many vectors a batch has; every batch counts alike.
+            on how many vectors a batch has; every batch counts alike. Below 1e-4 / K, averages no longer move an entry.
         sums: float (G, K, D), moving averages of the sum of those vectors, per vector of the batch.
         commits: int64, number of :meth:`commit`.
 
@@ -278,7 +278,7 @@ def _from_first_process(t):
     return t
 
 
-# --- Vector quantisation -------------------------------------------------------------------------------------------
+# Vector quantisation
 
 GRADIENTS = {"ste": lambda z, z_q: surrogate_gradient(z_q.to(z.dtype), z), "rotation": rotation_trick}
 
@@ -473,7 +473,7 @@ class HierarchicalVectorQuantiser(nn.Module):
         return self.join([level.decode(index) for level, index in zip(self.levels, indices)])
 
 
-# --- Without a codebook to search ----------------------------------------------------------------------------------
+# Without a codebook to search
 
 
 class FiniteScalarQuantiser(nn.Module):
@@ -574,7 +574,7 @@ class CategoricalQuantiser(nn.Module):
         return self.codebook[indices].movedim(-1, 1)
 
 
-# --- What they share -----------------------------------------------------------------------------------------------
+# What they share
 
 
 def _check(commitment, gradient):

@@ -98,7 +98,7 @@ def with_gradient(losses, theta, gradient):
     return losses.detach() + (gradient.detach() * (theta - theta.detach())).sum(-1)
 
 
-# --- Scores and baselines ------------------------------------------------------------------------------------------
+# Scores and baselines
 
 
 def gaussian_score(noise, sigma):
@@ -137,7 +137,7 @@ class MovingAverage:
         return before
 
 
-# --- Noise ---------------------------------------------------------------------------------------------------------
+# Noise
 
 
 def gaussian_noise(y, std=12**-0.5, generator=None):
@@ -155,7 +155,7 @@ def gumbel_noise(shape, dtype=None, device=None, generator=None):
     return -torch.log(-torch.log(uniform.clamp(limits.tiny, 1 - limits.eps)))
 
 
-# --- Choices among K -----------------------------------------------------------------------------------------------
+# Choices among K
 
 
 def softmax_relaxation(scores, temperature):
@@ -231,7 +231,7 @@ def exponential_temperature(step, rate=1e-4, lowest=0.5, highest=1.0):
     return max(lowest, highest * math.exp(-rate * step))
 
 
-# --- Signs ---------------------------------------------------------------------------------------------------------
+# Signs
 
 
 def tanh_relaxation(x, temperature):

@@ -67,7 +67,7 @@ def full_precision(device_type):
         torch.set_float32_matmul_precision(precision)
 
 
-# --- Rounding ------------------------------------------------------------------------------------------------------
+# Rounding
 
 
 def round_half_up(x):
@@ -139,7 +139,7 @@ def scale_gradient(x, factor):
     return surrogate_gradient(x, x * factor)
 
 
-# --- Two and three levels ------------------------------------------------------------------------------------------
+# Two and three levels
 
 
 def sign_ste(x, clip=None):
@@ -207,7 +207,7 @@ def _uniform(x, generator):
     return torch.rand(x.shape, dtype=dtype, device=x.device, generator=generator)
 
 
-# --- Choices -------------------------------------------------------------------------------------------------------
+# Choices
 
 
 def nearest(z, codebook, penalty=None):

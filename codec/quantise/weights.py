@@ -60,7 +60,7 @@ def initial_log_step(weight, limit, signs=False):
     return torch.minimum(magnitude.amax(1) / limit, 2 * magnitude.mean(1) / limit**0.5).log()
 
 
-# --- Two and three levels ------------------------------------------------------------------------------------------
+# Two and three levels
 
 
 def binary_weights(weight, log_step, limit=1):
@@ -169,7 +169,7 @@ def _check_limit(limit):
         raise ValueError(f"weights of two or three levels have the limit 1, not {limit}")
 
 
-# --- Activations ---------------------------------------------------------------------------------------------------
+# Activations
 
 
 class ActivationQuantiser(nn.Module):
@@ -215,7 +215,7 @@ class ActivationQuantiser(nn.Module):
         self.started.fill_(True)
 
 
-# --- Layers --------------------------------------------------------------------------------------------------------
+# Layers
 
 
 class _QuantisedWeights:
@@ -270,7 +270,7 @@ class QuantisedConv2d(_QuantisedWeights, nn.Conv2d):
         return self._conv_forward(x, self.quantised_weight(), self.bias)
 
 
-# --- Accumulators --------------------------------------------------------------------------------------------------
+# Accumulators
 
 
 def requantise_ste(total, ratio, bias, low, high, activation="none"):

@@ -108,7 +108,8 @@ def table(rows):
     lines = ["| source | quantiser | step | bits | SNR dB | from the bound dB |", "|---|---|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(
-            f"| {row.source} | {row.method} | {row.step:g} | {row.bits:.3f} | {row.snr_db:.2f} | {row.distance_db:.2f} |"
+            f"| {row.source} | {row.method} | {row.step:g} | {row.bits:.3f} "
+            f"| {row.snr_db:.2f} | {row.distance_db:.2f} |"
         )
     return "\n".join(lines)
 

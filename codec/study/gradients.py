@@ -212,7 +212,7 @@ def commitment_drift(beta, steps=400, rate=0.05, target=1.5):
     return path
 
 
-# --- Output --------------------------------------------------------------------------------------------------------
+# Output
 
 
 def table(rows):

@@ -12,8 +12,10 @@ from ..quantise.ste import round_half_up
 from .gradients import commitment_drift
 
 # Text stays text, and equal figures give equal files: no date, no random ids.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
-         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8}  # fmt: skip
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8,
+}  # fmt: skip
 
 # Problem -> estimators to show where several settings of the noise were measured: name and value of the setting.
 AGAINST_NOISE = {
@@ -22,8 +24,8 @@ AGAINST_NOISE = {
         ("score function, baseline", None), ("finite differences", 0.05), ("finite differences", 0.25),
     ],
     "latents, decoder and rate": [
-        ("ste", None), ("noise", None), ("mixed", None), ("soft", 0.2), ("sga", 0.2), ("score function, baseline", None),
-        ("finite differences", 0.05),
+        ("ste", None), ("noise", None), ("mixed", None), ("soft", 0.2), ("sga", 0.2),
+        ("score function, baseline", None), ("finite differences", 0.05),
     ],
     "binary weights": [
         ("STE, identity", None), ("STE, clipped", None), ("STE, tanh", 0.5), ("tanh", 0.5),

@@ -21,8 +21,19 @@ import torch.nn.functional as F
 
 from ..quantise import estimators as est
 from ..quantise.rounding import LATENT_QUANTISERS, soft_round
-from ..quantise.ste import argmax_ste, nearest, nearest_ste, one_hot_argmax, rotation_trick, round_half_up, sign
-from ..quantise.ste import sign_ste, stochastic_binary_ste, stochastic_round_ste, surrogate_gradient
+from ..quantise.ste import (
+    argmax_ste,
+    nearest,
+    nearest_ste,
+    one_hot_argmax,
+    rotation_trick,
+    round_half_up,
+    sign,
+    sign_ste,
+    stochastic_binary_ste,
+    stochastic_round_ste,
+    surrogate_gradient,
+)
 
 DTYPE = torch.float64
 INSTANCES = 32
@@ -135,7 +146,7 @@ def _normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=DTYPE)
 
 
-# --- Rounded latents -----------------------------------------------------------------------------------------------
+# Rounded latents
 
 
 class Quadratic:
@@ -253,7 +264,7 @@ class Latents(Problem):
         return rate + self.objective.distortion(quantiser.for_synthesis(y, generator))
 
 
-# --- A choice among K ----------------------------------------------------------------------------------------------
+# A choice among K
 
 
 class Choice(Problem):
@@ -309,7 +320,7 @@ class Choice(Problem):
         return loss(surrogate_gradient(self.quantise(theta + noise), torch.softmax(theta, -1).expand_as(noise)))
 
 
-# --- Binary neurons ------------------------------------------------------------------------------------------------
+# Binary neurons
 
 
 class BinaryNeurons(Problem):
@@ -384,7 +395,7 @@ def _logistic(scores, temperature):
     return torch.sigmoid(scores / temperature)
 
 
-# --- Binary weights ------------------------------------------------------------------------------------------------
+# Binary weights
 
 
 class BinaryWeights(Problem):
@@ -429,7 +440,7 @@ class BinaryWeights(Problem):
         ]
 
 
-# --- Codebooks -----------------------------------------------------------------------------------------------------
+# Codebooks
 
 
 class Regions:
@@ -468,7 +479,7 @@ class Regions:
 
     @staticmethod
     def _intervals(v, codebook):
-        """Where on the line of a second coordinate each entry is nearest: two bounds (G, n, K); low >= high: nowhere."""
+        """Where on the line of a second coordinate an entry is nearest: two bounds (G, n, K); low >= high: nowhere."""
         # Entry k is nearer than j where 2 u (e_j - e_k)_1 < (|e_j|^2 - 2 v e_j2) - (|e_k|^2 - 2 v e_k2).
         offset = codebook.square().sum(1) - 2 * v[..., None] * codebook[:, 1]  # (G, n, K)
         slope = 2 * (codebook[None, :, 0] - codebook[:, None, 0])  # (k, j)

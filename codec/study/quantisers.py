@@ -18,11 +18,11 @@ from statistics import mean, stdev
 import torch
 
 from .. import __version__
+from ..config import ModelConfig
 from ..errors import CodecError
 from ..evaluation.bd_rate import bd_rate
 from ..evaluation.metrics import psnr_db
 from ..files import write_bytes_atomic
-from ..config import ModelConfig
 from ..model import Model
 from ..nn.pixels import to_tensor, to_uint8
 from ..quantise import LATENT_QUANTISERS

@@ -3,8 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from ..config import ModelConfig
-from ..config import STRIDE
+from ..config import STRIDE, ModelConfig
 from ..errors import ModelError
 from ..quantise import LATENT_QUANTISERS
 
@@ -16,7 +15,8 @@ class TrainingConfig:
     Attributes:
         pictures: files and folders of training pictures; folders are searched recursively, and again while it runs.
         output: folder for checkpoints, logs and exported weights.
-        resume: checkpoint file, folder of a run, or folder of exported weights to continue from; empty to start anew.
+        resume: checkpoint file, folder of a run, or folder of exported weights to continue from, or the name of an
+            installed model: its id, "eyes" or "psnr"; empty to start anew.
         valid: folder of validation pictures; empty for none.
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"M": 256}'. When
             resuming, of those that differ from the weights' own: depths and widths may grow from exported weights, and

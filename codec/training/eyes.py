@@ -137,7 +137,7 @@ def _norms(one, two):
 
 
 def _blur(t):
-    """(..., H, W) under the window, zero beyond the border: two products with band matrices, the fastest way on a CPU."""
+    """(..., H, W) under the window, zero beyond the border: two products with band matrices, fastest on a CPU."""
     return _band(t.shape[-2]).to(t) @ t @ _band(t.shape[-1]).to(t).T
 
 

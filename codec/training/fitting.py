@@ -34,6 +34,7 @@ from ..latents.trellis import STEP
 from ..nn.transforms import Transforms
 from ..quality import QUALITY_MAX, QUALITY_UNIT, between, interpolate
 from ..quantise.reference import round_half_up
+from .card import write_card
 from .data import find_pictures
 from .scale_mixture import ScaleMixture, coder_rows
 
@@ -289,7 +290,7 @@ def _tables(name, pmf):
 
 
 def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
-    """Fit the tables of an exported model and write it to ``folder``, which may be where it came from.
+    """Fit the tables of an exported model and write it, with a card, to ``folder``, which may be where it came from.
 
     Args:
         source: folder of an exported model. pictures, seed, progress, sizes: as of :func:`fit_tables`.
@@ -304,3 +305,4 @@ def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save({name: tensors[name] for name in sorted(tensors)}))
     write_bytes_atomic(folder / "config.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_card(folder, config, facts.get("training", {}))

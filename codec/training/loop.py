@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import math
 import os
 import signal
 import time
@@ -16,14 +17,15 @@ from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 
-from ..errors import ModelError
-from ..health import PARTS, complaints, health, mean_dead, watched
-from ..files import write_bytes_atomic
-from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..errors import ModelError
+from ..files import write_bytes_atomic
+from ..health import PARTS, complaints, health, mean_dead, watched
+from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
-from ..weights import model_id
+from ..weights import find_model
+from .card import write_card
 from .data import Crops, validation_crops
 from .eyes import Eyes
 from .fitting import fit_folder
@@ -36,7 +38,6 @@ VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
 EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
-CARD_MARK = "<!-- Written by codec train, which writes it anew; without this line it leaves the card alone. -->"
 
 
 def train(config, progress=True):
@@ -45,8 +46,8 @@ def train(config, progress=True):
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
     config.json of the moving average, usable as a model), ``log.csv``. Each is replaced atomically, so that a run
     killed at any moment loses what happened since the last checkpoint and nothing else. A run that has come to its end
-    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export before
-    the learning rate fell, which later runs go on from.
+    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export
+    before the learning rate fell, which later runs go on from.
 
     Args:
         config: TrainingConfig.
@@ -100,15 +101,17 @@ def learning_rate(config, step, done):
     return config.lr * warm * falling
 
 
-def average_decay(config, step, rate, anew):
-    """How much of the average of the weights stays at a step of this run.
+def average_decay(config, step, rate, anew, done=0.0):
+    """How much of the average of the weights stays at a step of this run, when the fraction ``done`` of it is over.
 
-    ``config.ema``; less in the first steps of a run that began ``anew``, whose weights are to be forgotten, and less as
-    the rate falls, when weights wander less and the average has less to even out.
+    ``config.ema``, but no more than makes a quarter of the run the memory of the average: a run of a few hundred steps
+    that goes on from other weights would export much of those. Less in the first steps of a run that began ``anew``, whose
+    weights are to be forgotten, and less as the rate falls, when weights wander less and the average has less to even out.
     """
     falling = max(0.1, rate / config.lr) if step >= config.warmup and config.lr else 1.0
     young = (1 + step) / (10 + step) if anew else 1.0
-    return min(config.ema ** (1 / falling), young)
+    short = math.exp(-4 * done / step) if step else 1.0
+    return min(min(config.ema, short) ** (1 / falling), young)
 
 
 def bf16_pays():
@@ -257,11 +260,12 @@ class _Run:
     def _report(self, valid, log, bar):
         row = self._validate(valid)
         log.write(self.step, self.seconds, row)
-        losses = " ".join(f"{row[f'valid_loss_{l}']:.4f}" for l in VALIDATION_LMBDAS)
+        losses = " ".join(f"{row[f'valid_loss_{lmbda}']:.4f}" for lmbda in VALIDATION_LMBDAS)
         dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
         facts = self.facts()
         bar.write(
-            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: loss {row['valid_loss']:.4f} "
+            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: "
+            f"loss {row['valid_loss']:.4f} "
             f"({losses}), z {row.get('z_share', 0):.4f} dead {dead}"
         )
 
@@ -356,7 +360,7 @@ class _Run:
 
     @torch.no_grad()
     def _average(self, rate):
-        keep = average_decay(self.config, self.step, rate, anew=not self.before)
+        keep = average_decay(self.config, self.step, rate, not self.before, self.done())
         torch._foreach_lerp_([*self.ema.parameters()], [p.detach() for p in self.bare.parameters()], 1 - keep)
 
     @torch.no_grad()
@@ -502,7 +506,7 @@ def matrix_names(model):
             inside = inside and not name.startswith("heads.")
         else:
             inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
-            inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+            inside = inside or (".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)))
         if inside:
             yield f"{name}.weight"
 
@@ -519,29 +523,12 @@ def _learns_fast(name):
 
 
 def export(model, folder, **facts):
-    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically.
-
-    A card that somebody has made their own, by removing its last line, is left alone.
-    """
+    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` (card.py) of a trainable model, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"
     write_bytes_atomic(folder / "config.json", text.encode())
-    card = folder / "CARD.md"
-    if not card.exists() or CARD_MARK in card.read_text(encoding="utf-8"):
-        write_bytes_atomic(card, _card(model_id(folder), model.config, facts).encode())
-
-
-def _card(name, config, facts):
-    """What is known of a model without asking its maker."""
-    rows = [f"| {key.replace('_', ' ')} | {value} |" for key, value in {**facts, **asdict(config)}.items()]
-    return "\n".join(
-        [
-            f"# Model {name}, made with codec train", "",
-            "Experimental. What it was trained on and what it is bad at, its maker knows and may write here.", "",
-            "| | |", "|---|---|", *rows, "", CARD_MARK, "",
-        ]
-    )  # fmt: skip
+    write_card(folder, model.config, facts)
 
 
 def read_weights(folder):
@@ -582,7 +569,10 @@ def _starting_point(config):
             raise ModelError(f"{path}: of another version; go on from its exported weights") from None
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
-        raise ModelError(f"{path}: nothing to resume from")
+        try:
+            path = find_model(config.resume)
+        except ModelError as error:
+            raise ModelError(f"{path}: nothing to resume from; {error}") from None
     own, tensors = read_weights(path)
     config.check_latents(own)
     model = trainable_model(own, *ways)
@@ -607,7 +597,7 @@ class _Log:
     def __init__(self, folder, tensorboard):
         path = folder / "log.csv"
         new = not path.exists()
-        self._file = open(path, "a", newline="", encoding="utf-8")
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._csv = csv.writer(self._file)
         if new:
             self._csv.writerow(["step", "minutes", "name", "value"])

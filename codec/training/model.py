@@ -8,12 +8,12 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
-from ..nn.integer import TrainableLayer
 from ..latents.networks import CODED_FIRST, LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, walk
 from ..nn.dct import coarse_deviation
+from ..nn.integer import TrainableLayer
+from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..quality import QUALITY_UNIT
 from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
 from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture
@@ -103,9 +103,9 @@ class TrainableModel(nn.Module):
     def _walk(self, y, z_hat, quality, generator):
         """The four passes over y (B, M, h, w): bits (B,) and y_hat for the synthesis.
 
-        Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and synthesis see the mean
-        here as well. In training their bits are paid all the same. They are few, and without them nothing would lift
-        the scale of a latent out of them again.
+        Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and
+        synthesis see the mean here as well. In training their bits are paid all the same. They are few, and without
+        them nothing would lift the scale of a latent out of them again.
         """
         hundredths = quality * QUALITY_UNIT
         passes, heard, residuals, symbols, rows = split(y), [], [], [], []
@@ -145,7 +145,7 @@ class TrainableModel(nn.Module):
         chosen = likelihood.permute(2, 0, 1, 3)[torch.arange(batch, device=z.device), anchor]
         return chosen.clamp_min(LIKELIHOOD_MIN)
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     @torch.no_grad()
     def export_tensors(self):

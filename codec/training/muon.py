@@ -5,11 +5,11 @@ import torch
 
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for the weight matrices inside a network. Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks"; spectral norm of a step proportional to sqrt(outputs / inputs): Bernstein, Newhouse
-    2024, arXiv:2409.20325, so that 3x3 layers do not run ahead of 1x1 layers.
+    hidden layers in neural networks"; spectral norm of a step proportional to sqrt(outputs / inputs): Bernstein,
+    Newhouse 2024, arXiv:2409.20325, so that 3x3 layers do not run ahead of 1x1 layers.
 
-    torch.optim.Muon takes one matrix after the other. Here matrices of one shape are one batched product, which on a CPU
-    is several times as fast, and wide ones iterate on their Gram matrix.
+    torch.optim.Muon takes one matrix after the other. Here matrices of one shape are one batched product, which on a
+    CPU is several times as fast, and wide ones iterate on their Gram matrix.
 
     Args:
         params: parameters of two or more dimensions; (C_out, ...) counts as a matrix of C_out rows.
@@ -59,7 +59,7 @@ def orthogonalised(x, iterations=5):
         for _ in range(iterations):
             x = _polynomial(x @ x.mT) @ x
         return x
-    # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision has not the range for it.
+    # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision lacks the range for it.
     product, a = None, x @ x.mT
     for i in range(iterations):
         step = _polynomial(a)

@@ -335,7 +335,7 @@ class TrainableTransforms(Gained):
     @torch.no_grad()
     def folded(self):
         """State dict of model.Transforms."""
-        return _named(**{name: child for name, child in self.named_children()})
+        return _named(**dict(self.named_children()))
 
     @torch.no_grad()
     def unfold(self, tensors):

@@ -28,7 +28,13 @@ from ..nn.latents import Chain
 from ..nn.vector import contexts, from_groups, histories, to_groups
 from ..quality import QUALITY_UNIT
 from ..quantise import (
-    Codebook, Deferred, categorical_kl, exponential_temperature, gumbel_softmax, round_half_up, straight_through,
+    Codebook,
+    Deferred,
+    categorical_kl,
+    exponential_temperature,
+    gumbel_softmax,
+    round_half_up,
+    straight_through,
     surrogate_gradient,
 )  # fmt: skip
 from ..quantise.codebook import sum_over_processes
@@ -189,7 +195,7 @@ class Level(Deferred):
         """How many codewords of each codebook have been in use lately: (stages, G)."""
         return torch.stack([book.perplexity() for book in self.books])
 
-    # --- What pairs gain and cost ------------------------------------------------------------------------------------
+    # What pairs gain and cost
 
     @torch.no_grad()
     def _measure(self, s, taken, bits, near):
@@ -209,7 +215,7 @@ class Level(Deferred):
     def discard(self):
         self._seen = {}
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     @torch.no_grad()
     def export_tensors(self, first_quality, whole=False):
@@ -405,7 +411,7 @@ class TrainableVectorModel(nn.Module):
         offset = CLASS_STEP * (index - (CLASSES - 1) / 2)
         return mean * (self.unit / MEAN_UNIT)[:, None, None], offset
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     def _parts(self):
         """``(prefix in the weights file, module)`` of integer layers."""
