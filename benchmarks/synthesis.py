@@ -5,10 +5,10 @@
 
 Variants take turns with the engine as it is, float32 in ONNX Runtime. "rows" is the engine's own graph, with Winograd's
 algorithm; "convolutions" the same network as plain layers. int8 is static (QDQ), with ranges of the other pictures'
-latents at this quality: of all layers, or of the blocks' branches alone. Of each: time of g_s and of decoding to memory,
-in seconds of the processors, which a busy machine changes little, relative to the engine's in the same round; samples of
-the first picture that differ from the engine's, and by how many levels at most; and what it costs in PSNR. Needs onnx;
-OpenVINO is measured where it is installed.
+latents at this quality: of all layers, or of the blocks' branches alone. Of each: time of g_s and of decoding to
+memory, in seconds of the processors, which a busy machine changes little, relative to the engine's in the same round;
+samples of the first picture that differ from the engine's, and by how many levels at most; and what it costs in PSNR.
+Needs onnx; OpenVINO is measured where it is installed.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def compare(network, made, pixels, threads, rounds):
         print(f"making {name}", file=sys.stderr, flush=True)
         try:
             opened[name] = make(threads)
-        except Exception as error:  # noqa: BLE001  of engines that lack something, which is a result
+        except Exception as error:  # of engines that lack something, which is a result
             errors[name] = str(error).splitlines()[0][:110]
     times, rest, results = {name: [] for name in opened}, [], {}
     for number in range(rounds + 1):

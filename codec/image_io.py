@@ -1162,7 +1162,7 @@ def _encode(image, form, how):
 
 
 def _png_strategy(image):
-    """zlib's strategy for a PNG: runs alone where they are hardly larger, in a fifth of the time, as those of photographs."""
+    """zlib's strategy for a PNG: runs alone, in a fifth of the time, where the file grows little, as of photographs."""
     height = max(_BAND, image.height // (8 * _BAND))
     if image.height < 4 * height:
         return zlib.Z_FILTERED

@@ -26,7 +26,6 @@ import random
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -153,7 +152,7 @@ class Summary:
 
 
 def bench(
-    coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None, *, profile=False
+    coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None, profile=False
 ):  # fmt: skip
     """Time our codec and the anchors in turns.
 
