@@ -143,7 +143,7 @@ class Network:
         return lambda y_hat: self.engine.synthesise_pieces(y_hat, self.quality)
 
     def rows(self):
-        """The engine's graph; products that add into the stream as a product and an addition, as quantisers want them."""
+        """The engine's graph; products that add into the stream in two nodes, as quantisers want them."""
         graph = graphs.synthesis_graph(self.config, rounded=True)
         arrays = {
             **graphs.initialisers(graph, self.weights), **graphs.taps(graph, self.weights),
@@ -171,8 +171,8 @@ class Network:
         """Plain layers on y (1, M, h, w), gain undone -> uint8 (1, 3, 16 h, 16 w).
 
         Args:
-            ranges: layer of a branch -> largest magnitude of each of its inputs, (C,), which are then brought to one range
-                (SmoothQuant, arXiv:2211.10438; with the share 0.7 of the inputs, which was the best of four).
+            ranges: layer of a branch -> largest magnitude of each of its inputs, (C,), which are then brought to one
+                range (SmoothQuant, arXiv:2211.10438; with the share 0.7 of the inputs, as good as any of 0.5 to 1).
         """
         weights, nodes, constants = self.weights, [], []
 

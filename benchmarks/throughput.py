@@ -2,10 +2,10 @@
 
     python benchmarks/throughput.py PICTURES... [--sides 1,2,4] [--quality 43] [--count 24] [--rounds 3]
 
-The first picture stands beside itself so many times each way; least of three runs. Then ``count`` files, the pictures over
-and over, in turns: a loop over single calls with one thread, a loop with two, and a batch with two workers of a thread
-each. Files are read; what is decoded stays in memory. Medians over the rounds, and the ratio to each loop in the same
-round, with the least and the largest.
+The first picture stands beside itself so many times each way; least of three runs. Then ``count`` files, the pictures
+over and over, in turns: a loop over single calls with one thread, a loop with two, and a batch with two workers of a
+thread each. Files are read; what is decoded stays in memory. Medians over the rounds, and the ratio to each loop in the
+same round, with the least and the largest.
 """
 
 import argparse
@@ -45,13 +45,13 @@ def large(pixels, sides, quality):
 
 
 def many(paths, quality, rounds):
-    """Print pictures a second of WAYS, after a round over two of them that does not count."""
+    """Print pictures a second of WAYS, after a round over one of them that does not count."""
     coders = {way: Codec(threads=threads, fallback="never") for way, (threads, _) in WAYS.items()}
     times = {"encoded": {way: [] for way in WAYS}, "decoded": {way: [] for way in WAYS}}
     for number in range(rounds + 1):
         for way, (threads, workers) in WAYS.items():
             set_threads(threads)  # what a Codec sets is the process's
-            coder, some = coders[way], paths if number else paths[:2]
+            coder, some = coders[way], paths if number else paths[:1]
             if workers == 1:
                 encode, files = seconds(lambda: [coder.compress(path, quality) for path in some], 1)  # noqa: B023
                 decode, _ = seconds(lambda: [coder.decompress(file) for file in files], 1)  # noqa: B023
