@@ -67,9 +67,19 @@ _NAMES = {
     "--fit-tables", metavar="MODEL",
     help="Do not train; fit the coder's tables of a model to PICTURES, and write it to -o.",
 )  # fmt: skip
+@click.option(
+    "--fit-slopes", metavar="MODEL",
+    help="Do not train; find what a bit is worth to a model's encoder, by files of PICTURES, and write it to -o.",
+)  # fmt: skip
+@click.option(
+    "--measure", type=click.Choice(["psnr", "ssimulacra2"]), default="psnr", show_default=True,
+    help="What --fit-slopes holds equal.",
+)  # fmt: skip
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def train(pictures, until, config_file, overrides, fit_tables, show_config, no_progress, **options):
+def train(
+    pictures, until, config_file, overrides, fit_tables, fit_slopes, measure, show_config, no_progress, **options
+):
     """Train a model on pictures.
 
     PICTURES are files, and folders with all that is below them. Pictures added to a folder while the run is
@@ -102,6 +112,9 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
     if fit_tables is not None:
         _fit(fit_tables, config, progress=not (no_progress or is_quiet()))
         return
+    if fit_slopes is not None:
+        _fit_slopes(fit_slopes, config, measure, progress=not (no_progress or is_quiet()))
+        return
 
     from codec.training.loop import train as run_training
 
@@ -118,6 +131,18 @@ def _fit(model, config, progress):
     from codec.weights import find_model
 
     fit_folder(find_model(model), config.output, config.pictures, config.seed, progress, crops=config.fit_crops)
+    click.echo(f"fitted: codec compress --model {config.output} ...")
+
+
+def _fit_slopes(model, config, measure, progress):
+    """``--fit-slopes``."""
+    if not config.fit_crops:
+        raise Failure("--fit-slopes needs crops: fit_crops is 0")
+    from codec.training.fitting import SLOPE_CROPS, fit_slopes_folder
+    from codec.weights import find_model
+
+    crops = min(config.fit_crops, SLOPE_CROPS)
+    fit_slopes_folder(find_model(model), config.output, config.pictures, measure, config.seed, progress, crops=crops)
     click.echo(f"fitted: codec compress --model {config.output} ...")
 
 

@@ -521,6 +521,8 @@ def _onnxruntime():
 def read_folder(folder):
     """``(ModelConfig, tensors)`` of a model folder: name -> array, nothing of it checked but the config.
 
+    What config.json says to the encoder alone joins the tensors: it has no part in what files mean, nor in the id.
+
     Raises:
         ModelError: a file is missing or damaged.
     """
@@ -532,12 +534,15 @@ def read_folder(folder):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = ModelConfig.from_dict(values["architecture"])
         tensors = load_file(folder / "weights.safetensors")
+        for name, numbers in values.get("encoder", {}).items():
+            tensors[f"entropy.{name}"] = np.asarray(numbers, np.float32)
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {Path(error.filename or 'weights.safetensors').name}") from None
     except (
         OSError,
         ValueError,
         KeyError,
+        AttributeError,
         TypeError,
         RecursionError,
         SafetensorError,

@@ -579,7 +579,7 @@ def test_every_training_option_is_a_setting():
     from codec.training.config import TrainingConfig
 
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    own = {"until", "fit_tables", "config_file", "overrides", "show_config", "no_progress"}
+    own = {"until", "fit_tables", "fit_slopes", "measure", "config_file", "overrides", "show_config", "no_progress"}
     everywhere = {"quiet", "verbose"}
     assert {parameter.name for parameter in train_command.params} - own - everywhere <= fields
 

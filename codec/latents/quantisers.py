@@ -1,6 +1,6 @@
 """Residuals of a pass  <->  symbols: plain rounding and dependent quantisation, behind one contract.
 
-encoder     quantise(k, residual, indexes) -> Quantised,  send(k, quantised, push)
+encoder     quantise(k, residual, indexes, quality) -> Quantised,  send(k, quantised, push)
 decoder     receive(k, indexes, source)    -> Quantised
 both        shift(quality, quantised): where the synthesis sees the symbols
 """
@@ -17,8 +17,11 @@ from .quadtree import PASSES
 from .trellis import STEP_SYMBOLS, Rates, choose, reconstruct, walk
 
 TRELLIS_FIRST = 10  # first row with a trellis: deviations from 0.38 symbols on; below, it loses to plain rounding
-# What a bit is worth, in squared symbols: 0.6 of what it is to a plain quantiser of step 1 at high rates.
+# What a bit is worth, in squared symbols: 0.6 of what it is to a plain quantiser of step 1 at high rates. A model may
+# say by how much more or less at each quality, see Dependent.
 SLOPE = np.float32(0.6 * 2 * np.log(2) / 12)
+
+SLOPES = "entropy.trellis_slopes"  # where the tensors of a model have those factors; config.json has them in a file
 
 
 class Quantised(NamedTuple):
@@ -50,11 +53,12 @@ class Rounding:
     def __init__(self, start, dequantiser, lattice=False):
         self._start, self._dequantiser, self._lattice = start, dequantiser, lattice
 
-    def quantise(self, k, residual, indexes):
+    def quantise(self, k, residual, indexes, quality):
         """Quantised of pass ``k``.
 
         Args:
             residual: float32, latents less their means, in symbols. indexes: float32, rows that the networks say.
+            quality: hundredths.
         """
         symbols = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
         symbols = symbols if self._lattice else np.where(indexes >= CODED_FIRST, symbols, np.float32(0))
@@ -90,20 +94,23 @@ class Dependent(Rounding):
 
     Args:
         start, dequantiser: as of Rounding. tables: rans.Tables, all of them.
+        slopes: float (anchors,), what a bit is worth at each anchor quality, in units of SLOPE.
     """
 
     levels = 2 * LEVELS
 
-    def __init__(self, start, dequantiser, tables):
+    def __init__(self, start, dequantiser, tables, slopes):
         super().__init__(start, dequantiser)
+        self.slopes = slopes
         self._rates = [Rates(tables, start + k * self.levels, LEVELS) for k in range(len(PASSES))]
 
-    def quantise(self, k, residual, indexes):
+    def quantise(self, k, residual, indexes, quality):
         """As :meth:`Rounding.quantise`."""
         rounded, chained = self._orders(indexes)
         residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
-        low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]))
-        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), SLOPE, Y_LIMIT)
+        slope = SLOPE * scale.interpolate(self.slopes, quality)
+        low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]), slope)
+        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), slope, Y_LIMIT)
         return _assemble(indexes, rounded, low, chained, high, quantisers)
 
     def receive(self, k, indexes, source):
@@ -121,11 +128,11 @@ class Dependent(Rounding):
         return np.flatnonzero(coded & ~chained), np.flatnonzero(chained)
 
 
-def _cheaper_rounding(residual, bits):
+def _cheaper_rounding(residual, bits, slope):
     """Whole symbols (n,): the nearest one or its neighbour towards 0, whichever costs less."""
     near = np.clip(round_half_up(residual), -Y_LIMIT, Y_LIMIT)
     less = near - np.sign(near)
-    costs = [np.square(residual - s) + SLOPE * bits(0, s.astype(np.intp)) for s in (near, less)]
+    costs = [np.square(residual - s) + slope * bits(0, s.astype(np.intp)) for s in (near, less)]
     return np.where(costs[1] < costs[0], less, near)
 
 
@@ -138,6 +145,18 @@ def _assemble(indexes, rounded, low, chained, high, quantisers):
     rows[chained] += (LEVELS * quantisers).astype(np.float32)
     arrays = (array.reshape(indexes.shape) for array in (values, symbols, rows))
     return Quantised(*arrays, np.concatenate((rounded, chained)))
+
+
+def read_slopes(tensors, anchors):
+    """What a bit is worth to the encoder of a model at each anchor quality, in units of SLOPE: float32 (anchors,).
+
+    Raises:
+        ModelError: they are no such numbers, from 0.01 to 100.
+    """
+    slopes = tensors.get(SLOPES, np.ones(anchors, np.float32))
+    if slopes.shape != (anchors,) or not ((slopes >= 0.01) & (slopes <= 100)).all():
+        raise ModelError(f"trellis_slopes of config.json are not {anchors} numbers from 0.01 to 100")
+    return slopes.astype(np.float32)
 
 
 class Dequantiser:

@@ -19,7 +19,7 @@ from ..quantise.reference import round_half_up
 from .coded import Encoded, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from .quantisers import Dependent, Dequantiser, Rounding
+from .quantisers import Dependent, Dequantiser, Rounding, read_slopes
 from .rans import Tables, check_tables
 
 
@@ -55,7 +55,8 @@ class ScalarLatents:
         self._rounding, self._lattice = Rounding(start, shifts), Rounding(start, shifts, lattice=True)
         if self.dependent:
             shifts = Dequantiser(tensors, "entropy.trellis_shrink", anchors, Dependent.levels)
-            self._trellis = Dependent(start + len(PASSES) * LEVELS, shifts, self.tables)
+            first = start + len(PASSES) * LEVELS
+            self._trellis = Dependent(first, shifts, self.tables, read_slopes(tensors, anchors))
 
     def quantiser(self, lattice=False, dependent=False):
         """What turns residuals into symbols, of :mod:`codec.latents.quantisers`.
@@ -89,7 +90,7 @@ class ScalarLatents:
         quantiser, shifts, passes = self.quantiser(lattice, dependent), [], split(y)
 
         def symbols_of(k, means, indexes):
-            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes)
+            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes, quality)
             quantiser.send(k, found, queue.push)
             shifts.append(quantiser.shift(quality, found))
             return found.values
