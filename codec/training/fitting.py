@@ -389,7 +389,15 @@ def fit_folder(
     _write(source, folder, weights, {})
 
 
-def fit_slopes_folder(source, folder, pictures, measure="psnr", seed=0, progress=True, **sizes):
+def fit_slopes_folder(
+    source: StrPath,
+    folder: StrPath,
+    pictures: Iterable[StrPath],
+    measure: str = "psnr",
+    seed: int = 0,
+    progress: bool = True,
+    **sizes: int,
+) -> None:
     """Fit the slopes of an exported model and write it, with a card, to ``folder``, which may be where it came from.
 
     The weights are the same to the last bit, and so is the id: what decodes the one's files decodes the other's.
