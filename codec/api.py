@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAl
 import numpy as np
 from PIL import Image
 
-from . import bitstream, image_io, metadata, targets, weights
+from . import background, bitstream, image_io, metadata, targets, weights
 from .errors import BitstreamError, CodecError, ModelError, is_memory, not_enough_memory
 from .fallback import MODES, Stored, stored_instead
 from .files import BytesLike, StrPath
@@ -498,10 +498,8 @@ class Codec:
 
     def reconstruct(self, image: PictureLike, quality: float | str = 50.0, *, effort: int = EFFORT_MAX) -> np.ndarray:
         """What :meth:`decompress` will make of :meth:`compress`, as uint8 (H, W, 3), without the detour."""
-        pixels = image_io.filled(self._read(image, Keeping(fallback="never"))).pixels
-        coded = self.model.encode(pixels, hundredths(quality), dependent=_dependent(effort))
-        height, width = pixels.shape[:2]
-        return self.model.decode(coded, height, width, hundredths(quality))
+        data = self.compress(image, quality, effort=effort, fallback="never")
+        return self._decompress(bitstream.unpack(data)).pixels
 
     def _how(self, quality: float | str, exif: bytes | bool | None, effort: int, options: Options) -> _How:
         """How a picture is compressed: what the arguments of :meth:`compress` say."""
@@ -549,6 +547,7 @@ class Codec:
         alpha = None if picture.alpha is None else image_io.encode_alpha(picture.alpha, how.keeping.alpha_quality)
         equal = not picture.grey and image_io.has_equal_channels(pixels)
         sections: dict[str, Any] = dict(metadata.sections(picture.metadata, picture.icc))
+        behind = background.find(pixels)
 
         def pack(quality: int) -> bytes:
             coded = self.model.encode(pixels, quality, dependent=how.dependent)
@@ -565,6 +564,7 @@ class Codec:
                     equal=equal,
                     tiles=coded.tiles,
                     alpha=alpha,
+                    background=None if coded.flat else background.worth(behind, quality, coded.bits // 8),
                     **sections,
                 )
             )
@@ -599,6 +599,8 @@ class Codec:
                 pixels = model.decode(container, height, width, container.quality, dtype, view, tiles)
                 if part.lost is not None and tiles:
                     part.lost.extend(in_words(container, tiles))
+                if container.background:
+                    background.fill(pixels, background.unpack(container.background, width, height), view)
                 if container.equal:
                     pixels = np.repeat(image_io.mean_channel(pixels)[..., None], 3, axis=2)
                 alpha = None

@@ -49,6 +49,7 @@ MAX_EXIF = 2**20  # a JPEG holds at most 64 KiB; PNG, WebP and TIFF may hold mor
 MAX_XMP = 2**20
 MAX_IPTC = 2**20
 MAX_RESOLUTION = 10  # two varints
+MAX_BACKGROUND = 1024  # besides a bit a block
 MAX_SKIPPED = 2**28  # a section that this reader does not know
 # Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols
 # a pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
@@ -59,11 +60,12 @@ MAX_STORED_RATE = 16
 _STORED_SLACK = 2**24
 
 ALPHA, EXIF, ICC, XMP, PACKED_ICC, IPTC, PACKED_EXIF, RESOLUTION = 1, 2, 3, 4, 5, 6, 8, 10  # types of sections
+BACKGROUND = 12
 REQUIRED = 1  # bit of a type: a reader that does not know the section must not go on without it
 # Type -> the container's field.
 _NAMES = {
     ALPHA: "alpha", EXIF: "exif", ICC: "icc", XMP: "xmp", PACKED_ICC: "packed_icc", IPTC: "iptc",
-    PACKED_EXIF: "packed_exif", RESOLUTION: "resolution",
+    PACKED_EXIF: "packed_exif", RESOLUTION: "resolution", BACKGROUND: "background",
 }  # fmt: skip
 
 # What a stored picture file may be -> how its first bytes look; a dot is any byte.
@@ -128,6 +130,7 @@ class Container:
     iptc: bytes | None = None  # IPTC-IIM records
     packed_exif: bytes | None = None
     resolution: bytes | None = None  # pixels per inch in units of 1/10000, across and, where it differs, down: varints
+    background: bytes | None = None  # blocks that have one colour, see codec/background.py
     extra: tuple[tuple[int, bytes], ...] = ()  # (type, contents) of sections that this reader skips, types rising
 
 
@@ -218,7 +221,7 @@ def pack(container: Container) -> bytes:
     if container.stored:
         _check_stored(tiles[0])
     sections = _sections_of(container)
-    _check_section_types([type_ for type_, _ in sections], container.stored)
+    _check_section_types([type_ for type_, _ in sections], container)
     for type_, section in sections:
         _check_section(type_, len(section), container.width, container.height)
 
@@ -574,7 +577,7 @@ def _read_header(reader: _Reader) -> Header:
         type_, length = reader.number(1), reader.varint()
         _check_section(type_, length, width, height)
         sections.append(SectionEntry(type_, length, reader.number(_CRC_BYTES)))
-    _check_section_types([section.type for section in sections], start.stored)
+    _check_section_types([section.type for section in sections], start)
 
     computed = zlib.crc32(memoryview(reader.data)[: reader.position])
     if computed != reader.number(_CRC_BYTES):
@@ -662,7 +665,8 @@ def _check_tile(index: int, length: int, lanes: int, start: _Start | Container) 
         raise TooLarge(f"too large: tile {index} has {length} bytes; at most {limit}")
 
 
-def _check_section_types(types: list[int], stored: bool) -> None:
+def _check_section_types(types: list[int], start: _Start | Container) -> None:
+    """Refuse what the sections of a file with this _Start or Container cannot be."""
     if len(types) > MAX_SECTIONS:
         raise TooLarge(f"too large: {len(types)} sections; at most {MAX_SECTIONS}")
     if any(following <= type_ for type_, following in itertools.pairwise(types)):
@@ -670,8 +674,10 @@ def _check_section_types(types: list[int], stored: bool) -> None:
     for one, other in ((EXIF, PACKED_EXIF), (ICC, PACKED_ICC)):
         if one in types and other in types:
             raise Corrupt(f"corrupt: {_NAMES[one]} is there twice")
-    if stored and ALPHA in types:
+    if start.stored and ALPHA in types:
         raise Corrupt("corrupt: an alpha plane beside a stored picture")
+    if (start.stored or start.flat) and BACKGROUND in types:
+        raise Corrupt("corrupt: a background, where no latents are")
 
 
 def _check_section(type_: int, length: int, width: int, height: int) -> None:
@@ -683,6 +689,8 @@ def _check_section(type_: int, length: int, width: int, height: int) -> None:
         XMP: MAX_XMP,
         IPTC: MAX_IPTC,
         RESOLUTION: MAX_RESOLUTION,
+        # A colour, a bit a block, and zlib's framing.
+        BACKGROUND: -(-height // 8) * -(-width // 64) + MAX_BACKGROUND,
         # An uncompressed grey PNG takes a byte a pixel, one a row, and some framing.
         ALPHA: 3 * width * height + 1024,
     }
