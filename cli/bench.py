@@ -1,10 +1,14 @@
 """``codec bench``: speed beside other codecs, the time of every stage, and the share of what the machine can do."""
 
+from __future__ import annotations
+
 import math
 import os
 import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +16,11 @@ from . import progress
 from .common import Counts, Quality, model_options, require
 from .files import STREAM
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
+
+if TYPE_CHECKING:
+    from codec.evaluation.bench import MachinePeak, Part, Share, Speed, Summary
+    from codec.evaluation.stages import Stages, Work
+
 
 RIVALS = ("jpeg", "webp", "avif", "jxl", "compressai:mbt2018-mean")  # unless asked otherwise, those that are here
 SIZES = {False: "256x256,768x512,1920x1280", True: "1152x896,4000x3000"}  # --profile
@@ -23,7 +32,9 @@ class Sizes(click.ParamType):
 
     name = "sizes"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], ...]:
         if isinstance(value, tuple):
             return value
         found = set()
@@ -31,7 +42,7 @@ class Sizes(click.ParamType):
             match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", part.strip())
             if match is None:
                 self.fail(f"{part.strip()!r} is not a size such as 768x512", param, ctx)
-            found.add(tuple(map(int, match.groups())))
+            found.add((int(match[1]), int(match[2])))
         return tuple(sorted(found, key=lambda size: (size[0] * size[1], size)))
 
 
@@ -138,7 +149,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, profil
     click.echo("\n" + tables(summary, {anchor.name: anchor.title for anchor in anchors}))
 
 
-def tables(summary, titles) -> str:
+def tables(summary: Summary, titles: Mapping[str, str]) -> str:
     """All tables, in Markdown, each under a heading.
 
     Args:
@@ -153,8 +164,8 @@ def tables(summary, titles) -> str:
         rows = [row for row in summary.stages if row.direction == direction]
         sections[f"Stages of {direction}, milliseconds"] = stages_table(rows)
     for direction in dict.fromkeys(row.direction for row in summary.work):
-        rows = [row for row in summary.work if row.direction == direction]
-        sections[f"Shares of {direction}, %"] = work_table(rows)
+        work = [row for row in summary.work if row.direction == direction]
+        sections[f"Shares of {direction}, %"] = work_table(work)
     if summary.peaks:
         sections["Matrix products"] = peaks_table(summary.peaks)
     if summary.shares:
@@ -162,16 +173,15 @@ def tables(summary, titles) -> str:
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
 
 
-def parts_table(parts) -> str:
+def parts_table(parts: Iterable[Part]) -> str:
     """Multiply-adds and parameters."""
     rows = [(p.part, p.runs_in, f"{p.kmac_px:.2f}", f"{p.parameters / 1e6:.2f} M") for p in parts]
     return _markdown(("part", "runs in", "kMAC/px", "parameters"), rows, left=2)
 
 
-def speeds_table(speeds, titles) -> str:
+def speeds_table(speeds: Iterable[Speed], titles: Mapping[str, str]) -> str:
     """Times, megapixels per second and ratios."""
-    heads = ("size", "codec", "quality", "bpp")
-    heads += ("encode ms", "Mpx/s", "ratio", "decode ms", "Mpx/s", "ratio")
+    heads = ("size", "codec", "quality", "bpp", "encode ms", "Mpx/s", "ratio", "decode ms", "Mpx/s", "ratio")
     rows = []
     for speed in speeds:
         bpp = "-" if speed.bpp is None else f"{speed.bpp:.3f}"
@@ -184,7 +194,7 @@ def speeds_table(speeds, titles) -> str:
     return _markdown(heads, rows, left=2)
 
 
-def stages_table(rows) -> str:
+def stages_table(rows: list[Stages]) -> str:
     """Milliseconds of every stage of one direction, in the round whose whole is the median."""
     names = list(rows[0].seconds)
     cells = []
@@ -194,7 +204,7 @@ def stages_table(rows) -> str:
     return _markdown(("threads", "size", *names, "whole"), cells, left=2)
 
 
-def work_table(rows) -> str:
+def work_table(rows: list[Work]) -> str:
     """Shares of every stage in the work of one direction, in %, and what they say of all that is no network."""
     names = list(rows[0].shares)
     cells = []
@@ -206,14 +216,14 @@ def work_table(rows) -> str:
     return _markdown(heads, cells, left=2)
 
 
-def peaks_table(peaks) -> str:
+def peaks_table(peaks: list[MachinePeak]) -> str:
     """What the machine could do."""
     kinds = list(peaks[0].gflops)
     rows = [(str(peak.threads), *(_spread(peak.gflops[kind]) for kind in kinds)) for peak in peaks]
     return _markdown(("threads", *(f"{kind} GFLOP/s" for kind in kinds)), rows, left=1)
 
 
-def shares_table(shares) -> str:
+def shares_table(shares: list[Share]) -> str:
     """What the parts made of it."""
     kinds = list(shares[0].of_peak)
     rows = [

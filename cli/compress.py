@@ -1,6 +1,7 @@
 """``codec compress``: pictures to compressed files."""
 
 import time
+from typing import Any
 
 import click
 
@@ -69,7 +70,7 @@ def compress(
         run(jobs, announced, verb="planning", as_json=as_json)
         return
     workers, threads = share(workers, threads, len(jobs.jobs))
-    coder = None
+    coder: Any = None
 
     def load():
         nonlocal coder
@@ -97,7 +98,7 @@ def compress(
 
     def one(job, part, frame=None):
         size, started = job.source.bytes, time.perf_counter()
-        remarks = []
+        remarks: list[str] = []
         data = coder.compress(
             job.source.readable(), quality, effort=effort, frame=frame, on_remark=remarks.append, **keeping, **target
         )

@@ -1,8 +1,11 @@
 """``codec decompress``: compressed files back to pictures."""
 
+from __future__ import annotations
+
 import functools
 import threading
 import time
+from typing import Any
 
 import click
 
@@ -20,7 +23,9 @@ class Region(click.ParamType):
 
     name = "region"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
         try:
             left, top, width, height = map(int, value.split(","))
         except ValueError:
@@ -83,7 +88,11 @@ def decompress(
     for job in jobs.jobs:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:
             raise Failure(f"{job.target}: no picture format by that extension; known: {_names(FORMATS)}")
-    if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in jobs.jobs):
+    if (
+        extension
+        and output not in (None, STREAM)
+        and any(job.target is not None and job.target.suffix.lower() != suffix for job in jobs.jobs)
+    ):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
     written = {suffix if job.target is None else job.target.suffix.lower() for job in jobs.jobs}

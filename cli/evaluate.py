@@ -1,10 +1,14 @@
 """``codec evaluate``: rate, distortion and time on pictures of the user's choice, beside other codecs."""
 
+from __future__ import annotations
+
 import functools
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +16,11 @@ from . import progress
 from .common import coder_options, model_options, require
 from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
+
+if TYPE_CHECKING:
+    from codec.evaluation.process import Cold
+    from codec.evaluation.rate_distortion import Comparison, Mean, Violation
+
 
 SHOWN_VIOLATIONS, SHOWN_WORST = 20, 5  # the JSON file has all
 DEFAULT_METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
@@ -91,10 +100,10 @@ def evaluate(
     from codec.evaluation.run import evaluate as measure
 
     failures = []
-    counts = Counter()
+    counts: Counter[str] = Counter()
     steps = 0  # of a picture
     with ExitStack() as bars:
-        bar = None
+        bar: Any = None
 
         def start(phase, items):
             nonlocal bar, steps
@@ -171,7 +180,7 @@ def _print_tables(found, summary, measured, journal_file):
         click.echo(f"\n{cold_table(summary.cold)}")
 
 
-def means_table(curve, times=True, metrics=("psnr", "ms_ssim")) -> str:
+def means_table(curve: Sequence[Mean], times: bool = True, metrics: Sequence[str] = ("psnr", "ms_ssim")) -> str:
     """The means of one codec, a line per quality; the columns of what was measured."""
     columns = [("quality", 8, lambda mean: f"{mean.quality:g}")]
     for title, width, field, form in (
@@ -194,7 +203,7 @@ def _cell(mean, field, form) -> str:
     return "-" if value is None else format(value, form)  # every picture is too small for it
 
 
-def monotony(violations, pictures) -> str:
+def monotony(violations: Sequence[Violation], pictures: int) -> str:
     """Whether more quality always brought more bits and a higher PSNR, and where it did not."""
     if not violations:
         return f"codec: rate and PSNR are monotone on all {count(pictures, 'picture')}"
@@ -206,7 +215,7 @@ def monotony(violations, pictures) -> str:
     return "\n".join(lines)
 
 
-def bd_rate_table(comparisons, titles) -> str:
+def bd_rate_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The BD-rates against every anchor, each with its PSNR interval and, below, its confidence interval."""
     cells = {
         name: [
@@ -222,7 +231,7 @@ def bd_rate_table(comparisons, titles) -> str:
     return "\n".join(lines)
 
 
-def picture_table(comparisons, titles) -> str:
+def picture_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The mean of the pictures' own BD-rates, and the pictures on which they are worst."""
     label = max(12, *(len(titles[name]) for name in comparisons))
     lines = ["BD-rate of codec by PSNR, picture by picture", f"{'against':<{label}}{'mean':>10}  worst"]
@@ -230,7 +239,7 @@ def picture_table(comparisons, titles) -> str:
         percents = {picture: found.percent for picture, found in comparison.per_picture.items() if found is not None}
         if not percents:
             continue
-        worst = sorted(percents, key=percents.get, reverse=True)[:SHOWN_WORST]
+        worst = sorted(percents, key=lambda picture: percents[picture], reverse=True)[:SHOWN_WORST]
         text = ", ".join(f"{picture}\0{percents[picture]:+.1f}" for picture in worst)
         first, *more = textwrap.wrap(text, WIDTH - label - 12, break_long_words=False, break_on_hyphens=False)
         lines.append(f"{titles[name]:<{label}}{comparison.per_picture_mean_percent:>+8.1f} %  {first}")
@@ -238,7 +247,7 @@ def picture_table(comparisons, titles) -> str:
     return "\n".join(lines).replace("\0", " ")
 
 
-def bd_psnr_table(comparisons, titles) -> str:
+def bd_psnr_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The BD-PSNRs against every anchor, each with its interval of rates and of confidence."""
     cells = {
         name: [
@@ -254,12 +263,12 @@ def bd_psnr_table(comparisons, titles) -> str:
     return "\n".join(_table("BD-PSNR of codec, positive where it is better", heads, cells, titles, 28))
 
 
-def by_metric_table(comparisons, titles) -> str:
+def by_metric_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The overall BD-rates by the metrics other than PSNR."""
     from codec.evaluation.metrics import METRICS
 
     keys = list(dict.fromkeys(key for comparison in comparisons.values() for key in comparison.by_metric))
-    cells = {name: [] for name in comparisons}
+    cells: dict[str, list[Any]] = {name: [] for name in comparisons}
     for name, comparison in comparisons.items():
         for key in keys:
             figure = comparison.by_metric.get(key)
@@ -269,7 +278,7 @@ def by_metric_table(comparisons, titles) -> str:
     return "\n".join(_table("BD-rate of codec by other metrics, overall", heads, cells, titles, 28))
 
 
-def cold_table(cold) -> str:
+def cold_table(cold: Mapping[str, Cold]) -> str:
     """Times and memory of fresh processes."""
     first = next(iter(cold.values()))
     lines = [

@@ -1,20 +1,29 @@
 """Which file becomes which, and how both are opened."""
 
+from __future__ import annotations
+
 import glob
 import os
 import shutil
 import stat
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from codec.errors import CodecError
+from codec.files import BytesLike, StrPath
 from codec.remote import RemotePath, is_url
 
 from .common import Failure
+
+if TYPE_CHECKING:
+    from .common import Command
+
 
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
@@ -34,10 +43,10 @@ class Source:
     path: Path | RemotePath | None  # None: standard input
     relative: Path
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "standard input" if self.path is None else str(self.path)
 
-    def open(self):
+    def open(self) -> IO[bytes]:
         """A binary file, to be closed."""
         if self.path is None:
             if sys.stdin is None:
@@ -45,7 +54,7 @@ class Source:
             return sys.stdin.buffer
         return self.path.open() if isinstance(self.path, RemotePath) else open(self.path, "rb")
 
-    def readable(self):
+    def readable(self) -> Path | IO[bytes]:
         """What ``Codec.compress`` takes: the path of a local file, otherwise a binary file."""
         return self.path if isinstance(self.path, Path) else self.open()
 
@@ -55,6 +64,19 @@ class Source:
         if isinstance(self.path, RemotePath):
             return self.path.size()
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+
+
+def local(source: Source, who: str) -> Path:
+    """The path of a file that can be opened by its name.
+
+    Raises:
+        CodecError: the source is standard input or a URL; ``who`` says what needs a file.
+    """
+    if source.path is None:
+        raise CodecError(f"{who} needs files, not standard input")
+    if not isinstance(source.path, Path):
+        raise CodecError(f"{source.path}: URLs are for compress, decompress and info; {who} needs files")
+    return source.path
 
 
 @dataclass
@@ -67,9 +89,9 @@ class Sources:
         passed_over: what was left out of folders -> how many.
     """
 
-    files: list = field(default_factory=list)
-    unreadable: list = field(default_factory=list)
-    passed_over: Counter = field(default_factory=Counter)
+    files: list[Source] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -77,10 +99,10 @@ class Job:
     """One file to read and the one to write."""
 
     source: Source
-    target: Path | None  # None: standard output
+    target: Path | RemotePath | None  # None: standard output
     problem: str = ""  # why it cannot be done
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.source)
 
     def check(self) -> None:
@@ -88,7 +110,7 @@ class Job:
         if self.problem:
             raise CodecError(self.problem)
 
-    def numbered(self, count, force=False) -> list:
+    def numbered(self, count: int, force: bool = False) -> list[Job]:
         """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``...
 
         Raises:
@@ -106,7 +128,7 @@ class Job:
                 raise CodecError(f"{job.target}: exists already; --force overwrites")
         return jobs
 
-    def write_bytes(self, data, keep_times=False) -> None:
+    def write_bytes(self, data: BytesLike, keep_times: bool = False) -> None:
         """Write the output whole or not at all, making the folders above it.
 
         Args:
@@ -136,12 +158,12 @@ class Plan:
         skipped: how many jobs were left out because their output exists.
     """
 
-    jobs: list
+    jobs: list[Job]
     sources: Sources
     skipped: int = 0
 
 
-def write_stdout(data) -> None:
+def write_stdout(data: BytesLike) -> None:
     """Write to standard output; an error is raised here and not when Python exits."""
     if sys.stdout is None:
         raise CodecError("standard output is closed")
@@ -154,7 +176,9 @@ def write_stdout(data) -> None:
         raise
 
 
-def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
+def expand(
+    inputs: Sequence[str], suffixes: Sequence[str], recursive: bool = False, magic: bytes | None = None
+) -> Sources:
     """The files that the arguments of a command name, in order, each once.
 
     Args:
@@ -228,17 +252,27 @@ def _matches(name):
     fixed = name
     while glob.has_magic(fixed):
         fixed = fixed.rpartition("/")[0] if isinstance(path, RemotePath) else os.path.dirname(fixed)
-    return [(each, Path(each.relative_to(as_path(fixed) if fixed else Path()))) for each in found]
+    folder: Any = as_path(fixed) if fixed else Path()
+    return [(each, Path(each.relative_to(folder))) for each in found]
 
 
-def as_path(name):
+def as_path(name: str) -> Path | RemotePath:
     """Path of a file here, RemotePath of a URL."""
     return RemotePath(name) if is_url(name) else Path(name)
 
 
 def plan(
-    inputs, output, *, suffix, suffixes, written, recursive=False, force=False, skip_existing=False, magic=None
-) -> Plan:  # fmt: skip
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    suffix: str,
+    suffixes: Sequence[str],
+    written: Iterable[str],
+    recursive: bool = False,
+    force: bool = False,
+    skip_existing: bool = False,
+    magic: bytes | None = None,
+) -> Plan:
     """Which file becomes which.
 
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
@@ -274,7 +308,8 @@ def plan(
     elif output is not None and not to_folder:
         jobs = [Job(source, as_path(output)) for source in sources.files]
     else:
-        places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
+        folder = as_path(output) if output is not None and to_folder else None
+        places = [each.path if folder is None else folder / each.relative for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
     return _checked(jobs, sources, force, skip_existing)
 
@@ -287,7 +322,7 @@ def _filled(pattern, source):
     return as_path(pattern)
 
 
-def in_words(counts) -> str:
+def in_words(counts: Counter[str]) -> str:
     """``3 no regular files, 2 of other programs``"""
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
@@ -316,7 +351,10 @@ def _renamed(place, suffix, keep):
 def _checked(jobs, sources, force, skip_existing):
     """Plan of jobs of which each writes what no other reads or writes."""
     read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
-    written, kept, existing, skipped = {}, [], [], 0
+    written: dict[str, Job] = {}
+    kept: list[Job] = []
+    existing: list[Any] = []
+    skipped = 0
     for job in jobs:
         target = job.target
         identity = target and _identity(target)
@@ -408,7 +446,7 @@ def _identity(path) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.realpath(path))
 
 
-def check_output(file, force, *inputs):
+def check_output(file: StrPath, force: bool, *inputs: StrPath) -> None:
     """Refuse now what would be refused, or lost, when all the work is done."""
     path = Path(file)
     if path.is_dir():
@@ -421,7 +459,7 @@ def check_output(file, force, *inputs):
         raise Failure(f"{path}: exists already; --force overwrites")
 
 
-def batch_options(command):
+def batch_options(command: Command) -> Command:
     """Options of the commands that make a file of each file."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file."),
@@ -446,16 +484,16 @@ class Ending(click.ParamType):
 
     name = "ending"
 
-    def __init__(self, suffixes):
+    def __init__(self, suffixes: Sequence[str]) -> None:
         self.suffixes = suffixes
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
         return value
 
 
-def announced(job):
+def announced(job: Job) -> tuple[str, int, int, dict[str, str]]:
     """For ``common.run`` of a dry run: what would be done."""
     job.check()
     target = "standard output" if job.target is None else str(job.target)

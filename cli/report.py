@@ -51,8 +51,9 @@ def report(
     PICTURES are files or folders, usually those evaluated. They are compressed again, by this codec at
     --qualities and by each other codec at the quality whose file comes nearest to ours without being larger,
     and go into a viewer, where there are more than --limit those that ours is worst on, by bytes at equal PSNR against
-    the nearest of the others. It begins with the best of the others beside ours, pixel for pixel; with a slider, flicker,
-    zoom and a difference map. JPEG, WebP and AVIF are shown from the very files, whose decoder is then the browser's.
+    the nearest of the others. It begins with the best of the others beside ours, pixel for pixel; with a slider,
+    flicker, zoom and a difference map. JPEG, WebP and AVIF are shown from the very files, whose decoder is then the
+    browser's.
 
     Published curves are drawn as published, dashed. They were not measured here.
     """

@@ -1,9 +1,12 @@
 """``codec study``: measurements of the theory behind the codec."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -98,7 +101,7 @@ class QuantiserNames(click.ParamType):
 
     name = "names"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
         require("study", *QUANTISERS_NEED)
@@ -187,8 +190,7 @@ def dependent(samples, seed, drawing, no_progress, as_json):
 def _print(table, rows, as_json):
     """Rows, dataclasses or named tuples, as a table or in JSON."""
     if as_json:
-        click.echo(
-            json.dumps([dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row._asdict() for row in rows])
-        )
+        contents = [row._asdict() if hasattr(row, "_asdict") else dataclasses.asdict(row) for row in rows]
+        click.echo(json.dumps(contents))
     else:
         click.echo(table(rows))

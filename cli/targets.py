@@ -1,6 +1,9 @@
 """Options that say what a file is to be, where ``--quality`` says how it is made."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -9,11 +12,14 @@ from codec.quality import PRESETS
 
 from .common import Quality
 
+if TYPE_CHECKING:
+    from .common import Command
+
 
 class QualityOrWord(Quality):
     """0 to 100, or one of the presets."""
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if value in PRESETS:
             return PRESETS[value]
         try:
@@ -27,7 +33,7 @@ class Size(click.ParamType):
 
     name = "size"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from codec.targets import parse_size
 
         try:
@@ -39,7 +45,7 @@ class Size(click.ParamType):
 class Finite(click.FloatRange):
     """A number; neither NaN nor infinite, which ``FloatRange`` may let through."""
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -49,7 +55,7 @@ class Finite(click.FloatRange):
 TARGETS = ("target_size", "target_bpp", "target_psnr", "target_ssimulacra2")
 
 
-def quality_options(command):
+def quality_options(command: Command) -> Command:
     """``--quality`` and the targets that may stand in its place; :func:`target_among` reads the latter."""
     for option in (
         click.option(
@@ -76,7 +82,7 @@ def quality_options(command):
     return command
 
 
-def target_among(options) -> dict:
+def target_among(options: dict[str, Any]) -> dict[str, Any]:
     """The target among a command's options, as a keyword for ``Codec.compress``; empty without one.
 
     Raises:

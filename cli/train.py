@@ -9,7 +9,9 @@ import pathlib
 import re
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 
@@ -146,7 +148,7 @@ def _fit_slopes(model, config, measure, progress):
     click.echo(f"fitted: codec compress --model {config.output} ...")
 
 
-def minutes_until(text, now=None) -> float:
+def minutes_until(text: str, now: datetime | None = None) -> float:
     """Minutes from ``now`` to a time in ISO form, which is local time unless it names a zone.
 
     Raises:
@@ -177,7 +179,7 @@ def _minutes_behind(resume) -> float:
         raise Failure(f"{path}: not a checkpoint") from error
 
 
-def build_config(kind, settings, overrides, options):
+def build_config(kind: type, settings: Mapping[str, Any], overrides: Sequence[str], options: Mapping[str, Any]) -> Any:
     """An instance of the dataclass ``kind``: its defaults under three layers, the later ones stronger.
 
     Args:
@@ -221,9 +223,10 @@ def build_config(kind, settings, overrides, options):
         raise Failure(str(error)) from None
 
 
-def _with_architecture(overrides) -> list:
+def _with_architecture(overrides) -> list[str]:
     """``model.KEY=VALUE`` overrides joined with the last ``architecture`` one into a single setting of it."""
-    rest, fields = [], {}
+    rest: list[str] = []
+    fields: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
@@ -250,7 +253,7 @@ def _refuse_unused(overrides, model):
             raise Failure(f"--set model.{key}: {model.latents} latents do not look at it; leave it out")
 
 
-def read_settings(path) -> dict:
+def read_settings(path: str | None) -> dict[str, Any]:
     """The JSON object in a file; empty without a path."""
     if path is None:
         return {}
@@ -263,7 +266,7 @@ def read_settings(path) -> dict:
     return settings
 
 
-def parse(text, hint):
+def parse(text: str, hint: Any) -> Any:
     """The value of type ``hint`` that a text on the command line means.
 
     Numbers are written as in JSON, truth values as true and false, None as none; commas part the elements of
@@ -287,7 +290,7 @@ def parse(text, hint):
         return coerce(text, hint)  # "5" may be meant as text
 
 
-def coerce(value, hint):
+def coerce(value: Any, hint: Any) -> Any:
     """A JSON value as the type ``hint``.
 
     A whole number may stand for a float and the reverse, a list for a tuple, text for a path.

@@ -8,7 +8,7 @@ import click
 
 from . import progress
 from .common import coder_options, describe, model_options
-from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, STREAM, expand
+from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, STREAM, expand, local
 from .targets import QualityOrWord
 
 
@@ -33,7 +33,7 @@ def view(inputs, quality, port, browser, model, device, threads):
     """
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
-    paths = [source.path for source in expand(inputs, (*PICTURE_SUFFIXES, *COMPRESSED_SUFFIXES)).files]
+    paths = [local(source, "view") for source in expand(inputs, (*PICTURE_SUFFIXES, *COMPRESSED_SUFFIXES)).files]
 
     from codec import Codec
     from codec.view import Pictures, Server

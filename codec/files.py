@@ -15,14 +15,18 @@ import secrets
 import shutil
 import stat
 import time
+from typing import TypeAlias
 
 from .errors import CodecError
+
+StrPath: TypeAlias = str | os.PathLike[str]
+BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 LITTER_AGE = 24 * 3600  # seconds: nobody writes to one file for so long
 _TEMPORARY = re.compile(r"\.codec-[0-9a-f]{16}\.tmp")
 
 
-def write_bytes_atomic(path, data) -> None:
+def write_bytes_atomic(path: StrPath, data: BytesLike) -> None:
     """Write a file that appears whole or not at all; a device or a pipe is just written to.
 
     Args:
@@ -42,7 +46,7 @@ def write_bytes_atomic(path, data) -> None:
         raise CodecError(f"{path}: cannot write: {reason[:1].lower()}{reason[1:]}") from error
 
 
-def temporary_beside(path) -> str:
+def temporary_beside(path: StrPath) -> str:
     """A new name in the folder of ``path`` for a file or folder that is to be moved there."""
     folder = os.path.dirname(path)
     _remove_litter(os.path.abspath(folder))
@@ -50,7 +54,7 @@ def temporary_beside(path) -> str:
     return os.path.join(folder, f".codec-{secrets.token_hex(8)}.tmp")
 
 
-def _write(path, data):
+def _write(path: str, data: BytesLike) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "wb") as file:  # a folder is refused here
             file.write(data)
@@ -78,7 +82,7 @@ def _write(path, data):
 
 
 @functools.lru_cache(maxsize=1024)  # once a folder and process
-def _remove_litter(folder):
+def _remove_litter(folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not _TEMPORARY.fullmatch(entry.name):

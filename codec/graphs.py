@@ -14,9 +14,14 @@ of being added to it they go, through the next matrix, into the bias of whatever
 The streams are (rows, C), in the order of positions of :mod:`codec.winograd`; sizes of pictures are known at run time.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import numpy as np
 
 from . import winograd
+from .config import ModelConfig
 from .dct import PATCH
 from .onnx_bytes import FLOAT, INT32, UINT8, Graph
 
@@ -28,9 +33,9 @@ PIXELS = 3 * 16**2  # samples of a 16 x 16 square
 # What the weights file holds
 
 
-def weight_shapes(config):
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all float weights of a model (everything whose name does not begin with "entropy.")."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     width = config.analysis_width
     _linear(shapes, "g_a.enter", PIXELS, width)
     for i in range(config.analysis_depth):
@@ -77,7 +82,7 @@ def _block(shapes, name, channels, anchors):
 # Graphs
 
 
-def analysis_graph(config, eight_bits):
+def analysis_graph(config: ModelConfig, eight_bits: bool) -> Graph:
     """g_a.
 
     Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
@@ -98,7 +103,7 @@ def analysis_graph(config, eight_bits):
     return g
 
 
-def synthesis_graph(config, rounded):
+def synthesis_graph(config: ModelConfig, rounded: bool) -> Graph:
     """g_s.
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
@@ -130,7 +135,7 @@ def synthesis_graph(config, rounded):
     return g
 
 
-def hyper_graph(config):
+def hyper_graph(config: ModelConfig) -> Graph:
     """h_a. Input: ``y`` float (1, M, h, w), gained. Output: ``z`` float (1, N, h/4, w/4), not gained.
 
     Hardly 2 % of the encoder, so convolutions as they come. A matrix on a pixel_unshuffle(2) is a 2x2 convolution.
@@ -198,7 +203,7 @@ def _leaky(g, t):
 # What a session is given
 
 
-def initialisers(graph, weights):
+def initialisers(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays for the external initialisers of a graph: float32, C order.
 
     Args:
@@ -219,7 +224,7 @@ def initialisers(graph, weights):
     return {name: made[name] for name in graph.weights}
 
 
-def taps(graph, weights):
+def taps(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays for the inputs that are weights of 3x3 layers: initialisers would have their kernels made in advance."""
     made = {}
     for name in graph.inputs:
@@ -230,7 +235,7 @@ def taps(graph, weights):
     return made
 
 
-def tables(graph, weights, position):
+def tables(graph: Graph, weights: Mapping[str, np.ndarray], position: float) -> dict[str, np.ndarray]:
     """Arrays for the inputs that depend on the quality.
 
     Args:
@@ -261,7 +266,7 @@ def tables(graph, weights, position):
     return made
 
 
-def interpolated(table, position):
+def interpolated(table: np.ndarray, position: float) -> np.ndarray:
     """Table (anchors, ...) between anchors -> float32 (...)."""
     left = min(int(position), len(table) - 2)
     weight = np.float32(position - left)

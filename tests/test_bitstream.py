@@ -145,7 +145,7 @@ def test_documented_limits_are_those_of_the_program():
     table = re.findall(r"^\| `(MAX_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE)
     assert [name for name, _ in table] == [
         "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC", "MAX_XMP",
-        "MAX_IPTC", "MAX_RESOLUTION", "MAX_SKIPPED", "MAX_TILE_RATE", "MAX_STORED_RATE",
+        "MAX_IPTC", "MAX_RESOLUTION", "MAX_SKIPPED", "MAX_BACKGROUND", "MAX_TILE_RATE", "MAX_STORED_RATE",
     ]  # fmt: skip
     for name, limit in table:
         assert int(limit) == getattr(format2, name)
@@ -589,6 +589,7 @@ def test_too_many_sections_are_refused_both_ways():
 def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
     bare = name.removeprefix("packed_").upper()
     limit = 3 * 768 * 512 + 1024 if name == "alpha" else getattr(format2, f"MAX_{bare}")
+    limit += 96 * 64 // 8 if name == "background" else 0  # a bit for each of 96 x 64 blocks
     with pytest.raises(TooLarge, match=name):
         pack(dataclasses.replace(PLAIN, **{name: bytes(limit + 1)}))
     with pytest.raises(TooLarge, match=name):  # before any of it has been seen

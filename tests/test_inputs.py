@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -193,6 +194,15 @@ def test_urls_are_taken_by_functions_and_commands(tmp_path, monkeypatch, coder, 
     )
     with Image.open(tmp_path / "x" / "b-back.png") as image:
         assert image.size == (56, 40)
+
+
+def test_frames_behind_a_url_are_refused_in_one_line_and_the_rest_goes_on(tmp_path, monkeypatch, store, small):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(small).save("b.png")
+    said = without_warning(fail("compress", "memory://shop/a.png", "b.png", "--all-frames", "-o", "out"))
+    first, *rest = said.splitlines()
+    assert first == "codec: memory://shop/a.png: URLs are for compress, decompress and info; --all-frames needs files"
+    assert os.listdir("out") == ["b.bin"] and len(rest) <= 2 and "Traceback" not in said
 
 
 def test_what_is_not_behind_a_url_is_one_line(coder, store, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a bit is worth to the encoder, by quality: found on pictures, kept beside the weights, no part of what files mean."""
+"""What a bit is worth to the encoder, by quality: found on pictures, beside the weights, no part of what files mean."""
 
 import json
 import shutil

@@ -20,24 +20,34 @@ How everything is measured:
   that pieces of a large one repeat at their borders is not counted, nor what Winograd's algorithm saves.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import random
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import padded_size
+from ..config import ModelConfig, padded_size
 from ..extras import installed
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture
 from ..macs import multiply_adds, parameters
 from ..threads import restored, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
 from .stages import Spread, Stages, Work, clock_stages, cut_files, divided, is_gpu, spread, synchronise
+
+if TYPE_CHECKING:
+    from ..api import Codec
+    from ..image_io import Readable
+    from .report import Rival
+
 
 OURS = "codec"
 BATCH = 4  # pictures
@@ -152,8 +162,18 @@ class Summary:
 
 
 def bench(
-    coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None, profile=False
-):  # fmt: skip
+    coder: Codec,
+    anchors: Sequence[Rival],
+    pictures: Sequence[tuple[str, Readable]],
+    sizes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    quality: float,
+    repeats: int,
+    max_minutes: float | None = None,
+    step: Callable[[str], object] = lambda text: None,
+    *,
+    profile: bool = False,
+) -> Measured:
     """Time our codec and the anchors in turns.
 
     Args:
@@ -186,7 +206,13 @@ def bench(
     return Measured(rounds, run.qualities, *kept)
 
 
-def steps(anchors, sizes, threads, repeats, profile=False):
+def steps(
+    anchors: Sequence[Rival],
+    sizes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    repeats: int,
+    profile: bool = False,
+) -> int:
     """How often :func:`bench` calls ``step`` if no limit of time ends it."""
     if profile:
         return len(threads) * len(sizes) * (1 + repeats)
@@ -194,7 +220,7 @@ def steps(anchors, sizes, threads, repeats, profile=False):
     return len(anchors) + len(threads) * (warm_up + repeats * (warm_up + 2 * len(sizes)))
 
 
-def made_up_picture(width, height):
+def made_up_picture(width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3): noise with the spectrum of photographs, for where there are none."""
     noise = np.random.default_rng(SEED).standard_normal((3, height, width))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
@@ -206,7 +232,7 @@ def made_up_picture(width, height):
     return (128 + 45 * np.stack([red, luma, blue], axis=2)).clip(0, 255).astype(np.uint8)
 
 
-def matrix_peak(kind="float32", device="cpu", seconds=0.2):
+def matrix_peak(kind: str = "float32", device: str = "cpu", seconds: float = 0.2) -> float:
     """GFLOP/s of the fastest product of two square matrices: larger and larger ones, then one after the other.
 
     Args:
@@ -302,7 +328,7 @@ class _Run:
         if hasattr(self.coder, "set_threads"):
             self.coder.set_threads(threads)
 
-    def _cell(self, place, coders, name, path):
+    def _cell(self, place: tuple[int, int, int, int], coders, name, path):
         """Every codec's turn; ``place`` is round, threads, width and height."""
         pixels = read_picture(path).pixels
         measured = [STAGED] if self.profile else [*coders, BATCHED, STAGED]
@@ -336,7 +362,7 @@ class _Run:
         return found
 
 
-def _batch(coder, path, quality):
+def _batch(coder, path, quality) -> tuple[int, float, float]:
     """Bytes, and seconds there and back, per picture."""
     started = time.perf_counter()
     files = coder.compress_batch([path] * BATCH, quality)
@@ -359,7 +385,7 @@ def _machine_peak(device):
 # What follows
 
 
-def summarise(measured, config, untrained=()):
+def summarise(measured: Measured, config: ModelConfig, untrained: Iterable[str] = ()) -> Summary:
     """:class:`Summary` of what was measured with a model of this ModelConfig.
 
     Args:
@@ -377,13 +403,13 @@ def summarise(measured, config, untrained=()):
     return Summary(parts, _speeds(measured, untrained), middle, divided(measured.stages), peaks, shares)
 
 
-def as_json(conditions, summary, measured):
+def as_json(conditions: dict[str, Any], summary: Summary, measured: Measured) -> str:
     """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object."""
     contents = {"conditions": conditions, **asdict(summary), "measured": asdict(measured)}
     return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def write_json(path, *contents):
+def write_json(path: StrPath, *contents: Any) -> None:
     """What :func:`as_json` says, in a file; whole or not at all."""
     write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
@@ -413,7 +439,8 @@ def _speeds(measured, untrained):
                     codec, threads, width, height, quality,
                     None if codec in untrained else 8 * sum(row.bytes for row in rows) / (len(rows) * area),
                     encode_s, decode_s,
-                    *(spread([area / getattr(row, field) / 1e6 for row in rows]) for field in ("encode_s", "decode_s")),
+                    spread([area / row.encode_s / 1e6 for row in rows]),
+                    spread([area / row.decode_s / 1e6 for row in rows]),
                     spread([row.encode_s / ours[row.round].encode_s for row in rows]),
                     spread([row.decode_s / ours[row.round].decode_s for row in rows]),
                 )
@@ -443,7 +470,7 @@ def _shares(measured, parts):
 
 def _by(rows, *fields):
     """Values of the fields -> the rows that have them; both in the order in which they first came."""
-    found = {}
+    found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
     return found

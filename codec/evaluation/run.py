@@ -1,17 +1,26 @@
 """An evaluation from pictures to figures, as ``codec evaluate`` makes it, for programs: :func:`evaluate`."""
 
+from __future__ import annotations
+
 import functools
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CodecError
+from ..errors import CodecError, ImageError
+from ..files import StrPath
 from . import rate_distortion as rd
 from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
 from .metrics import METRICS
+
+if TYPE_CHECKING:
+    from .words import Answer
+
 
 OURS = "codec"  # our name in tables and files
 QUALITIES = OWN_QUALITIES
@@ -29,23 +38,24 @@ class Evaluation:
         found: how many rows come from the journal.
     """
 
-    rows: list
+    rows: list[rd.Row]
     summary: rd.Summary
-    conditions: dict
-    entrants: list
+    conditions: dict[str, Any]
+    entrants: list[rd.Entrant]
     found: int = 0
 
-    def results(self):
+    def results(self) -> dict[str, Any]:
         """Everything as ``codec evaluate --json`` has it: dict of what JSON holds."""
-        return json.loads(rd.as_json(self.conditions, self.summary, self.rows))
+        found: dict[str, Any] = json.loads(rd.as_json(self.conditions, self.summary, self.rows))
+        return found
 
-    def answer(self):
+    def answer(self) -> Answer:
         """In words, how many of the others' bytes ours needs, and where it loses: see ``words.answer``."""
         from .report import answer
 
         return answer(self.results())
 
-    def save(self, *files, pictures=()):
+    def save(self, *files: StrPath, pictures: Iterable[dict[str, Any]] = ()) -> None:
         """Write results to files, each whole or not at all, by their suffixes.
 
         Args:
@@ -72,10 +82,22 @@ class Evaluation:
 
 
 def evaluate(
-    pictures, *, qualities=QUALITIES, against=("jpeg", "webp"), metrics=tuple(METRICS), model=None, device="cpu",
-    threads=None, workers=1, journal=None, resamples=rd.RESAMPLES, interpolation="pchip", start=None, step=None,
-    failed=None,
-):  # fmt: skip
+    pictures: Iterable[StrPath | tuple[str, StrPath]],
+    *,
+    qualities: Sequence[float] = QUALITIES,
+    against: Sequence[str] = ("jpeg", "webp"),
+    metrics: Sequence[str] = tuple(METRICS),
+    model: StrPath | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int = 1,
+    journal: StrPath | None = None,
+    resamples: int = rd.RESAMPLES,
+    interpolation: str = "pchip",
+    start: Callable[[str, Sequence[Any]], object] | None = None,
+    step: Callable[[rd.Row | None], object] | None = None,
+    failed: Callable[[str, ImageError], object] | None = None,
+) -> Evaluation:
     """Measure this codec and others on pictures: :class:`Evaluation`.
 
         found = codec.evaluation.evaluate(["a.png", "b.png"], against=["webp", "avif444"])

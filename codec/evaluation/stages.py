@@ -6,19 +6,29 @@ what the thread that goes through the picture waits for them. So the stages sum 
 worked beside it.
 """
 
+from __future__ import annotations
+
 import inspect
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture, save_picture
+
+if TYPE_CHECKING:
+    from ..api import Codec
+    from ..image_io import Readable
+    from ..model import Model
+
 
 # What our work is divided into, in the order of the work. The encoder runs g_s where a picture is hardly a photograph
 # and the plain transform may do better.
@@ -71,13 +81,13 @@ class Work:
     rest_in_memory: Spread  # the same where no file is read or written
 
 
-def spread(values):
+def spread(values: Sequence[float]) -> Spread:
     """:class:`Spread` of numbers."""
     low, median, high = np.percentile(values, (25, 50, 75)).tolist()
     return Spread(median, low, high)
 
 
-def fit(pixels, width, height):
+def fit(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """The middle of a picture, uint8 (height, width, 3), continued by its mirror image where it is too small.
 
     Not resampled: that would make photographs smoother, or sharper, than they are.
@@ -88,7 +98,9 @@ def fit(pixels, width, height):
     return np.pad(pixels, [*((side // 2, side - side // 2) for side in missing), (0, 0)], mode="symmetric")
 
 
-def cut_files(pictures, sizes, folder):
+def cut_files(
+    pictures: Iterable[tuple[str, Readable]], sizes: Sequence[tuple[int, int]], folder: StrPath
+) -> list[tuple[str, dict[tuple[int, int], Path]]]:
     """List of (name, {(width, height): path of a PNG file in ``folder``}) of pairs (name, what ``read_picture`` takes).
 
     Raises:
@@ -116,7 +128,7 @@ class Clock:
         beside_s: the same of all other threads.
     """
 
-    def __init__(self, stages, device="cpu"):
+    def __init__(self, stages: Iterable[str], device: str = "cpu") -> None:
         self.device = device
         self.seconds = dict.fromkeys(stages, 0.0)
         self.whole_s = self.beside_s = 0.0
@@ -124,7 +136,7 @@ class Clock:
         self._running = threading.local()  # .inside: seconds of the stages inside each that is running
 
     @contextmanager
-    def stage(self, name):
+    def stage(self, name: str) -> Iterator[None]:
         """What is done in here belongs to a stage."""
         synchronise(self.device)
         started = time.perf_counter()
@@ -146,7 +158,7 @@ class Clock:
                 else:
                     self.beside_s += took
 
-    def timed(self, name, function):
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, as a stage."""
 
         def run(*arguments, **named):
@@ -168,12 +180,13 @@ class Clock:
 
 
 @contextmanager
-def watched(model, clock):
+def watched(model: Model, clock: Clock) -> Iterator[None]:
     """Meanwhile the parts of a Model are stages of the clock. The model itself knows nothing of clocks."""
-    engine, sessions = model.engine, getattr(model.engine, "_session", None)
+    engine = model.engine
+    sessions: Any = getattr(engine, "_session", None)
     # An engine without sessions of ONNX Runtime is not looked into, nor is the plain transform, in NumPy.
     inner = sessions is not None
-    methods = [
+    methods: list[tuple[Any, str, str]] = [
         (engine, "analyse_pieces", "conversion" if inner else "g_a"),
         (engine, "side_information", "conversion" if inner else "h_a"),
         (engine, "synthesise_into", "conversion" if inner else "g_s"),
@@ -188,7 +201,7 @@ def watched(model, clock):
     made = [(owner, method, clock.timed(stage, getattr(owner, method))) for owner, method, stage in methods]
     if inner:
 
-        def session(kind):
+        def session(kind: str) -> SimpleNamespace:
             return SimpleNamespace(run=clock.timed(_SESSIONS[kind], sessions(kind).run))
 
         made.append((engine, "_session", session))
@@ -201,7 +214,7 @@ def watched(model, clock):
             delattr(owner, method)  # the class's own method is seen again
 
 
-def clock_stages(coder, path, quality, folder):
+def clock_stages(coder: Codec, path: StrPath, quality: float, folder: StrPath) -> dict[str, Clock]:
     """A :class:`Clock` by direction: from a PNG file to a compressed file in ``folder``, and back to PNG."""
     compressed, picture = Path(folder, "stages.bin"), Path(folder, "stages.png")
     clocks = {direction: Clock(stages, coder.device) for direction, stages in STAGES.items()}
@@ -222,9 +235,9 @@ def clock_stages(coder, path, quality, folder):
     return clocks
 
 
-def divided(rows):
+def divided(rows: Iterable[Stages]) -> list[Work]:
     """List of :class:`Work` of :class:`Stages`, by threads, size and direction."""
-    cells = {}
+    cells: dict[tuple[int, int, int, str], list[Stages]] = {}
     for row in rows:
         cells.setdefault((row.threads, row.width, row.height, row.direction), []).append(row)
     found = []
@@ -243,7 +256,7 @@ def divided(rows):
     return found
 
 
-def synchronise(device):
+def synchronise(device: str) -> None:
     """Wait for a GPU; other devices have done what they were asked to."""
     if is_gpu(device):
         import torch
@@ -251,6 +264,6 @@ def synchronise(device):
         torch.cuda.synchronize(device)
 
 
-def is_gpu(device):
+def is_gpu(device: object) -> bool:
     """Whether a device is one of CUDA."""
     return str(device).partition(":")[0] == "cuda"

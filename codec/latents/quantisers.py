@@ -5,6 +5,9 @@ decoder     receive(k, indexes, source)    -> Quantised
 both        shift(quality, quantised): where the synthesis sees the symbols
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +15,10 @@ import numpy as np
 from .. import quality as scale
 from ..errors import ModelError, tensor
 from ..quantise.reference import round_half_up
+from .coded import Source
 from .networks import CODED_FIRST, LEVELS, Y_LIMIT
 from .quadtree import PASSES
+from .rans import Tables
 from .trellis import STEP_SYMBOLS, Rates, choose, reconstruct, walk
 
 TRELLIS_FIRST = 10  # first row with a trellis: deviations from 0.38 symbols on; below, it loses to plain rounding
@@ -50,10 +55,10 @@ class Rounding:
 
     levels = LEVELS  # rows of a pass
 
-    def __init__(self, start, dequantiser, lattice=False):
+    def __init__(self, start: int, dequantiser: Dequantiser, lattice: bool = False) -> None:
         self._start, self._dequantiser, self._lattice = start, dequantiser, lattice
 
-    def quantise(self, k, residual, indexes, quality):
+    def quantise(self, k: int, residual: np.ndarray, indexes: np.ndarray, quality: int) -> Quantised:
         """Quantised of pass ``k``.
 
         Args:
@@ -64,19 +69,19 @@ class Rounding:
         symbols = symbols if self._lattice else np.where(indexes >= CODED_FIRST, symbols, np.float32(0))
         return Quantised(symbols, symbols, indexes, self._order(indexes))
 
-    def send(self, k, quantised, push):
+    def send(self, k: int, quantised: Quantised, push: Callable[[np.ndarray, np.ndarray], object]) -> None:
         """Hand what is coded to ``push(rows, symbols)``."""
         order = quantised.order
         push(self._table(k, quantised.rows.ravel()[order]), quantised.symbols.ravel()[order])
 
-    def receive(self, k, indexes, source):
+    def receive(self, k: int, indexes: np.ndarray, source: Source) -> Quantised:
         """Quantised of pass ``k``, from a coded.Source: the inverse of :meth:`send`."""
         order = self._order(indexes)
         symbols = np.zeros(indexes.shape, np.float32)
         symbols.ravel()[order] = source.pull(self._table(k, indexes.ravel()[order]), -Y_LIMIT, Y_LIMIT)
         return Quantised(symbols, symbols, indexes, order)
 
-    def shift(self, quality, quantised):
+    def shift(self, quality: int, quantised: Quantised) -> np.ndarray | np.float32:
         """What to add to the values for the synthesis, in symbols."""
         return np.float32(0) if self._lattice else self._dequantiser.shift(quality, quantised.symbols, quantised.rows)
 
@@ -99,12 +104,12 @@ class Dependent(Rounding):
 
     levels = 2 * LEVELS
 
-    def __init__(self, start, dequantiser, tables, slopes):
+    def __init__(self, start: int, dequantiser: Dequantiser, tables: Tables, slopes: np.ndarray) -> None:
         super().__init__(start, dequantiser)
         self.slopes = slopes
         self._rates = [Rates(tables, start + k * self.levels, LEVELS) for k in range(len(PASSES))]
 
-    def quantise(self, k, residual, indexes, quality):
+    def quantise(self, k: int, residual: np.ndarray, indexes: np.ndarray, quality: int) -> Quantised:
         """As :meth:`Rounding.quantise`."""
         rounded, chained = self._orders(indexes)
         residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
@@ -113,7 +118,7 @@ class Dependent(Rounding):
         high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), slope, Y_LIMIT)
         return _assemble(indexes, rounded, low, chained, high, quantisers)
 
-    def receive(self, k, indexes, source):
+    def receive(self, k: int, indexes: np.ndarray, source: Source) -> Quantised:
         """As :meth:`Rounding.receive`."""
         rounded, chained = self._orders(indexes)
         rows = self._table(k, indexes.ravel())
@@ -143,11 +148,11 @@ def _assemble(indexes, rounded, low, chained, high, quantisers):
     symbols[chained] = high
     values[chained] = reconstruct(symbols[chained], quantisers) * STEP_SYMBOLS
     rows[chained] += (LEVELS * quantisers).astype(np.float32)
-    arrays = (array.reshape(indexes.shape) for array in (values, symbols, rows))
-    return Quantised(*arrays, np.concatenate((rounded, chained)))
+    values, symbols, rows = (array.reshape(indexes.shape) for array in (values, symbols, rows))
+    return Quantised(values, symbols, rows, np.concatenate((rounded, chained)))
 
 
-def read_slopes(tensors, anchors):
+def read_slopes(tensors: Mapping[str, np.ndarray], anchors: int) -> np.ndarray:
     """What a bit is worth to the encoder of a model at each anchor quality, in units of SLOPE: float32 (anchors,).
 
     Raises:
@@ -175,7 +180,7 @@ class Dequantiser:
 
     MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
 
-    def __init__(self, tensors, key, anchors, levels):
+    def __init__(self, tensors: Mapping[str, np.ndarray], key: str, anchors: int, levels: int) -> None:
         shape, shrink = (anchors, levels, self.MAGNITUDES), tensor(tensors, key)
         if shrink.dtype.kind != "f" or shrink.shape != shape:
             raise ModelError(f"{key} is {shrink.dtype} {shrink.shape}, not float {shape}")
@@ -183,12 +188,12 @@ class Dequantiser:
             raise ModelError(f"{key} moves a symbol by more than 1")
         self._shrink = shrink.astype(np.float32)
 
-    def shift(self, quality, symbols, rows):
+    def shift(self, quality: int, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What to add to each latent, in symbols; float32, of the shape of ``symbols``."""
         return -np.sign(symbols) * self._table(quality)[self.cells(symbols, rows)]
 
     @classmethod
-    def cells(cls, symbols, rows):
+    def cells(cls, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Number of each symbol's shift: row (MAGNITUDES + 1) + magnitude, where magnitude 0 has none."""
         magnitude = np.minimum(np.abs(symbols), np.float32(cls.MAGNITUDES))
         return (rows * np.float32(cls.MAGNITUDES + 1) + magnitude).astype(np.intp)

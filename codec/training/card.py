@@ -1,14 +1,22 @@
 """CARD.md of an exported model: what is known of it without asking its maker."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_bytes_atomic
 from ..weights import model_id
 
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
 MARK = "<!-- Written by codec train, which writes it anew; without this line it leaves the card alone. -->"
 
 
-def write_card(folder, config, facts):
+def write_card(folder: Path, config: ModelConfig, facts: dict[str, Any]) -> None:
     """Write the card of the model in a folder, under the id that it has now.
 
     A card that somebody has made their own, by removing its last line, is left alone.

@@ -11,13 +11,16 @@ centroids of the latents. What is best for the picture is a third less or so, as
 and knows better; Newton's method finds it.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +32,8 @@ from ..config import ModelConfig
 from ..engine import Engine, float_weights, read_folder
 from ..errors import ImageError, ModelError, tensor
 from ..evaluation.metrics import METRICS
-from ..image_io import read_picture, write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
+from ..image_io import read_picture
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
 from ..latents.quantisers import SLOPES, Dequantiser
@@ -42,6 +46,10 @@ from .card import write_card
 from .data import find_pictures
 from .scale_mixture import ScaleMixture, coder_rows
 
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
 ROUNDS = 3  # of dependent quantisation
 STEPS = 2  # of Newton's method
 CROPS, SIDE = 256, 256
@@ -53,7 +61,15 @@ NEAR = 400  # hundredths of quality
 PROBE = 0.1  # in symbols: by how much latents are moved to see what that does to the picture
 
 
-def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progress=True):
+def fit_tables(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    pictures: Iterable[StrPath],
+    seed: int = 0,
+    crops: int = CROPS,
+    side: int = SIDE,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
     """The tensors of a model with tables and shifts fitted to pictures, for plain and for dependent quantisation.
 
     The same for the same arguments and pictures, with the same number of threads.
@@ -77,7 +93,9 @@ def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progre
         engine, samples = Engine(config, float_weights(config, tensors)), []
         for pixels, quality in _crops(paths, seed, crops, side):
             y = engine.analyse(pixels.transpose(2, 0, 1), quality)
-            samples.append(_Sample(pixels, quality, y, engine.side_information(y, quality)))
+            z = engine.side_information(y, quality)
+            assert z is not None  # as scalar latents have it
+            samples.append(_Sample(pixels, quality, y, z))
             bar.update()
         synthesis = Transforms(config).float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         synthesis.load_state_dict(
@@ -221,7 +239,9 @@ def _wanted(synthesis, sample, value, cell, shifts):
     x_hat = synthesis.synthesise(y_hat, quality)
     (gradient,) = torch.autograd.grad((x_hat - x).square().sum(), y_hat)
     # How much error a latent that is off by one brings: from moving all of those to be shifted, at random.
-    random = np.random.default_rng(sample.quality).choice(np.float32([-PROBE, PROBE]), sign.shape) * np.abs(sign)
+    random = np.random.default_rng(sample.quality).choice(np.array([-PROBE, PROBE], np.float32), sign.shape) * np.abs(
+        sign
+    )
     with torch.no_grad():
         moved = synthesis.synthesise(y_hat + torch.from_numpy(random), quality) - x_hat
     curvature = moved.double().square().sum().item() / max(np.square(random).sum(dtype=np.float64), PROBE**2)
@@ -296,7 +316,16 @@ def _tables(name, pmf):
     return {f"entropy.{name}_{key}": array.numpy() for key, array in zip(("cdf", "lengths", "offsets"), arrays)}
 
 
-def fit_slopes(config, tensors, pictures, measure="psnr", seed=0, crops=SLOPE_CROPS, side=SIDE, progress=True):
+def fit_slopes(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    pictures: Iterable[StrPath],
+    measure: str = "psnr",
+    seed: int = 0,
+    crops: int = SLOPE_CROPS,
+    side: int = SIDE,
+    progress: bool = True,
+) -> np.ndarray:
     """What a bit should be worth to dependent quantisation at each anchor quality: float32 (anchors,), see Dependent.
 
     Crops are coded at every anchor with every one of FACTORS. The best is where the rate is least at an equal measure:
@@ -314,16 +343,18 @@ def fit_slopes(config, tensors, pictures, measure="psnr", seed=0, crops=SLOPE_CR
     model = Model(config, {name: array for name, array in tensors.items() if name != SLOPES})
     if not config.scalar or not model.latents.dependent:
         raise ModelError("there is no trellis to fit slopes of: the model has no dependent quantisation")
+    latents: Any = model.latents  # scalar
     pixels = [crop for crop, _ in _crops(find_pictures(pictures), seed, crops, side)]
 
     def measured(quality, factor):
         """Means over crops: natural logarithm of bits, and the measure."""
-        model.latents.quantiser(dependent=True).slopes = np.full(config.anchors, factor, np.float32)
+        latents.quantiser(dependent=True).slopes = np.full(config.anchors, factor, np.float32)
         found = []
         for crop in pixels:
             coded = model.encode(crop, quality, plain=False, dependent=True)
-            decoded = model.decode(coded, *crop.shape[:2], quality)
-            found.append((np.log(coded.bits), METRICS[measure].function(crop, decoded)))
+            decoded = model.decode(coded, crop.shape[0], crop.shape[1], quality)
+            value: Any = METRICS[measure].function(crop, decoded)  # no crop is too small
+            found.append((np.log(coded.bits), value))
             bar.update()
         return np.mean(found, 0)
 
@@ -341,7 +372,9 @@ def fit_slopes(config, tensors, pictures, measure="psnr", seed=0, crops=SLOPE_CR
     return np.array(slopes, np.float32)
 
 
-def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
+def fit_folder(
+    source: StrPath, folder: StrPath, pictures: Iterable[StrPath], seed: int = 0, progress: bool = True, **sizes: int
+) -> None:
     """Fit the tables of an exported model and write it, with a card, to ``folder``, which may be where it came from.
 
     Args:
@@ -356,7 +389,15 @@ def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
     _write(source, folder, weights, {})
 
 
-def fit_slopes_folder(source, folder, pictures, measure="psnr", seed=0, progress=True, **sizes):
+def fit_slopes_folder(
+    source: StrPath,
+    folder: StrPath,
+    pictures: Iterable[StrPath],
+    measure: str = "psnr",
+    seed: int = 0,
+    progress: bool = True,
+    **sizes: int,
+) -> None:
     """Fit the slopes of an exported model and write it, with a card, to ``folder``, which may be where it came from.
 
     The weights are the same to the last bit, and so is the id: what decodes the one's files decodes the other's.

@@ -1,5 +1,7 @@
 """The training loop: Lightning Fabric for devices and precision, wall-clock schedule, checkpoints, exports."""
 
+from __future__ import annotations
+
 import copy
 import csv
 import json
@@ -7,20 +9,23 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
+from torch import nn
 from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..engine import read_folder
 from ..errors import ModelError
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..health import PARTS, complaints, health, mean_dead, watched
 from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
@@ -34,13 +39,17 @@ from .muon import Muon
 from .transforms import Centre, TrainableTransforms, calibrate
 from .vector_model import TrainableVectorModel
 
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+
 VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
 EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
 
 
-def train(config, progress=True):
+def train(config: TrainingConfig, progress: bool = True) -> Path:
     """Run, resume and finish one training run.
 
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
@@ -83,7 +92,7 @@ def train(config, progress=True):
     return export_folder
 
 
-def picture_losses(figures, lmbda, balance):
+def picture_losses(figures: Mapping[str, torch.Tensor], lmbda: torch.Tensor, balance: float) -> torch.Tensor:
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
     ``figures`` is what the trainable model returns; where there are ``extra_bpp`` and ``extra_mse``, they count as rate
@@ -94,19 +103,20 @@ def picture_losses(figures, lmbda, balance):
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
-def learning_rate(config, step, done):
+def learning_rate(config: TrainingConfig, step: int, done: float) -> float:
     """Rate after ``step`` steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, max(0.0, 1 - done) / config.decay) if config.decay else 1.0
     return config.lr * warm * falling
 
 
-def average_decay(config, step, rate, anew, done=0.0):
+def average_decay(config: TrainingConfig, step: int, rate: float, anew: bool, done: float = 0.0) -> float:
     """How much of the average of the weights stays at a step of this run, when the fraction ``done`` of it is over.
 
     ``config.ema``, but no more than makes a quarter of the run the memory of the average: a run of a few hundred steps
-    that goes on from other weights would export much of those. Less in the first steps of a run that began ``anew``, whose
-    weights are to be forgotten, and less as the rate falls, when weights wander less and the average has less to even out.
+    that goes on from other weights would export much of those. Less in the first steps of a run that began ``anew``,
+    whose weights are to be forgotten, and less as the rate falls, when weights wander less and the average has less to
+    even out.
     """
     falling = max(0.1, rate / config.lr) if step >= config.warmup and config.lr else 1.0
     young = (1 + step) / (10 + step) if anew else 1.0
@@ -114,7 +124,7 @@ def average_decay(config, step, rate, anew, done=0.0):
     return min(min(config.ema, short) ** (1 / falling), young)
 
 
-def bf16_pays():
+def bf16_pays() -> bool:
     """Whether this processor multiplies bf16 faster than float32: some at eight times the speed, others at half."""
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -192,7 +202,8 @@ class _Run:
         bar = tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
         start, begun = time.monotonic(), self.seconds
         saved = validated = scanned = self.seconds
-        sums, logged, complained = {}, (self.step, self.seconds), {}.keys()
+        sums: dict[str, Any] = {}
+        logged, complained = (self.step, self.seconds), set[str]()
         try:
             while self.done() < 1 and not self._agreed_stop():
                 figures = self._one_step()
@@ -212,7 +223,7 @@ class _Run:
                         wrong = complaints(row) if self.before.get("steps", 0) + self.step > 200 else {}
                         for part in wrong.keys() - complained:
                             bar.write(f"warning: {wrong[part]}; more training is wasted until that is understood")
-                        complained = wrong.keys()
+                        complained = set(wrong)
                 if self.seconds - scanned > 60:
                     self.crops.rescan()
                     scanned = self.seconds
@@ -296,7 +307,8 @@ class _Run:
                 group["lr"] = rate * self._factor(group.get("role"))
         self.bare.anneal(self.done())
         look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
-        with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
+        looking: AbstractContextManager[dict[str, list[float]]] = watched(self.bare) if look else nullcontext({})
+        with looking as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
         losses = picture_losses(figures, lmbda, config.balance)
         if drawn.any() and not drawn.all():
@@ -351,12 +363,11 @@ class _Run:
         if self.step % 2:
             noise = noise[:, :1].expand(-1, 3, -1, -1)  # grey
         with torch.no_grad():
-            if self._plain is None:
-                self._plain = TrainableTransforms(self.bare.config).to(device)
-            wanted = self._plain.skeleton(noise)
+            plain = self._plain = self._plain or TrainableTransforms(self.bare.config).to(device)
+            wanted = plain.skeleton(noise)
         return (transforms.skeleton(noise) - wanted).square().mean()
 
-    _plain = None  # transforms that have learned nothing
+    _plain: TrainableTransforms | None = None  # transforms that have learned nothing
 
     @torch.no_grad()
     def _average(self, rate):
@@ -445,7 +456,9 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config, quantiser="mixed", codebook="ema"):
+def trainable_model(
+    config: ModelConfig, quantiser: str = "mixed", codebook: str = "ema"
+) -> TrainableModel | TrainableVectorModel:
     """The trainable model of a ModelConfig.
 
     ``quantiser`` names that of scalar latents, ``codebook`` how the codebooks of others learn.
@@ -471,13 +484,15 @@ def _freeze(model, names):
                 module.frozen = True
 
 
-def optimisers(model, config, half):
+def optimisers(
+    model: TrainableModel | TrainableVectorModel, config: TrainingConfig, half: bool
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks and entropy networks, Adam for everything else.
 
     Skeletons and heads start as something; depthwise layers, gains and tables are no matrices.
     """
     matrices = set(matrix_names(model)) if config.muon else set()
-    roles = {"muon": [], "plain": [], "fast": [], "skeleton": []}
+    roles: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "fast": [], "skeleton": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             role = (
@@ -491,14 +506,16 @@ def optimisers(model, config, half):
             )
             roles[role].append(parameter)
     adam = [{"params": roles[role], "role": role} for role in ("plain", "fast", "skeleton") if roles[role]]
-    found = [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    found: list[torch.optim.Optimizer] = (
+        [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    )
     if roles["muon"]:
         dtype = torch.bfloat16 if half else torch.float32
         found.append(Muon(roles["muon"], lr=config.lr, size=config.muon, dtype=dtype))
     return found
 
 
-def matrix_names(model):
+def matrix_names(model: nn.Module) -> Iterator[str]:
     """Names of the parameters that are matrices inside a network."""
     for name, module in model.named_modules():
         if isinstance(module, TrainableLayer):
@@ -522,8 +539,9 @@ def _learns_fast(name):
     return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in fast
 
 
-def export(model, folder, **facts):
-    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` (card.py) of a trainable model, each atomically."""
+def export(model: TrainableModel | TrainableVectorModel, folder: StrPath, **facts: Any) -> None:
+    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"
@@ -531,7 +549,7 @@ def export(model, folder, **facts):
     write_card(folder, model.config, facts)
 
 
-def read_weights(folder):
+def read_weights(folder: StrPath) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """``(ModelConfig, tensors)`` of exported weights: name -> tensor.
 
     Raises:

@@ -1,5 +1,10 @@
 """Muon: momentum whose matrices are orthogonalised."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 
@@ -20,12 +25,21 @@ class Muon(torch.optim.Optimizer):
         dtype: of the iterations' products.
     """
 
-    def __init__(self, params, lr=3e-3, size=0.3, momentum=0.95, iterations=5, dtype=torch.float32):
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 3e-3,
+        size: float = 0.3,
+        momentum: float = 0.95,
+        iterations: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(params, dict(lr=lr, size=size, momentum=momentum, iterations=iterations))
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
+        """One step; ``closure`` is not called. Returns None."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -37,7 +51,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, gradients)
             ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-            shapes = {}
+            shapes: dict[torch.Size, list[Any]] = {}
             for p, update in zip(parameters, ahead):
                 # Columns in the order of memory, which does not matter to a step.
                 order = (0, 2, 3, 1) if p.dim() == 4 and not p.is_contiguous() else tuple(range(p.dim()))
@@ -52,7 +66,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.sub_(update, alpha=reach)
 
 
-def orthogonalised(x, iterations=5):
+def orthogonalised(x: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Matrices (B, m, n), m <= n, with all singular values moved to about 1 (0.7 to 1.2), by Newton and Schulz."""
     x = x / (x.float().flatten(1).norm(dim=1)[:, None, None] + 1e-20).to(x.dtype)
     if x.shape[2] < 3 * x.shape[1] or x.dtype != torch.float32:
@@ -60,7 +74,8 @@ def orthogonalised(x, iterations=5):
             x = _polynomial(x @ x.mT) @ x
         return x
     # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision lacks the range for it.
-    product, a = None, x @ x.mT
+    a = x @ x.mT
+    product: Any = None
     for i in range(iterations):
         step = _polynomial(a)
         product = step if product is None else step @ product
