@@ -7,6 +7,7 @@ import click
 
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
+from codec.threads import set_product_threads
 
 from .common import coder_options, limit_option, model_options, run, share, workers_option
 from .files import (
@@ -77,6 +78,7 @@ def compress(
         from codec import Codec
 
         coder = Codec(model, device=device, threads=threads, max_pixels=max_pixels)
+        set_product_threads(1)
         if not is_quiet() and not weights.is_released(coder.model_id):
             click.echo(
                 f"codec: model {coder.model_id} is experimental: later versions may not read what it writes", err=True

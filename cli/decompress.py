@@ -11,6 +11,7 @@ import click
 
 from codec import bitstream
 from codec.errors import CodecError
+from codec.threads import set_product_threads
 
 from .common import Failure, coder_options, limit_option, run, share, workers_option
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, announced, batch_options, plan
@@ -109,7 +110,9 @@ def decompress(
     def load():
         from codec import Codec
 
-        return Codec(model, device=device, threads=threads, max_pixels=max_pixels)
+        found = Codec(model, device=device, threads=threads, max_pixels=max_pixels)
+        set_product_threads(1)
+        return found
 
     def coder():
         with loading:
