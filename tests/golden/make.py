@@ -90,7 +90,7 @@ def main():
         if folder.name not in weights.list_models() and not weights.is_released(folder.name):
             shutil.rmtree(folder)
             print(f"deleted {folder.name}: not installed")
-    for tune in ("eyes", "psnr"):
+    for tune in weights.TUNES:
         make(Codec(tune=tune, fallback="never"))
 
 
