@@ -6,6 +6,8 @@
     study   measurements of the theory
     remote  files behind URLs
     imageio  the plugin for imageio
+    docs    make docs
+    lint    make lint
     test    the test suite
 
 ``pip install ".[eval]"``, in the folder of the sources, installs one of them.
