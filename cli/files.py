@@ -1,10 +1,12 @@
 """Which file becomes which, and how both are opened."""
 
+import contextlib
 import glob
 import os
 import shutil
 import stat
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,12 @@ from pathlib import Path
 import click
 
 from codec.errors import CodecError
+from codec.files import atomic_file, renamed, write_bytes_atomic
 from codec.remote import RemotePath, is_url
+from codec.shards import is_shard
 
 from .common import Failure
+from .patterns import braces
 
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
@@ -82,6 +87,11 @@ class Job:
     def __str__(self):
         return str(self.source)
 
+    @property
+    def is_shard(self) -> bool:
+        """Whether the source is a tar archive, whose pictures are worked on."""
+        return is_shard(self.source.path)
+
     def check(self) -> None:
         """CodecError where the job cannot be done."""
         if self.problem:
@@ -117,11 +127,29 @@ class Job:
         if isinstance(self.target, RemotePath):
             self.target.write_bytes(data)
             return
-        from codec.files import write_bytes_atomic
-
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(self.target, data)
-        if keep_times and isinstance(self.source.path, Path) and self.target.is_file():
+        if keep_times:
+            self._keep_times()
+
+    @contextlib.contextmanager
+    def open_target(self, keep_times=False):
+        """A binary file for an output of any size, for ``with``; the output appears at its end, whole or not at all."""
+        if isinstance(self.target, RemotePath):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, self.target.name)
+                with path.open("wb") as file:
+                    yield file
+                self.target.put(path)
+            return
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.target) as file:
+            yield file
+        if keep_times:
+            self._keep_times()
+
+    def _keep_times(self):
+        if isinstance(self.source.path, Path) and self.target.is_file():
             found = self.source.path.stat()
             shutil.copymode(self.source.path, self.target)
             os.utime(self.target, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -132,12 +160,14 @@ class Plan:
     """Jobs in order, and what else a summary tells.
 
     Attributes:
-        skipped: how many jobs were left out because their output exists.
+        skipped: jobs that were left out because their output exists.
+        place: the folder of the results, Path or RemotePath; None: each stands beside its source.
     """
 
     jobs: list
     sources: Sources
-    skipped: int = 0
+    skipped: list = field(default_factory=list)
+    place: Path | RemotePath | None = None
 
 
 def write_stdout(data) -> None:
@@ -209,11 +239,19 @@ def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
 def _matches(name):
     """Pairs of a path that an argument means, and its place: below the part of a pattern that is none.
 
-    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first.
+    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first. Braces mean
+    every name that they list, there or not: ``{000..123}``, ``{a,b}``.
 
     Raises:
-        Failure: it is a pattern that nothing matches.
+        Failure: it is a pattern that nothing matches, or braces list too many names.
     """
+    path = as_path(name)
+    if isinstance(path, Path) and os.path.lexists(path):
+        return [(path, Path(path.name))]
+    return [match for each in braces(name) for match in _globbed(each)]
+
+
+def _globbed(name):
     path = as_path(name)
     if not glob.has_magic(name) or (isinstance(path, Path) and os.path.lexists(path)):
         return [(path, Path(path.name))]
@@ -232,6 +270,9 @@ def _matches(name):
 
 def as_path(name):
     """Path of a file here, RemotePath of a URL."""
+    for scheme in ("file://", "local://"):
+        if name.startswith(scheme):
+            return Path(name.removeprefix(scheme))  # which is written whole or not at all
     return RemotePath(name) if is_url(name) else Path(name)
 
 
@@ -275,7 +316,17 @@ def plan(
     else:
         places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
-    return _checked(jobs, sources, force, skip_existing)
+    for job in jobs:
+        if job.is_shard and output is None:
+            raise Failure(f"{job}: becomes an archive of the same name: -o names its folder")
+        if job.is_shard and not is_shard(job.target):
+            raise Failure(f"{job}: becomes an archive: -o names a .tar, or a folder, with / at its end")
+    found = _checked(jobs, sources, force, skip_existing)
+    if pattern:
+        found.place = as_path(os.path.dirname(output.partition("{")[0]))
+    elif output not in (None, STREAM):
+        found.place = as_path(output) if to_folder else as_path(output).parent
+    return found
 
 
 def _filled(pattern, source):
@@ -292,10 +343,16 @@ def in_words(counts) -> str:
 
 
 def _targets(places, suffix):
-    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same."""
+    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same.
+
+    Archives keep their names.
+    """
     whole = [False] * len(places)
     while True:
-        targets = [_renamed(place, suffix, keep) for place, keep in zip(places, whole, strict=True)]
+        targets = [
+            place if is_shard(place) else renamed(place, suffix, keep)
+            for place, keep in zip(places, whole, strict=True)
+        ]
         count = Counter(map(_identity, targets))
         clashing = [count[_identity(target)] > 1 for target in targets]
         longer = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]
@@ -304,18 +361,11 @@ def _targets(places, suffix):
         whole = longer
 
 
-def _renamed(place, suffix, keep):
-    """``a.jpg`` -> ``a.bin``, or ``a.jpg.bin`` to keep its own suffix; and back: ``a.png.bin`` -> ``a.png``."""
-    if keep:
-        return place.with_name(place.name + suffix)
-    bare = place.with_suffix("")
-    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
-
-
 def _checked(jobs, sources, force, skip_existing):
     """Plan of jobs of which each writes what no other reads or writes."""
     read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
-    written, kept, existing, skipped = {}, [], [], 0
+    written, kept, existing, skipped = {}, [], [], []
+    kind_of = _Kinds([job.target for job in jobs if job.target is not None])
     for job in jobs:
         target = job.target
         identity = target and _identity(target)
@@ -327,14 +377,14 @@ def _checked(jobs, sources, force, skip_existing):
             other = written[identity].source
             if _identity(job.source.path) != _identity(other.path):  # else: two ways to one file and one result
                 kept.append(Job(job.source, target, f"{job}: {target} is written for {other}"))
-        elif target.is_dir():
+        elif (kind := kind_of(target)) == "folder":
             kept.append(Job(job.source, target, f"{target}: is a folder"))
         else:
             written[identity] = job
-            if not target.is_file():  # a device such as /dev/null loses nothing
+            if kind != "file":  # a device such as /dev/null loses nothing
                 kept.append(job)
             elif skip_existing:
-                skipped += 1
+                skipped.append(job)
             else:
                 kept.append(job)
                 existing.append(target)
@@ -343,6 +393,23 @@ def _checked(jobs, sources, force, skip_existing):
         hint = "--force overwrites" + (", --skip-existing leaves out" if len(jobs) > 1 else "")
         raise Failure(f"{existing[0]}: exists already{others}; {hint}")
     return Plan(kept, sources, skipped)
+
+
+class _Kinds:
+    """What stands where results go: "file", "folder" or None. Folders behind URLs that get many are listed, once each."""
+
+    MANY = 8
+
+    def __init__(self, targets):
+        folders = Counter(target.parent for target in targets if isinstance(target, RemotePath))
+        self._listed = {folder: None for folder, count in folders.items() if count >= self.MANY}
+
+    def __call__(self, path):
+        if path.parent not in self._listed:
+            return "folder" if path.is_dir() else "file" if path.is_file() else None
+        if self._listed[path.parent] is None:
+            self._listed[path.parent] = path.parent.kinds()
+        return self._listed[path.parent].get(path.name)
 
 
 def _files_below(folder: Path, recursive, unreadable) -> list[Path]:
@@ -452,10 +519,3 @@ class Ending(click.ParamType):
         if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
         return value
-
-
-def announced(job):
-    """For ``common.run`` of a dry run: what would be done."""
-    job.check()
-    target = "standard output" if job.target is None else str(job.target)
-    return f"{job} -> {target}", 0, 0, {"output": target}

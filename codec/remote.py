@@ -7,7 +7,7 @@ is opened.
 import contextlib
 import functools
 import re
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 from .errors import CodecError
 from .extras import installed, lacks
@@ -37,12 +37,19 @@ class RemotePath:
         return hash(str(self))
 
     def __truediv__(self, relative):
-        return self._with(self._path / PurePosixPath(*relative.parts))
+        return self.joinpath(*PurePath(relative).parts)
 
     def _with(self, path):
         return RemotePath(f"{self._scheme}{self._separator}{path}")
 
+    def __reduce__(self):
+        return RemotePath, (str(self),)  # the file system is opened anew
+
+    def joinpath(self, *names):
+        return self._with(self._path.joinpath(*names))
+
     name = property(lambda self: self._path.name)
+    parent = property(lambda self: self._with(self._path.parent))
     stem = property(lambda self: self._path.stem)
     suffix = property(lambda self: self._path.suffix)
 
@@ -57,11 +64,11 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         with _one_line(self):
-            return self._system.isdir(self._inside)
+            return self._fresh.isdir(self._inside)
 
     def is_file(self) -> bool:
         with _one_line(self):
-            return self._system.isfile(self._inside)
+            return self._fresh.isfile(self._inside)
 
     def size(self) -> int:
         """Bytes; 0 where the other side does not say."""
@@ -81,13 +88,28 @@ class RemotePath:
     def files_below(self, recursive) -> list:
         """RemotePath of the files in a folder, sorted."""
         with _one_line(self):
-            found = self._system.find(self._inside, maxdepth=None if recursive else 1)
+            found = self._fresh.find(self._inside, maxdepth=None if recursive else 1)
         return [self._absolute(name) for name in sorted(found)]
+
+    def put(self, file) -> None:
+        """Write the object from a file of this machine, given by its path, in one go."""
+        with _one_line(self):
+            self._system.put_file(str(file), self._inside)
+
+    def kinds(self) -> dict:
+        """Name -> "file" or "folder" of all that is in a folder; empty where there is none."""
+        with _one_line(self):
+            try:
+                found = self._fresh.ls(self._inside, detail=True)
+            except FileNotFoundError:
+                return {}
+        kinds = {"file": "file", "directory": "folder"}
+        return {PurePosixPath(each["name"]).name: kinds.get(each["type"]) for each in found}
 
     def glob(self) -> list:
         """RemotePath of what matches the URL as a pattern, sorted."""
         with _one_line(self):
-            found = self._system.glob(self._inside)
+            found = self._fresh.glob(self._inside)
         return [self._absolute(name) for name in sorted(found)]
 
     def _absolute(self, name):
@@ -101,6 +123,12 @@ class RemotePath:
         from fsspec.core import url_to_fs
 
         return url_to_fs(str(self))
+
+    @property
+    def _fresh(self):
+        """The file system without what it remembers of this place: others write there too."""
+        self._system.invalidate_cache(self._inside)
+        return self._system
 
     _system = property(lambda self: self._opened[0])
     _inside = property(lambda self: self._opened[1])
