@@ -17,7 +17,7 @@ from .files import (
     plan,
 )
 from .pictures import frames_of, keeping_options, warn_of_picture_suffix
-from .pipeline import Done, announced, engine_options, run
+from .pipeline import Done, announced, engine_options, manifest_option, run
 from .progress import is_quiet, is_verbose
 from .shards import repacked
 from .targets import quality_options, target_among
@@ -39,6 +39,7 @@ from .targets import quality_options, target_among
 @keeping_options
 @model_options
 @limit_option
+@manifest_option
 @engine_options
 @workers_option
 @coder_options

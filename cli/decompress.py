@@ -12,7 +12,7 @@ from codec.threads import Lock
 from .common import Failure, coder_options, limit_option, workers_option
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, batch_options, plan
 from .pictures import writing_options
-from .pipeline import Done, announced, engine_options, run
+from .pipeline import Done, announced, engine_options, manifest_option, run
 from .progress import is_verbose
 from .shards import repacked
 
@@ -52,6 +52,7 @@ SCALES = {"1": 1, "1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 @click.option("--salvage", is_flag=True, help="Of damaged files, decode what is intact; the rest is grey, and named.")
 @writing_options
 @limit_option
+@manifest_option
 @engine_options
 @workers_option
 @coder_options
@@ -71,7 +72,7 @@ def decompress(
     status is 1.
     """
     from codec.image_io import DEEP_EXTENSIONS, FORMATS
-    from codec.parts import Part, container_of
+    from codec.parts import Part
 
     ending = Ending(tuple(FORMATS)).convert(suffix, None, None) if suffix else None
     suffix = "." + (extension or (ending or "png").rpartition(".")[2]).lower().lstrip(".")

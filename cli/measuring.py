@@ -54,8 +54,12 @@ def settings_line(anchor) -> str:
     return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False))
 
 
-def find_pictures(inputs, recursive):
-    """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal."""
+def find_pictures(inputs, recursive, urls=False):
+    """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal.
+
+    Args:
+        urls: take them too, as RemotePath.
+    """
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
     found = expand(inputs, PICTURE_SUFFIXES, recursive)
@@ -64,12 +68,15 @@ def find_pictures(inputs, recursive):
     sources = found.files
     for source in sources:
         if not isinstance(source.path, Path):
-            raise Failure(f"{source.path}: URLs are for compress, decompress and info; measuring needs files")
+            if urls:
+                continue
+            raise Failure(f"{source.path}: URLs are for compress, decompress, info and evaluate; this needs files")
         if not source.path.exists():
             raise Failure(f"{source.path}: no such file or folder")
     uses = Counter(source.relative for source in sources)
     return [
-        ((source.relative if uses[source.relative] == 1 else source.path).as_posix(), source.path) for source in sources
+        (source.relative.as_posix() if uses[source.relative] == 1 else source.path.as_posix(), source.path)
+        for source in sources
     ]
 
 

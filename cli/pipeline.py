@@ -132,20 +132,24 @@ def _absolute(name):
     return os.path.join(os.path.abspath(name), "") if name.endswith(("/", os.sep)) else os.path.abspath(name)
 
 
+def manifest_option(command):
+    """``--manifest``, above :func:`engine_options`, which takes it."""
+    return click.option(
+        "--manifest", metavar="FOLDER",
+        help="Keep a line of JSON for each picture, in a file of this run.  [with ray: manifests, in the folder of -o]",
+    )(command)  # fmt: skip
+
+
 def engine_options(command):
-    """``--engine``, ``--address`` and ``--manifest``; they arrive as ``engine``, an Engine."""
+    """``--engine`` and ``--address``; they arrive as ``engine``, an Engine."""
 
     @functools.wraps(command)
-    def with_engine(*args, engine, address, manifest, **others):
+    def with_engine(*args, engine, address, manifest=None, **others):
         if address and engine == "local":
             raise click.UsageError("--address is of a cluster: --engine ray.")
         return command(*args, engine=Engine(engine, address, manifest), **others)
 
     for option in (
-        click.option(
-            "--manifest", metavar="FOLDER",
-            help="Keep a line of JSON for each file, in a file of this run.  [with ray: manifests, in the folder of -o]",
-        ),
         click.option(
             "--address", metavar="ADDRESS",
             help="Of a Ray cluster: auto, host:6379, ray://host:10001.  [RAY_ADDRESS, or processes of this machine]",

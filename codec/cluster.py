@@ -73,16 +73,18 @@ def connected(address=None, cores=None):
 
 @contextlib.contextmanager
 def _unheard():
-    """Without what Ray's C++ says on standard error as it starts; errors are raised."""
+    """Without what Ray's C++ says on standard error as it starts; what Python says there is heard, and errors are raised."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with os.fdopen(kept, "w") as heard, contextlib.ExitStack() as stack:
+        if sys.stderr is sys.__stderr__:
+            stack.enter_context(contextlib.redirect_stderr(heard))
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(nowhere)
 
 
 def spread(work, tasks, *, address=None, workers=None, threads=1, together=LARGEST_BLOCK):

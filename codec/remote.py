@@ -42,6 +42,8 @@ class RemotePath:
     def _with(self, path):
         return RemotePath(f"{self._scheme}{self._separator}{path}")
 
+    as_posix = __str__
+
     def __reduce__(self):
         return RemotePath, (str(self),)  # the file system is opened anew
 

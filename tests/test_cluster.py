@@ -1,17 +1,21 @@
 """The same work by a Ray cluster of this machine, and files in an S3 bucket of a server of this machine."""
 
+import io
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
+import urllib.parse
+import urllib.request
 from importlib.util import find_spec
 
-import numpy as np
 import pytest
 from PIL import Image
 from test_cli import fail, without_warning
@@ -20,12 +24,13 @@ WAIT = 500  # seconds, at most, for what takes some
 needs_ray = pytest.mark.skipif(not (find_spec("ray") and find_spec("pyarrow")), reason="Ray Data is not installed")
 needs_s3 = pytest.mark.skipif(not (find_spec("moto") and find_spec("s3fs")), reason="moto or s3fs is not installed")
 slow = pytest.mark.slow
-STORE = {}
+# Of the cluster that these tests start: nobody else is to send it work.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def start(root, *arguments, **variables):
     """A command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **TOKEN, **variables}
     command = [sys.executable, "-m", "codec", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -68,28 +73,81 @@ def folder(tmp_path, photo):
     return place
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Bucket:
+    """A bucket of an S3 server, spoken to in plain HTTP."""
+
+    def __init__(self, server):
+        self.server = server
+        self.ask("PUT", "")
+
+    def ask(self, method, key, data=None):
+        url = f"{self.server}/photos/{urllib.parse.quote(key)}"
+        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=60) as reply:
+            return reply.read()
+
+    def put(self, key, data):
+        self.ask("PUT", key, data)
+
+    def get(self, prefix):
+        """Key without the prefix -> bytes."""
+        with urllib.request.urlopen(f"{self.server}/photos?list-type=2&prefix={prefix}", timeout=60) as reply:
+            keys = re.findall("<Key>([^<]+)</Key>", reply.read().decode())
+        return {key.removeprefix(prefix): self.ask("GET", key) for key in keys}
+
+
 @pytest.fixture(scope="module")
-def cluster(root, tmp_path_factory):
+def store_settings(tmp_path_factory):
+    """What the environment says of an S3 server in a process of its own; nothing where there can be none."""
+    if not (find_spec("moto") and find_spec("s3fs")):
+        yield {}
+        return
+    server = f"http://127.0.0.1:{(port := free_port())}"
+    log = tmp_path_factory.mktemp("moto") / "log.txt"
+    with log.open("w") as said:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    until = time.monotonic() + WAIT
+    while "Running on" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+    yield {
+        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    process.terminate()
+    process.wait(WAIT)
+
+
+@pytest.fixture
+def bucket(store_settings):
+    return Bucket(store_settings["AWS_ENDPOINT_URL"])
+
+
+@pytest.fixture(scope="module")
+def cluster(root, tmp_path_factory, store_settings):
     """The address of a Ray cluster with three workers' room."""
     if not (find_spec("ray") and find_spec("pyarrow")):
         pytest.skip("Ray Data is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=3", "--block",
-        "--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--temp-dir={tmp_path_factory.mktemp('ray')}",
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={free_port()}", "--num-cpus=3", "--block",
+        "--include-dashboard=false",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("log") / "ray.txt"
-    environment = {**os.environ, "PYTHONPATH": str(root), **settings, **STORE}
+    environment = {**os.environ, "PYTHONPATH": str(root), **settings, **TOKEN, **store_settings}
     with log.open("w") as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
     until = time.monotonic() + WAIT
     while "Ray runtime started" not in log.read_text():
         assert process.poll() is None and time.monotonic() < until, log.read_text()
         time.sleep(0.2)
-    yield f"127.0.0.1:{port}"
+    yield re.search(r"--address='([^']+)'", log.read_text())[1]
     process.terminate()  # and with it all that it has started
     process.wait(WAIT)
 
@@ -243,7 +301,7 @@ for number, outcome, place in spread(Work(), list(range(40)), address=sys.argv[1
 @needs_ray
 def test_what_kills_every_process_is_given_up_alone(root, tmp_path, cluster):
     (tmp_path / "poison.py").write_text(POISON)
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}", **TOKEN}
     command = [sys.executable, "-c", SPREAD, cluster]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT)
     assert result.returncode == 0, result.stderr
@@ -258,7 +316,8 @@ def test_what_kills_every_process_is_given_up_alone(root, tmp_path, cluster):
 def test_a_cluster_of_this_machine_is_started_where_none_is_named(root, tmp_path, photo):
     Image.fromarray(photo[:64, :64]).save(tmp_path / "a.png")
     out, err = ended(start(root, "compress", tmp_path / "a.png", "--engine", "ray", "--json", RAY_ADDRESS=""))
-    assert json.loads(out)["output"] == str(tmp_path / "a.bin") and err == ""  # one object, and nothing of Ray's
+    assert json.loads(out)["output"] == str(tmp_path / "a.bin")  # one object, and nothing of Ray's
+    assert [line for line in err.splitlines() if not line.startswith("codec: compressing a.png: 0 of 1 file, ")] == []
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.bin"}
 
 
@@ -269,3 +328,92 @@ def test_a_cluster_that_is_not_there_is_one_line(root, folder, tmp_path):
     _, err = ended(run, 1)
     lines = [line for line in err.splitlines() if " files, " not in line]
     assert len(lines) == 1 and lines[0].startswith("codec: Ray cluster 127.0.0.1:9: ")
+
+
+@slow
+@needs_ray
+def test_a_table_that_a_cluster_has_measured_is_the_same(root, folder, tmp_path, cluster, bucket, store_settings):
+    arguments = "--qualities", "20,50,70,90", "--against", "webp", "--metrics", "psnr,ms_ssim", "--bootstrap", "0"
+    arguments = "--recursive", *arguments, "--workers", "2", "--csv"
+    said, err = ended(start(root, "evaluate", folder, *arguments, tmp_path / "a.csv"), 1)
+    ray = "--engine", "ray", "--address", cluster
+    for path in folder.rglob("*.*"):
+        bucket.put(f"measured/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    for source in (folder, "s3://photos/measured"):
+        found, told = ended(start(root, "evaluate", source, *arguments, tmp_path / "b.csv", *ray, **store_settings), 1)
+        assert found == said  # the table, and whose times it leaves out
+        rows = [[line.split(",") for line in (tmp_path / name).read_text().splitlines()] for name in ("a.csv", "b.csv")]
+        timed = [index for index, name in enumerate(rows[0][0]) if name.endswith("_s")]
+        for row in (row for each in rows for row in each):
+            for index in timed:
+                row[index] = ""
+        assert rows[0] == rows[1] and len(rows[0]) > 9 * 5
+        assert f"codec: {source}/broken.png: not a picture" in told and "1 of 10 pictures left out" in told
+
+
+# --- An object store --------------------------------------------------------------------------------------------------
+
+
+@slow
+@needs_s3
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
+def test_a_bucket_is_read_and_written(root, folder, tmp_path, bucket, store_settings, engine, request):
+    options = ["--engine", "ray", "--address", request.getfixturevalue("cluster")] if engine == "ray" else []
+    for path in folder.rglob("*.*"):
+        bucket.put(f"{engine}/in/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    wanted, place = tmp_path / "wanted", f"s3://photos/{engine}"
+    _, err = ended(start(root, "compress", folder, "--recursive", "-q", "30", "-o", wanted), 1)
+
+    def run(*arguments, status=0):
+        return ended(start(root, *arguments, *options, **store_settings), status)
+
+    kept = "--manifest", f"{place}/kept"
+    _, told = run("compress", f"{place}/in", "--recursive", "-q", "30", "-o", f"{place}/out", *kept, status=1)
+    assert bucket.get(f"{engine}/out/") == tree(wanted) and len(tree(wanted)) == 9
+    assert f"codec: {place}/in/broken.png: not a picture" in told and totals(told) == totals(err)
+    (lines,) = bucket.get(f"{engine}/kept/").values()
+    lines = [json.loads(line) for line in lines.splitlines()]
+    assert sorted(line["status"] for line in lines) == [*["done"] * 9, "failed"]
+    assert {line["target"]: line["bytes"] for line in lines if line["status"] == "done"} == {
+        f"{place}/out/{name}": len(data) for name, data in tree(wanted).items()
+    }
+
+    _, told = run("compress", f"{place}/in/a.png", "-o", f"{place}/out/a.png.bin", status=1)
+    assert told.startswith(f"codec: {place}/out/a.png.bin: exists already")
+    for path in folder.rglob("*.*"):
+        bucket.put(f"{engine}/in/{path.relative_to(folder).as_posix()}", b"changed since, and read by nobody")
+    again = "--skip-existing", "-o", f"{place}/out", *kept
+    _, told = run("compress", f"{place}/in", "--recursive", *again, status=1)
+    assert "1 failed, 9 skipped" in totals(told) and bucket.get(f"{engine}/out/") == tree(wanted)
+    assert len(bucket.get(f"{engine}/kept/")) == 2
+
+    run("decompress", f"{place}/out", "--recursive", "--format", "webp", "-o", f"{place}/back", *kept)
+    ended(start(root, "decompress", wanted, "--recursive", "--format", "webp", "-o", tmp_path / "back"))
+    assert bucket.get(f"{engine}/back/") == tree(tmp_path / "back") and len(tree(tmp_path / "back")) == 9
+
+
+@slow
+@needs_s3
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
+def test_archives_in_a_bucket_become_the_same_archives(root, folder, tmp_path, bucket, store_settings, engine, request):
+    options = ["--engine", "ray", "--address", request.getfixturevalue("cluster")] if engine == "ray" else []
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for path in sorted(folder.glob("*.png"))[shard : shard + 2]:
+                archive.add(path, path.name)
+                info = tarfile.TarInfo(f"{path.stem}.json")
+                info.size = 2
+                archive.addfile(info, io.BytesIO(b"{}"))
+        bucket.put(f"{engine}/shards/{shard}.tar", (tmp_path / f"{shard}.tar").read_bytes())
+    bucket.put(f"{engine}/shards/3.tar", (tmp_path / "2.tar").read_bytes()[:5000])
+    said, _ = ended(start(root, "compress", f"{tmp_path}/{{0..2}}.tar", "-o", tmp_path / "packed"), 1)
+    source, target = f"s3://photos/{engine}/shards", f"s3://photos/{engine}/packed"
+    kept = "--manifest", tmp_path / "kept"
+    out, err = ended(start(root, "compress", f"{source}/*.tar", "-o", target, *options, *kept, **store_settings), 1)
+    assert out == said.replace(f"{tmp_path}/packed", target).replace(str(tmp_path), source)
+    assert f"codec: {source}/1.tar: broken.png: not a picture" in err and f"codec: {source}/3.tar: truncated" in err
+    assert bucket.get(f"{engine}/packed/") == tree(tmp_path / "packed") and len(tree(tmp_path / "packed")) == 3
+    (lines,) = manifests(tmp_path / "kept")
+    assert [line.get("target_member") for line in lines] == [
+        "a.lqc", "b.lqc", "b.lqc", "broken.png", "broken.png", "c.lqc", None
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ HEAVY = {"torch", "torchvision", "compressai", "lightning", "tensorboard", "pyto
 TORCH_ROOMS = ("codec.nn", "codec.training", "codec.study")
 TORCH_MODULES = {
     "codec.health",
+    "codec.torch_data",
     "codec.evaluation.zoo",
     *(f"codec.quantise.{name}" for name in ("attention", "codebook", "estimators", "rounding", "ste", "weights")),
 }
@@ -125,9 +126,11 @@ def test_no_command_imports_another():
         "cli.files",
         "cli.main",
         "cli.measuring",
+        "cli.patterns",
         "cli.pictures",
         "cli.pipeline",
         "cli.progress",
+        "cli.shards",
         "cli.targets",
     }
     commands = {name for name in TREES if name.startswith("cli.")} - shared

@@ -14,6 +14,7 @@ import json
 from dataclasses import asdict
 
 from ..errors import CodecError
+from ..remote import RemotePath
 
 HEADER = b'{"format": "rows of codec evaluate", "version": 1}\n'
 
@@ -78,12 +79,12 @@ class Journal:
 
 
 def digest(path):
-    """SHA-256 of a file, or None where it cannot be read: somebody else will say so."""
+    """SHA-256 of a file, also a RemotePath, or None where it cannot be read: somebody else will say so."""
     try:
-        with open(path, "rb") as file:
+        with path.open() if isinstance(path, RemotePath) else open(path, "rb") as file:
             found = hashlib.sha256()
             while block := file.read(1 << 20):
                 found.update(block)
-    except OSError:
+    except (OSError, CodecError):
         return None
     return found.hexdigest()

@@ -38,9 +38,11 @@ from importlib.metadata import version
 import numpy as np
 
 from .. import __version__
+from ..cluster import Lost
 from ..errors import CodecError, ImageError
 from ..files import write_bytes_atomic
 from ..image_io import read_picture
+from ..remote import RemotePath
 from ..threads import current_threads, set_threads
 from .bd_rate import BdPsnr, BdRate, interval, psnr_curve, psnr_difference, rate_curve, rate_difference
 from .journal import digest
@@ -152,14 +154,15 @@ class Summary:
 
 
 def evaluate(
-    pictures, entrants, step=None, failed=None, *, metrics=DEFAULT_METRICS, workers=1, threads=None, journal=None
-):
+    pictures, entrants, step=None, failed=None, *, metrics=DEFAULT_METRICS, workers=1, threads=None, journal=None,
+    spread=None,
+):  # fmt: skip
     """Code every picture with every codec at every quality of its ladder.
 
     A process holds one picture at a time, so a folder of any size can be evaluated.
 
     Args:
-        pictures: pairs (name, path); names must differ, as they tell the rows apart.
+        pictures: pairs (name, path), or RemotePath; names must differ, as they tell the rows apart.
         entrants: list of :class:`Entrant`; their names must differ too.
         step: called as ``step(row)`` after each coding, for a progress display.
         failed: called as ``failed(name, error)`` when a picture cannot be read or is none that all codecs
@@ -169,6 +172,7 @@ def evaluate(
         workers: processes that share the codings. Rows do not depend on their number, save for the times.
         threads: of each worker, if there are several; None leaves the setting alone.
         journal: :class:`codec.evaluation.journal.Journal` that keeps the rows, and may have some already.
+        spread: does the codings elsewhere: :func:`codec.cluster.spread`, or a partial of it.
 
     Returns:
         List of :class:`Row`, by picture, then codec, then quality.
@@ -191,7 +195,9 @@ def evaluate(
 
     bad = set()
     run = _run_here(tasks, entrants, metrics, bad)
-    if workers > 1:
+    if spread is not None:
+        run = _run_elsewhere(tasks, entrants, metrics, bad, spread)
+    elif workers > 1:
         run = _run_in_workers(tasks, entrants, metrics, bad, workers, threads)
     for task, result in run:
         name, _, index, _ = task
@@ -222,7 +228,7 @@ class _Bench:
     def __call__(self, name, path, index, quality):
         if path != self.path:
             self.path, self.pixels = None, None  # the old picture's memory goes before the new one needs it
-            self.pixels = read_picture(path).pixels
+            self.pixels = pixels_of(path)
             self.path = path
         if index not in self.warm:
             entrant = self.entrants[index]
@@ -248,12 +254,45 @@ def _run_here(tasks, entrants, metrics, bad):
         yield task, result
 
 
+def _run_elsewhere(tasks, entrants, metrics, bad, spread):
+    """The same from a cluster, which is given the codings of a picture by a codec at a time."""
+    groups = {}
+    for task in tasks:
+        groups.setdefault((task[0], task[2]), []).append(task)
+    for group, results, _ in spread(_Group(_sent(entrants), metrics), list(groups.values())):
+        name = group[0][0]
+        if name in bad:
+            continue
+        if isinstance(results, Lost):
+            results = ImageError(f"{name}: {results}")
+        if isinstance(results, ImageError):
+            yield group[0], results
+        elif isinstance(results, Exception):
+            raise results
+        else:
+            yield from zip(group, results, strict=True)
+
+
+class _Group:
+    """The work of a cluster's process: tasks of one picture and one codec to rows."""
+
+    def __init__(self, entrants, metrics):
+        self.bench = _Bench(entrants, metrics)
+
+    def __call__(self, tasks):
+        return [self.bench(*task) for task in tasks]
+
+
+def _sent(entrants):
+    """Entrants that can be pickled."""
+    return [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
+
+
 def _run_in_workers(tasks, entrants, metrics, bad, workers, threads):
     """The same from several processes, as they come."""
     # Spawned, not forked: a forked process inherits locks of threads (PyTorch's, BLAS's) which it does not have.
     context = multiprocessing.get_context("spawn")
-    sent = [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, metrics, threads))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (_sent(entrants), metrics, threads))
     try:
         with _deaf_to_interrupts():
             futures = {pool.submit(_work, task): task for task in tasks}
@@ -299,6 +338,18 @@ def _start_worker(entrants, metrics, threads):
 
 def _work(task):
     return _bench(*task)
+
+
+def pixels_of(path):
+    """uint8 (H, W, 3) of a picture file, given by its path or RemotePath."""
+    if not isinstance(path, RemotePath):
+        return read_picture(path).pixels
+    try:
+        with path.open() as file:
+            return read_picture(file).pixels
+    except CodecError as error:
+        text = str(error)
+        raise ImageError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
 
 
 def measure(entrant, name, pixels, quality, metrics=DEFAULT_METRICS):

@@ -73,7 +73,7 @@ class Evaluation:
 def evaluate(
     pictures, *, qualities=QUALITIES, against=("jpeg", "webp"), metrics=tuple(METRICS), model=None, device="cpu",
     threads=None, workers=1, journal=None, resamples=rd.RESAMPLES, interpolation="pchip", start=None, step=None,
-    failed=None,
+    failed=None, spread=None,
 ):  # fmt: skip
     """Measure this codec and others on pictures: :class:`Evaluation`.
 
@@ -84,7 +84,7 @@ def evaluate(
     How everything is measured: :mod:`codec.evaluation.rate_distortion`.
 
     Args:
-        pictures: paths, or pairs (name, path) with names that differ.
+        pictures: paths, or pairs (name, path) with names that differ; paths may be URLs, as RemotePath.
         qualities: ours, rising, 0 to 100; BD-rates need four.
         against: names of others, see ``anchors.find_anchors``.
         metrics: keys of ``metrics.METRICS``; PSNR is always there.
@@ -97,6 +97,8 @@ def evaluate(
         start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates", anchors)``;
             ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name, error)`` for a picture
             that is left out (without it the error is raised).
+        spread: does the codings elsewhere, in the place of ``workers``: :func:`codec.cluster.spread`, or a partial of it
+            with the same ``threads``; of each worker, then, and None for one.
 
     Raises:
         CodecError: a name is unknown, something that it needs is missing, or no picture is left.
@@ -111,7 +113,8 @@ def evaluate(
     if unknown:
         raise CodecError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
     # The threads that one process may use; the anchors take them too, so that all codecs have the same.
-    each = max(1, (threads or cores()) // workers) if workers > 1 else threads
+    alone = workers == 1 and spread is None
+    each = threads if alone else (threads or 1) if spread else max(1, (threads or cores()) // workers)
     anchors = find_anchors(against, each, device)
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
@@ -125,10 +128,10 @@ def evaluate(
     conditions = rd.conditions()
     conditions["metrics"] = ["psnr", *(name for name in metrics if name != "psnr")]
     common = {name: value for name, value in conditions.items() if name not in ("date", "metrics")}
-    common["timed alone"] = workers == 1
+    common["timed alone"] = alone
     conditions["codecs"] = {entrant.name: entrant.settings for entrant in entrants}
     conditions["workers"] = workers
-    conditions["times_comparable"] = workers == 1
+    conditions["times_comparable"] = alone
     conditions["bd"] = {"interpolation": interpolation, "resamples": resamples, "seed": rd.SEED, "confidence": 0.95}
 
     start = start or (lambda phase, items: None)
@@ -136,7 +139,7 @@ def evaluate(
     with Journal(journal, rd.Row, common) if journal else nullcontext() as kept:
         rows = rd.evaluate(
             named, entrants, step, failed,
-            metrics=conditions["metrics"], workers=workers, threads=each, journal=kept,
+            metrics=conditions["metrics"], workers=workers, threads=each, journal=kept, spread=spread,
         )  # fmt: skip
     if not rows:
         raise CodecError("none of the pictures could be used")
