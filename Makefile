@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
 
-.PHONY: help demo docs man test test-light wheel clean
+.PHONY: help demo docs lint man test test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
 	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
 	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
+	@echo "make lint    rules and format of the sources (ruff); changes nothing"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make man     write the manual page, build/codec.1"
 	@echo "make docs    build the reference of the Python interface from its docstrings, build/reference/index.html"
@@ -50,6 +51,18 @@ test-light: $(VENV)-light/.installed
 	$(LIGHT_BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") and "PyTorch is installed here")'
 	$(LIGHT_BIN)/python -m pytest $(LIGHT_TESTS:%=tests/test_%.py) $(PYTEST_ARGS)
 
+# An environment of its own without PyTorch, so that it says the same everywhere.
+LINT_BIN := $(VENV)-lint/bin
+
+$(VENV)-lint/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lint
+	$(LINT_BIN)/python -m pip install -e '.[lint]'
+	@touch $@
+
+lint: $(VENV)-lint/.installed
+	$(LINT_BIN)/ruff check
+	$(LINT_BIN)/ruff format --check
+
 # build/lib would carry files that have been deleted since into the wheel.
 wheel: $(LIGHT)
 	rm -rf build
@@ -71,5 +84,5 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m pdoc --docformat google --output-directory build/reference $(DOCUMENTED)
 
 clean:
-	rm -rf build dist demo_output .pytest_cache *.egg-info
+	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +

@@ -1,12 +1,16 @@
 """What several commands share: how errors are said, progress over files, options."""
 
+from __future__ import annotations
+
 import functools
 import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO, Any, TypeAlias
 
 import click
 
@@ -16,11 +20,13 @@ from codec.threads import cores
 
 from .progress import INTERVAL, every, line, on_terminal
 
+Command: TypeAlias = Callable[..., Any]  # the function of a command, or the command
+
 
 class Failure(click.ClickException):
     """The one line on stderr that a command ends with, and exit status 1."""
 
-    def show(self, file=None):
+    def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"codec: {self.format_message()}", err=True)
 
 
@@ -29,10 +35,10 @@ class Quality(click.FloatRange):
 
     name = "quality"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(0, 100)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -44,14 +50,14 @@ class Counts(click.ParamType):
 
     name = "counts"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         count = click.IntRange(min=1)
         return tuple(sorted({count.convert(part.strip(), param, ctx) for part in value.split(",")}))
 
 
-def describe(error) -> str:
+def describe(error: BaseException) -> str:
     """An error as one line that says what is wrong, for the user who meets it."""
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror[0].lower() + error.strerror[1:]
@@ -61,7 +67,7 @@ def describe(error) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def require(extra, *modules):
+def require(extra: str, *modules: str) -> None:
     """Refuse now, in one line, what would fail half-way for want of a package.
 
     Args:
@@ -79,14 +85,15 @@ def require(extra, *modules):
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
 
 
-def size_in_words(count) -> str:
+def size_in_words(count: float) -> str:
     """Bytes with two or three digits that matter: 940 bytes, 240 MB, 3.1 GB."""
     if count < 1000:
         return f"{count} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007  used below
         count /= 1000
-        if count < 999.5 or unit == "TB":
-            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+        if count < 999.5:
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
 
 
 class Progress:
@@ -96,7 +103,7 @@ class Progress:
     goes on while a single large picture is at work.
     """
 
-    def __init__(self, total, verb, hidden=False):
+    def __init__(self, total: int, verb: str, hidden: bool = False) -> None:
         self.total, self.verb = total, verb
         self.done, self.current = 0, ""
         self._hidden = hidden
@@ -107,26 +114,26 @@ class Progress:
         if not hidden and on_terminal():
             self._thread = threading.Thread(target=self._draw, daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         if self._thread:
             self._thread.start()
         elif not self._hidden:
             self._stack.enter_context(every(INTERVAL, self._say))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         if self._thread:
             self._stop.set()
             self._thread.join()
 
-    def start(self, name):
+    def start(self, name: str) -> None:
         self.current = name
 
-    def advance(self):
+    def advance(self) -> None:
         self.done += 1
 
-    def echo(self, line, err=False):
+    def echo(self, line: str, err: bool = False) -> None:
         """Print a line without tearing the bar."""
         if not self._thread:
             click.echo(line, err=err)
@@ -165,7 +172,7 @@ class Progress:
         return f"{self.verb} {Path(self.current).name}"
 
 
-def limit_option(command):
+def limit_option(command: Command) -> Command:
     """``--max-pixels``, for the commands that take files of strangers."""
     return click.option(
         "--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, metavar="N",
@@ -173,7 +180,7 @@ def limit_option(command):
     )(command)  # fmt: skip
 
 
-def model_options(command):
+def model_options(command: Command) -> Command:
     """``--model`` and ``--tune``, for the commands that compress; as ``model``."""
 
     @functools.wraps(command)
@@ -193,7 +200,7 @@ def model_options(command):
     return with_model
 
 
-def workers_option(command):
+def workers_option(command: Command) -> Command:
     """``--workers``, for the commands that go through folders."""
     return click.option(
         "--workers", type=click.IntRange(min=1), metavar="N",
@@ -201,7 +208,7 @@ def workers_option(command):
     )(command)  # fmt: skip
 
 
-def share(workers, threads, jobs):
+def share(workers: int | None, threads: int | None, jobs: int) -> tuple[int, int | None]:
     """``(workers, threads of each)`` for so many jobs: with one thread each, cores do not wait for each other."""
     if jobs < 2:
         return 1, threads
@@ -211,7 +218,7 @@ def share(workers, threads, jobs):
     return workers, threads or (1 if workers > 1 else None)
 
 
-def coder_options(command):
+def coder_options(command: Command) -> Command:
     """``--device`` and ``--threads``, for the commands that run the network."""
     for option in (
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given."),

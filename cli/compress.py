@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -54,8 +55,8 @@ def compress(
     Pictures whose names differ by their extension alone keep it: a.png.bin and a.jpg.bin. {stem}, {name} and {folder}
     in -o stand for picture, picture.png and its place below the folder that was named.
 
-    Tar archives, such as WebDataset's shards ('shards/{000..123}.tar'), become archives of the same names in the folder -o;
-    their pictures become .lqc members, and the others stay.
+    Tar archives, such as WebDataset's shards ('shards/{000..123}.tar'), become archives of the same names in the folder
+    -o; their pictures become .lqc members, and the others stay.
 
     EXIF, XMP, IPTC, resolution and ICC profile are kept. Text, drawings and pictures that have been compressed harder
     before are kept without loss where that takes fewer bytes (see --fallback).
@@ -70,8 +71,8 @@ def compress(
     warn_of_picture_suffix(output, PICTURE_SUFFIXES)
     inputs, output = engine.names(inputs, output)
     jobs = plan(
-        inputs, output, suffix=suffix or ".bin", suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES, recursive=recursive,
-        force=force, skip_existing=skip_existing,
+        inputs, output, suffix=suffix or ".bin", suffixes=PICTURE_SUFFIXES, written=COMPRESSED_SUFFIXES,
+        recursive=recursive, force=force, skip_existing=skip_existing,
     )  # fmt: skip
     if dry_run:
         run(jobs, announced, verb="planning", as_json=as_json)
@@ -116,7 +117,7 @@ class Compressing:
     suffix: str
     found: bool
     verbose: bool
-    coder: object = None
+    coder: Any = None
 
     def __call__(self, job):
         """Done of a files.Job."""
@@ -155,7 +156,7 @@ class Compressing:
 
     def _coded(self, picture, frame=None):
         """The bytes of a file, and what there is to say about them."""
-        remarks = []
+        remarks: list[str] = []
         data = self.coder.compress(picture, frame=frame, on_remark=remarks.append, **self.settings)
         header = bitstream.read_header(data)
         return data, {

@@ -1,8 +1,11 @@
 """``codec decompress``: compressed files back to pictures."""
 
+from __future__ import annotations
+
 import io
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import click
 
@@ -22,7 +25,9 @@ class Region(click.ParamType):
 
     name = "region"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
         try:
             left, top, width, height = map(int, value.split(","))
         except ValueError:
@@ -63,9 +68,9 @@ def decompress(
     """Decompress files to pictures.
 
     FILES are compressed files, folders of them (*.bin, *.lqc), patterns ('packed/**/*.bin') or URLs, or - for standard
-    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o says;
-    -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place below
-    the folder that was named.
+    input. Each becomes a picture of the same name ending in .png (see --format and --suffix) beside it, or what -o
+    says; -o - writes to standard output. {stem}, {name} and {folder} in -o stand for picture, picture.bin and its place
+    below the folder that was named.
 
     Files in folders that are none of this codec are passed over. Nothing is written when an output exists (without
     --force or --skip-existing). When one of several files fails, the others are still decompressed and the exit
@@ -82,14 +87,18 @@ def decompress(
         raise click.UsageError(f"--format {extension} does not agree with --suffix {ending}.")
     inputs, output = engine.names(inputs, output)
     jobs = plan(
-        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive, force=force,
-        skip_existing=skip_existing, magic=bitstream.MAGIC,
+        inputs, output, suffix=ending or suffix, suffixes=COMPRESSED_SUFFIXES, written=FORMATS, recursive=recursive,
+        force=force, skip_existing=skip_existing, magic=bitstream.MAGIC,
     )  # fmt: skip
     files = [job for job in jobs.jobs if not job.is_shard]
     for job in files:
         if job.target is not None and job.target.suffix.lower() not in FORMATS:
             raise Failure(f"{job.target}: no picture format by that extension; known: {_names(FORMATS)}")
-    if extension and output not in (None, STREAM) and any(job.target.suffix.lower() != suffix for job in files):
+    if (
+        extension
+        and output not in (None, STREAM)
+        and any(job.target is not None and job.target.suffix.lower() != suffix for job in files)
+    ):
         raise click.UsageError(f"--format {extension} does not agree with -o {output}.")
 
     written = {suffix if job.target is None or job.is_shard else job.target.suffix.lower() for job in jobs.jobs}
@@ -119,15 +128,15 @@ class Decompressing:
     """
 
     settings: dict
-    part: object
+    part: Any
     suffix: str
     ending: str
     depth: int | None
-    writing: object
+    writing: Any
     keep_times: bool
     verbose: bool
     _loading: Lock = field(default_factory=Lock, repr=False)
-    _coder: object = field(default=None, repr=False)
+    _coder: Any = field(default=None, repr=False)
 
     def coder(self):
         with self._loading:

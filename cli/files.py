@@ -1,5 +1,7 @@
 """Which file becomes which, and how both are opened."""
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import os
@@ -8,23 +10,30 @@ import stat
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from codec.errors import CodecError
-from codec.files import atomic_file, renamed, write_bytes_atomic
+from codec.files import BytesLike, StrPath, atomic_file, renamed, write_bytes_atomic
 from codec.remote import RemotePath, is_url
 from codec.shards import is_shard
 
 from .common import Failure
 from .patterns import braces
 
+if TYPE_CHECKING:
+    from .common import Command
+
+
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pnm",
-    ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi", ".jxl", ".heic", ".heif",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+    ".ppm", ".pgm", ".pnm", ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi",
+    ".jxl", ".heic", ".heif",
 )  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
@@ -38,10 +47,10 @@ class Source:
     path: Path | RemotePath | None  # None: standard input
     relative: Path
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "standard input" if self.path is None else str(self.path)
 
-    def open(self):
+    def open(self) -> IO[bytes]:
         """A binary file, to be closed."""
         if self.path is None:
             if sys.stdin is None:
@@ -49,7 +58,7 @@ class Source:
             return sys.stdin.buffer
         return self.path.open() if isinstance(self.path, RemotePath) else open(self.path, "rb")
 
-    def readable(self):
+    def readable(self) -> Path | IO[bytes]:
         """What ``Codec.compress`` takes: the path of a local file, otherwise a binary file."""
         return self.path if isinstance(self.path, Path) else self.open()
 
@@ -59,6 +68,19 @@ class Source:
         if isinstance(self.path, RemotePath):
             return self.path.size()
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+
+
+def local(source: Source, who: str) -> Path:
+    """The path of a file that can be opened by its name.
+
+    Raises:
+        CodecError: the source is standard input or a URL; ``who`` says what needs a file.
+    """
+    if source.path is None:
+        raise CodecError(f"{who} needs files, not standard input")
+    if not isinstance(source.path, Path):
+        raise CodecError(f"{source.path}: URLs are for compress, decompress, info and evaluate; {who} needs files")
+    return source.path
 
 
 @dataclass
@@ -71,9 +93,9 @@ class Sources:
         passed_over: what was left out of folders -> how many.
     """
 
-    files: list = field(default_factory=list)
-    unreadable: list = field(default_factory=list)
-    passed_over: Counter = field(default_factory=Counter)
+    files: list[Source] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -81,10 +103,10 @@ class Job:
     """One file to read and the one to write."""
 
     source: Source
-    target: Path | None  # None: standard output
+    target: Path | RemotePath | None  # None: standard output
     problem: str = ""  # why it cannot be done
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.source)
 
     @property
@@ -97,7 +119,7 @@ class Job:
         if self.problem:
             raise CodecError(self.problem)
 
-    def numbered(self, count, force=False) -> list:
+    def numbered(self, count: int, force: bool = False) -> list[Job]:
         """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``...
 
         Raises:
@@ -115,7 +137,7 @@ class Job:
                 raise CodecError(f"{job.target}: exists already; --force overwrites")
         return jobs
 
-    def write_bytes(self, data, keep_times=False) -> None:
+    def write_bytes(self, data: BytesLike, keep_times: bool = False) -> None:
         """Write the output whole or not at all, making the folders above it.
 
         Args:
@@ -164,13 +186,13 @@ class Plan:
         place: the folder of the results, Path or RemotePath; None: each stands beside its source.
     """
 
-    jobs: list
+    jobs: list[Job]
     sources: Sources
     skipped: list = field(default_factory=list)
     place: Path | RemotePath | None = None
 
 
-def write_stdout(data) -> None:
+def write_stdout(data: BytesLike) -> None:
     """Write to standard output; an error is raised here and not when Python exits."""
     if sys.stdout is None:
         raise CodecError("standard output is closed")
@@ -183,7 +205,9 @@ def write_stdout(data) -> None:
         raise
 
 
-def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
+def expand(
+    inputs: Sequence[str], suffixes: Sequence[str], recursive: bool = False, magic: bytes | None = None
+) -> Sources:
     """The files that the arguments of a command name, in order, each once.
 
     Args:
@@ -239,8 +263,8 @@ def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
 def _matches(name):
     """Pairs of a path that an argument means, and its place: below the part of a pattern that is none.
 
-    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first. Braces mean
-    every name that they list, there or not: ``{000..123}``, ``{a,b}``.
+    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first. Braces
+    mean every name that they list, there or not: ``{000..123}``, ``{a,b}``.
 
     Raises:
         Failure: it is a pattern that nothing matches, or braces list too many names.
@@ -265,10 +289,11 @@ def _globbed(name):
     fixed = name
     while glob.has_magic(fixed):
         fixed = fixed.rpartition("/")[0] if isinstance(path, RemotePath) else os.path.dirname(fixed)
-    return [(each, Path(each.relative_to(as_path(fixed) if fixed else Path()))) for each in found]
+    folder: Any = as_path(fixed) if fixed else Path()
+    return [(each, Path(each.relative_to(folder))) for each in found]
 
 
-def as_path(name):
+def as_path(name: str) -> Path | RemotePath:
     """Path of a file here, RemotePath of a URL."""
     for scheme in ("file://", "local://"):
         if name.startswith(scheme):
@@ -277,15 +302,24 @@ def as_path(name):
 
 
 def plan(
-    inputs, output, *, suffix, suffixes, written, recursive=False, force=False, skip_existing=False, magic=None
-) -> Plan:  # fmt: skip
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    suffix: str,
+    suffixes: Sequence[str],
+    written: Iterable[str],
+    recursive: bool = False,
+    force: bool = False,
+    skip_existing: bool = False,
+    magic: bytes | None = None,
+) -> Plan:
     """Which file becomes which.
 
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
     file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
     and files found below a folder keep their place relative to it. Where several sources would get one name,
-    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}`` (picture),
-    ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
+    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}``
+    (picture), ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
 
     Args:
         suffix: of results that are named after their sources; such as ``-small.bin``, too.
@@ -314,7 +348,8 @@ def plan(
     elif output is not None and not to_folder:
         jobs = [Job(source, as_path(output)) for source in sources.files]
     else:
-        places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
+        folder = as_path(output) if output is not None and to_folder else None
+        places = [each.path if folder is None else folder / each.relative for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
     for job in jobs:
         if job.is_shard and output is None:
@@ -337,7 +372,7 @@ def _filled(pattern, source):
     return as_path(pattern)
 
 
-def in_words(counts) -> str:
+def in_words(counts: Counter[str]) -> str:
     """``3 no regular files, 2 of other programs``"""
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
@@ -364,7 +399,10 @@ def _targets(places, suffix):
 def _checked(jobs, sources, force, skip_existing):
     """Plan of jobs of which each writes what no other reads or writes."""
     read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
-    written, kept, existing, skipped = {}, [], [], []
+    written: dict[str, Job] = {}
+    kept: list[Job] = []
+    existing: list[Any] = []
+    skipped: list[Job] = []
     kind_of = _Kinds([job.target for job in jobs if job.target is not None])
     for job in jobs:
         target = job.target
@@ -396,7 +434,7 @@ def _checked(jobs, sources, force, skip_existing):
 
 
 class _Kinds:
-    """What stands where results go: "file", "folder" or None. Folders behind URLs that get many are listed, once each."""
+    """What stands where results go: "file", "folder" or None. Folders behind URLs that get many are listed, once."""
 
     MANY = 8
 
@@ -474,7 +512,7 @@ def _identity(path) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.realpath(path))
 
 
-def check_output(file, force, *inputs):
+def check_output(file: StrPath, force: bool, *inputs: StrPath) -> None:
     """Refuse now what would be refused, or lost, when all the work is done."""
     path = Path(file)
     if path.is_dir():
@@ -487,7 +525,7 @@ def check_output(file, force, *inputs):
         raise Failure(f"{path}: exists already; --force overwrites")
 
 
-def batch_options(command):
+def batch_options(command: Command) -> Command:
     """Options of the commands that make a file of each file."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file."),
@@ -512,10 +550,10 @@ class Ending(click.ParamType):
 
     name = "ending"
 
-    def __init__(self, suffixes):
+    def __init__(self, suffixes: Sequence[str]) -> None:
         self.suffixes = suffixes
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
         return value

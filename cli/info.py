@@ -1,7 +1,10 @@
 """``codec info``: what a compressed file says about itself; the standard library is enough for it."""
 
+from __future__ import annotations
+
 import io
 import json
+from typing import IO
 
 import click
 
@@ -29,8 +32,8 @@ def info(inputs, as_json, recursive, verify):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files in
-    folders that are none of this codec are passed over.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files
+    in folders that are none of this codec are passed over.
     """
     show = _as_json if as_json else _as_text
 
@@ -48,7 +51,7 @@ def info(inputs, as_json, recursive, verify):
     run(expand(inputs, COMPRESSED_SUFFIXES, recursive, bitstream.MAGIC), describe_file, verb="reading")
 
 
-def examine(file, name: str) -> dict:
+def examine(file: IO[bytes], name: str) -> dict:
     """Everything that ``codec info`` shows of one binary file, as plain values.
 
     Raises:

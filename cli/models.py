@@ -25,9 +25,10 @@ from .common import require
 def models(as_json, add, remove, pictures, as_default):
     """List the installed models.
 
-    A star marks the one used by default. Models that are added lie in the user's data folder and outlive upgrades. With --check, once or more often: the share of side information in the bits
-    of these pictures, and the share of units in encoder, entropy networks and decoder that are positive less than once
-    in 1000. The exit status is 1 where a part is dead.
+    A star marks the one used by default. Models that are added lie in the user's data folder and outlive upgrades. With
+    --check, once or more often: the share of side information in the bits of these pictures, and the share of units in
+    encoder, entropy networks and decoder that are positive less than once in 1000. The exit status is 1 where a part is
+    dead.
     """
     if pictures:
         require("train", "torch", "compressai", "lightning")

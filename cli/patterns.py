@@ -12,8 +12,8 @@ _INNERMOST = re.compile(r"\{([^{}]*)\}")
 def braces(name) -> list:
     """The names that one with braces stands for, in order; the name itself where it has none.
 
-    ``{000..123}`` counts, upwards or downwards, in as many digits as its ends have; ``{a,b}`` lists. Several multiply, and may
-    stand within each other. Braces that are neither stay.
+    ``{000..123}`` counts, upwards or downwards, in as many digits as its ends have; ``{a,b}`` lists. Several multiply,
+    and may stand within each other. Braces that are neither stay.
 
     Raises:
         Failure: there are too many.

@@ -176,8 +176,8 @@ def run(plan, work, *, verb, as_json=False, prepare=None, engine=Engine()) -> No
             ``error``.
         prepare: called once before the first job; an error here ends the command.
 
-    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was more
-    than one file, and with status 1 when something failed.
+    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was
+    more than one file, and with status 1 when something failed.
     """
     quiet, started = is_quiet(), time.monotonic()
     jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", [])

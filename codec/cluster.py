@@ -1,13 +1,16 @@
 """The same work on the machines of a Ray cluster: each actor holds a model, and reads and writes for itself.
 
-Ray Data hands out small blocks of tasks and gathers small results; pictures never pass through it. An actor that dies is
-started again and its block is done again, up to ``RETRIES`` times. Tasks of blocks that are given up are done once more one
-by one, so that one which brings down whatever process works on it costs nobody but itself.
+Ray Data hands out small blocks of tasks and gathers small results; pictures never pass through it. An actor that dies
+is started again and its block is done again, up to ``RETRIES`` times. Tasks of blocks that are given up are done once
+more one by one, so that one which brings down whatever process works on it costs nobody but itself.
 
 Ray is imported when a cluster is asked for; the extra ``ray`` brings it.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -73,7 +76,7 @@ def connected(address=None, cores=None):
 
 @contextlib.contextmanager
 def _unheard():
-    """Without what Ray's C++ says on standard error as it starts; what Python says there is heard, and errors are raised."""
+    """Without what Ray's C++ says on standard error as it starts; what Python says there is heard, errors are raised."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     with os.fdopen(kept, "w") as heard, contextlib.ExitStack() as stack:
@@ -133,15 +136,25 @@ def _rows(ray, work, tasks, size, actors, threads):
             max_restarts=-1,
             max_task_retries=RETRIES,
         )
-    for row in data.iter_rows():
-        yield row["number"], pickle.loads(row["outcome"]), row["place"]
+    try:
+        for row in data.iter_rows():
+            yield row["number"], pickle.loads(row["outcome"]), row["place"]
+    except ray.exceptions.RayError as error:  # such as machines that do not have this package
+        raise CodecError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _raise(error, _):
+    raise error
 
 
 class _Actor:
     """What lives in each process of the cluster."""
 
     def __init__(self, work):
-        self.work = pickle.loads(work)
+        try:
+            self.work = pickle.loads(work)
+        except CodecError as error:  # it has another model: everything that it is given will say so
+            self.work = functools.partial(_raise, error)
         self.place = f"{socket.gethostname()}:{os.getpid()}"
 
     def __call__(self, batch):

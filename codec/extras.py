@@ -14,6 +14,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 
 # Module -> what its makers call it; others are called by the name of the module.
 TITLES = {
@@ -32,7 +33,7 @@ TITLES = {
 }
 
 
-def installed(module):
+def installed(module: str) -> bool:
     """Whether a top-level module is there, without loading it."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -40,17 +41,20 @@ def installed(module):
         return sys.modules.get(module) is not None
 
 
-def missing(*modules):
+def missing(*modules: str) -> list[str]:
     """List of those top-level modules that are not installed, in this order."""
     return [module for module in modules if not installed(module)]
 
 
-def how_to_install(extra):
-    """The command that brings an extra, and where: no registry has the package yet. In quotes that every shell understands."""
+def how_to_install(extra: str) -> str:
+    """The command that brings an extra, and where: no registry has the package yet.
+
+    In quotes that every shell understands.
+    """
     return f'pip install ".[{extra}]" in the folder of the sources'
 
 
-def lacks(who, extra, modules):
+def lacks(who: str, extra: str, modules: Sequence[str]) -> str:
     """The line for the user: who lacks which modules, and what brings them."""
     names = [TITLES.get(module, module) for module in modules]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -3,8 +3,8 @@
     000.jpg 000.json 001.jpg 001.json   ->   000.lqc 000.json 001.lqc 001.json
 
 An archive is read and written once from front to back, without seeking, and one member at a time is in memory. Order,
-dates, permissions and what is no picture are kept as they are. A picture that cannot be done stays as it is, too, so that no
-sample loses a part. WebDataset: Aizman, Maltby, Breuel 2019, arXiv:2001.01858. Standard library only.
+dates, permissions and what is no picture are kept as they are. A picture that cannot be done stays as it is, too, so
+that no sample loses a part. WebDataset: Aizman, Maltby, Breuel 2019, arXiv:2001.01858. Standard library only.
 """
 
 import contextlib

@@ -73,10 +73,10 @@ class Pictures(Dataset):
 class Shards(IterableDataset):
     """Samples of tar archives, as WebDataset has them: members that share a name up to its first point, side by side.
 
-    Each is a dict: ``"__key__"``, the name, and by extension the contents: tensors uint8 (3, H, W) of compressed pictures,
-    bytes of anything else. Archives are read from front to back; a sample is in memory at a time, or ``shuffle`` of them.
-    They are dealt out among the workers, and among the processes of torch.distributed where it is initialised: ``shards``
-    should be many more than those.
+    Each is a dict: ``"__key__"``, the name, and by extension the contents: tensors uint8 (3, H, W) of compressed
+    pictures, bytes of anything else. Archives are read from front to back; a sample is in memory at a time, or
+    ``shuffle`` of them. They are dealt out among the workers, and among the processes of torch.distributed where it is
+    initialised: ``shards`` should be many more than those.
 
     Args:
         shards: paths and URLs (extra ``remote``) of archives.

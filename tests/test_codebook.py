@@ -1,6 +1,7 @@
 """Codebooks: against their formulas, the NumPy reference, and the library vector-quantize-pytorch."""
 
 import copy
+import math
 import os
 import socket
 import subprocess
@@ -11,9 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from codec.quantise import CategoricalQuantiser, Codebook, FiniteScalarQuantiser, HierarchicalVectorQuantiser
-from codec.quantise import ResidualVectorQuantiser, SimVQ, VectorQuantiser, commit_codebooks, discard_codebooks
-from codec.quantise import reference
+from codec.quantise import (
+    CategoricalQuantiser,
+    Codebook,
+    FiniteScalarQuantiser,
+    HierarchicalVectorQuantiser,
+    ResidualVectorQuantiser,
+    SimVQ,
+    VectorQuantiser,
+    commit_codebooks,
+    discard_codebooks,
+    reference,
+)
 
 
 def latents(*shape, seed=0):
@@ -418,12 +428,27 @@ def test_an_entry_whose_share_has_faded_away_stays_where_it_is():
     assert torch.equal(book.entries, before)
 
 
+def test_a_share_fades_away_at_a_ten_thousandth_of_an_even_one():
+    """Its entry follows the average down to there, and stays beyond: of sums this small nothing is left to follow."""
+    book = groups(decay=0.8)
+    shares = torch.full((3, 8), 1 / 8)
+    shares[:, 5], shares[:, 6] = 1.5e-4 / 8, 1.1e-4 / 8  # 1.2e-4 and 0.88e-4 after the step
+    entries = latents(3, 8, 2, seed=2)
+    entries[:, 5:7] = 50.0
+    book.load(entries, shares)
+    book.sums[:, 5:7] *= 2  # as if the average were at 100
+    step(book, latents(3, 60, 2))
+    torch.testing.assert_close(book.shares[:, 5:7], torch.tensor([[1.2e-4, 0.88e-4]] * 3) / 8)
+    torch.testing.assert_close(book.entries[:, 5], torch.full((3, 2), 100.0))
+    assert book.entries[:, 6].eq(50).all()
+
+
 def test_random_codebooks_have_vectors_of_length_one():
     for drawn in (SimVQ(4000, 16).basis, CategoricalQuantiser(4000, 16).codebook):
         assert drawn.square().sum(1).mean().item() == pytest.approx(1, rel=0.05)
 
 
-# --- Codebooks side by side ----------------------------------------------------------------------------------------
+# Codebooks side by side
 
 
 def groups(**options):
@@ -537,6 +562,8 @@ def test_the_first_entry_can_be_held_at_zero():
         index = step(book, shift + latents(3, 60, 2, seed=seed))
         assert index.eq(0).any() == (seed < 3)
         assert book.entries[:, 0].eq(0).all() and book.entries[:, 1:].abs().min() > 0
+    # Dead as it is, it does not restart: its share is what chose it, which without a memory is nothing.
+    assert book.shares[:, 0].eq(0).all() and book.sums[:, 0].eq(0).all()
 
 
 def test_a_restarted_entry_has_time_to_find_its_vectors():
@@ -622,7 +649,7 @@ def test_processes_agree_on_the_codebooks_of_all_their_vectors(tmp_path):
     assert a["commits"] == 6 and a["entries"].abs().max() < 10
 
 
-# --- Hierarchies, SimVQ, categorical codes -------------------------------------------------------------------------
+# Hierarchies, SimVQ, categorical codes
 
 
 def test_levels_decode_to_what_the_synthesis_saw_and_all_learn():
@@ -691,6 +718,12 @@ def test_categorical_codes_are_relaxed_draws_in_training_and_the_likeliest_at_ev
     assert torch.equal(hard.z_q, dvae.decode(hard.indices))
 
 
+def test_the_divergence_counts_as_it_is_unless_said_otherwise():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25]]) + 1e-30)
+    # log 4 less the entropy: 1.5 bits of 2 for the first, none for the second.
+    assert CategoricalQuantiser(4, 3)(logits).loss.item() == pytest.approx(0.5 * math.log(2) / 2)
+
+
 def test_quantisers_turn_gradients_by_the_rotation_trick_where_asked():
     torch.manual_seed(0)
     z, g = latents(2, 3, 4, 4).requires_grad_(), latents(2, 3, 4, 4, seed=3)
@@ -702,7 +735,7 @@ def test_quantisers_turn_gradients_by_the_rotation_trick_where_asked():
         torch.testing.assert_close(lengths[0] / lengths[1], lengths[2] / lengths[3])
 
 
-# --- The referee ---------------------------------------------------------------------------------------------------
+# The referee
 
 
 def test_the_library_vector_quantize_pytorch_finds_the_same():

@@ -1,12 +1,13 @@
 """Tables that are fitted to what is coded."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
-from test_vector_entropy import VQ_CONFIG
-from tiny import CONFIG, coding
+from scipy.stats import norm
 
 from cli.main import codec as codec_command
 from codec.engine import read_folder
@@ -14,7 +15,9 @@ from codec.errors import ImageError, ModelError
 from codec.image_io import read_picture
 from codec.model import Model
 from codec.training import fitting
-from codec.training.scale_mixture import coder_rows
+from codec.training.scale_mixture import ScaleMixture, coder_rows
+from test_vector_entropy import VQ_CONFIG
+from tiny import CONFIG, coding
 
 FEW = ["--set", "fit_crops=3", "--seed", "5", "--no-progress"]
 
@@ -43,9 +46,26 @@ def test_only_tables_and_shifts_change(folders):
     assert read_folder(folders[0])[0] == read_folder(folders[1])[0]
 
 
-def test_the_same_seed_and_pictures_give_the_same_bytes(folders, pictures, tmp_path):
+def test_the_same_seed_and_pictures_give_the_same_bytes(folders, pictures, tmp_path, monkeypatch):
+    """After one round of plain rounding and three of the trellis, with a bar that comes to its end."""
+    rounds, bars, observe = [], [], fitting._observe
+
+    class Bar(fitting.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": False, "file": io.StringIO()})
+            bars.append(self)
+
+    def counted(codes, dependent, sample):
+        rounds.append(dependent)
+        return observe(codes, dependent, sample)
+
+    monkeypatch.setattr(fitting, "tqdm", Bar)
+    monkeypatch.setattr(fitting, "_observe", counted)
     fitting.fit_folder(folders[0], tmp_path, [pictures], seed=5, crops=3, progress=False)
     assert (tmp_path / "weights.safetensors").read_bytes() == (folders[1] / "weights.safetensors").read_bytes()
+    assert rounds == 3 * [False] + 9 * [True]
+    # Each crop is analysed once, observed four times, and looked at in twice two steps of Newton's method.
+    assert bars[0].n == bars[0].total == 3 * (1 + 4 + 4)
 
 
 def test_fitted_tables_fit(folders, pictures):
@@ -69,6 +89,57 @@ def test_shifts_are_least_squares():
     shifts = problem.solve()
     assert shifts[:2, 7, 1] == pytest.approx([0.0, 0.5], abs=0.01)
     assert np.count_nonzero(shifts) == 3  # the last anchor follows what is best for all
+
+
+def test_no_shift_is_more_than_a_symbol():
+    problem = fitting._LeastSquares(3, 64)
+    for magnitude, wanted in ((1, 3.0), (2, -3.0)):
+        problem.add(5000, np.full(10**6, 4 * 7 + magnitude), np.full(10**6, wanted))
+    assert problem.solve()[1, 7].tolist() == [1.0, -1.0, 0.0]
+
+
+def test_the_shift_that_a_latent_would_like_is_that_of_least_error():
+    """Where the synthesis is 2 y + 0.1, that is at (x - 0.1) / 2, from wherever the shifts are now."""
+    rng = np.random.default_rng(0)
+    sample = fitting._Sample(rng.integers(0, 256, (64, 64, 3), np.uint8), 5000, None, None)
+    value, symbols = rng.integers(-64, 64, (3, 64, 64)), rng.integers(-4, 5, (3, 64, 64))
+    magnitude, row = np.minimum(np.abs(symbols), 3), rng.integers(0, 64, (3, 64, 64))
+    shifts = rng.uniform(0, 0.4, (3, 64, 3)).astype(np.float32)
+    heard = []
+
+    class Synthesis:
+        def synthesise(self, y_hat, quality):
+            heard.append((y_hat.detach().clone(), quality.item()))
+            return 2 * y_hat + 0.1
+
+    cell = np.sign(symbols) * (4 * row + magnitude)
+    wanted = fitting._wanted(Synthesis(), sample, value, cell, shifts)
+    now = np.where(magnitude > 0, shifts[1, row, np.maximum(magnitude, 1) - 1], 0)  # quality 50 is the middle anchor
+    np.testing.assert_allclose(heard[0][0][0], value / 16 - np.sign(symbols) * now, rtol=1e-6, atol=1e-6)
+    assert heard[0][1] == 50.0
+    best = (sample.pixels.transpose(2, 0, 1) / 255 - 0.1) / 2
+    shifted = symbols != 0
+    np.testing.assert_allclose(wanted[shifted], (np.sign(symbols) * (value / 16 - best))[shifted], atol=1e-4)
+
+
+def test_indices_of_the_trellis_have_the_probability_of_their_cells():
+    """In steps of 10/16: 2 k and as wide by quantiser 0; 0, +-1, +-3 by quantiser 1, whose borders lie half-way."""
+    mixture = ScaleMixture(4)
+    with torch.no_grad():
+        mixture.log_weight.add_(0.3 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    prior = fitting._prior(mixture, dependent=True)
+    assert prior.shape == (4, 128, 4095)
+    borders = {0: [(-1, 1), (1, 3), (3, 5), (5, 7)], 1: [(-0.5, 0.5), (0.5, 2), (2, 4), (4, 6)]}
+    for k, row in ((0, 30), (3, 41)):
+        weights, ratios = mixture.log_weight[k].softmax(0).detach().numpy(), mixture.log_ratio[k].exp().detach().numpy()
+        sigma = 0.11 * (256 / 0.11) ** (row / 63)
+        for quantiser, cells in borders.items():
+            found = prior[k, 64 * quantiser + row]
+            assert found.sum() == pytest.approx(1, abs=1e-3)
+            for index, (low, high) in enumerate(cells):
+                edges = norm.cdf(np.outer([low, high], 10 / 16 / (ratios * sigma)))
+                assert found[2047 + index] == pytest.approx((edges[1] - edges[0]) @ weights, rel=1e-3)
+                assert found[2047 - index] == pytest.approx(found[2047 + index], rel=1e-4)
 
 
 def test_rows_hold_what_is_likely_and_escapes_the_rest():

@@ -1,9 +1,10 @@
 """What fuzzing has found worth keeping, once more, and any bytes that hypothesis thinks of (tests/fuzz.py)."""
 
-import fuzz
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import fuzz
 
 INPUTS = sorted(path for path in fuzz.CORPUS.rglob("*") if path.is_file())
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about the damage

@@ -84,6 +84,31 @@ def test_momentum_is_nesterovs():
     torch.testing.assert_close(optimiser.state[p]["momentum"], 0.5 * first + p.grad)
 
 
+def test_a_step_unless_said_otherwise():
+    """0.3 of the 32 lr sqrt(outputs / inputs) at lr = 0.003, by the momentum of Jordan et al., 0.95, one step ahead."""
+    (p,) = parameters((9, 4))
+    expected, first, second = p.detach().clone(), p.grad.clone(), torch.randn(9, 4)
+    optimiser = Muon([p])
+    optimiser.step()
+    p.grad = second
+    optimiser.step()
+    for gradient, momentum in ((first, first), (second, 0.95 * first + second)):
+        (direction,) = orthogonalised((gradient + 0.95 * momentum).T[None], 5)
+        expected -= 32 * 0.003 * 0.3 * (9 / 4) ** 0.5 * direction.T
+    torch.testing.assert_close(p.detach(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9")
+def test_pytorch_s_muon_goes_the_same_way():
+    ((p,), (q,)) = parameters((8, 8)), parameters((8, 8))
+    ours, theirs = Muon([p]), torch.optim.Muon([q], lr=32 * 0.003 * 0.3, weight_decay=0.0)
+    begun, gradients = p.detach().clone(), torch.randn(6, 8, 8, generator=torch.Generator().manual_seed(3))
+    for gradient in gradients:
+        p.grad, q.grad = gradient.clone(), gradient.clone()
+        ours.step(), theirs.step()
+    assert (p - q).norm() < 0.03 * (q - begun).norm()  # theirs iterate in bfloat16
+
+
 def test_parameters_without_a_gradient_stay():
     (p,) = parameters((3, 3))
     p.grad = None

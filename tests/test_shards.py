@@ -11,13 +11,13 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, succeed, without_warning
 
 import codec
 from cli.common import Failure
 from cli.patterns import braces
 from codec.errors import CodecError
 from codec.shards import members, repack, sample_of
+from test_cli import fail, succeed, without_warning
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,8 @@ def shard(tmp_path, photo):
     data = archive(
         ("000.json", b'{"caption": "one"}'), ("000.jpg", picture(photo, 0, "jpeg")), ("000.cls", b"3"), folder,
         ("more/001.seg.png", picture(photo, 1)), ("more/001.txt", b"text"), ("002.png", picture(photo, 2)),
-        ("002.jpg", picture(photo, 3, "jpeg")), ("weights.bin", b"of another program"), (f"{LONG}.PNG", picture(photo, 4)),
+        ("002.jpg", picture(photo, 3, "jpeg")), ("weights.bin", b"of another program"),
+        (f"{LONG}.PNG", picture(photo, 4)),
         (f"{LONG}.json", b"{}"), link("same.jpg", "000.jpg", tarfile.LNKTYPE), link("soft", "000.cls", tarfile.SYMTYPE),
         (".png", b"hidden, and no picture"),
     )  # fmt: skip
@@ -84,7 +85,8 @@ def shard(tmp_path, photo):
 
 
 NAMES = [
-    "000.json", "000.lqc", "000.cls", "more", "more/001.seg.lqc", "more/001.txt", "002.lqc", "002.jpg.lqc", "weights.bin",
+    "000.json", "000.lqc", "000.cls", "more", "more/001.seg.lqc", "more/001.txt", "002.lqc", "002.jpg.lqc",
+    "weights.bin",
     f"{LONG}.lqc", f"{LONG}.json", "same.lqc", "soft", ".png",
 ]  # fmt: skip
 

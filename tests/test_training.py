@@ -2,11 +2,13 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,20 +17,30 @@ from compressai.entropy_models import GaussianConditional
 from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import CONFIG, trainable, weights_of
-from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
+from codec.health import health
 from codec.model import Model
+from codec.nn.dct import coarse_deviation
+from codec.nn.latents import place
 from codec.quantise import LATENT_QUANTISERS, latent_quantiser
 from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.fitting import fit_folder
 from codec.training.loop import (
-    ENCODER, average_decay, bf16_pays, learning_rate, matrix_names, picture_losses, read_weights, train,
+    ENCODER,
+    average_decay,
+    bf16_pays,
+    learning_rate,
+    matrix_names,
+    picture_losses,
+    read_weights,
+    train,
 )  # fmt: skip
 from codec.training.model import TrainableModel, _tamed, grow
+from tiny import CONFIG, trainable, weights_of
+from tiny import training_config as config
 
 
 def logged(folder, name):
@@ -163,7 +175,8 @@ def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
 
 
 GROWN = dict(
-    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200, synthesis_depth8=2,
+    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200,
+    synthesis_depth8=2,
     hyper_width=20, entropy_width=24, context_width=32, activation_bits=15,
 )  # fmt: skip
 
@@ -194,6 +207,30 @@ def test_grown_networks_compute_the_same_and_learn(name):
         elif old.dim() > 1 and parameter.shape[1] > old.shape[1]:
             learning.append(parameter.grad[: old.shape[0], old.shape[1] :].any())
     assert any(learning) or name == "activation_bits"
+
+
+def test_what_is_new_in_a_grown_network_starts_as_in_a_new_one():
+    """But for what reads new units, which starts at zero."""
+    small, config_ = trainable(), dataclasses.replace(CONFIG, **GROWN)
+    torch.manual_seed(7)
+    new = TrainableModel(config_).state_dict()
+    torch.manual_seed(7)
+    grown = TrainableModel(config_)
+    grow(grown, small)
+    compared = 0
+    for name, own in grown.state_dict().items():
+        old = small.state_dict().get(name)
+        if old is None or old.dim() == 0 or name.endswith("trunk.layers.0.weight"):  # of inputs in another order
+            continue
+        assert torch.equal(own[tuple(map(slice, old.shape))], old), name
+        if name.endswith("weight") and old.dim() > 1:
+            assert torch.equal(own[len(old) :], new[name][len(old) :]) and own[: len(old), old.shape[1] :].eq(0).all()
+        else:
+            outside = torch.ones(own.shape, dtype=torch.bool)
+            outside[tuple(map(slice, old.shape))] = False
+            assert torch.equal(own[outside], new[name][outside]), name
+            compared += outside.sum().item()
+    assert compared > 100
 
 
 def test_networks_grow_on_the_way_from_exported_weights(pictures, tmp_path):
@@ -383,6 +420,16 @@ def test_the_average_is_short_at_first_and_when_the_rate_falls():
     assert average_decay(settings, 10**6, 0.0, anew=True) == pytest.approx(0.999**10)
 
 
+@pytest.mark.parametrize("steps", [20, 300, 700, 3000])
+def test_a_run_of_any_length_forgets_the_weights_that_it_began_with(steps):
+    settings, share = TrainingConfig(warmup=0, decay=0.2), 1.0
+    for step in range(steps):
+        done = step / steps
+        share *= average_decay(settings, step, learning_rate(settings, step, done), anew=False, done=done)
+    assert share < 0.05
+    assert average_decay(settings, 10**5, settings.lr, anew=False, done=0.5) == settings.ema  # long runs as ever
+
+
 def test_weights_before_the_decay_are_kept_beside_those_after(pictures, tmp_path):
     settings = config(pictures, tmp_path, steps=10, decay=0.5, checkpoint_minutes=0.0)
     export = train(settings, progress=False)
@@ -416,6 +463,85 @@ def test_matrices_inside_networks_are_muons_and_nothing_else():
     assert "networks.contexts.2.trunk.layers.4.weight" in names
     for other in ("g_a.enter", "g_s.patch", "h_a.depthwise1", "h_s.layers.1", "contexts.0.mean", "contexts.0.index"):
         assert not [name for name in names if other in name], other
+
+
+def test_rates_of_the_parts_of_a_network(pictures, tmp_path):
+    """Priors at a rate of their own; linear parts at one that falls with the root of all steps, once they are many."""
+    settings = config(pictures, tmp_path, steps=100, warmup=0, decay=0.0, lr=0.01, prior_lr=3.0, skeleton_steps=4)
+    run = loop._Run(settings, one_process())
+    run.before, run.step = {"steps": 10}, 5  # 16 with the one to come
+    parts = {
+        "y_prior.log_weight": 3.0, "transforms.z_log_gain.table": 3.0,
+        "transforms.g_a.out.weight": 0.5, "transforms.g_s.patch.weight": 0.5,
+        "transforms.g_a.blocks.0.conv.weight": 1.0, "networks.contexts.0.mean.bias": 1.0,
+    }  # fmt: skip
+    groups = [group for optimiser in run.optimisers for group in optimiser.param_groups]
+    members = [id(p) for group in groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in run.bare.parameters() if p.requires_grad)  # each once
+    for run.config.skeleton_steps, skeletons in ((4, 0.5), (16, 1.0), (17, 1.0)):
+        run._one_step()
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        for name, factor in parts.items():
+            wanted = 0.01 * (skeletons if factor == 0.5 else factor)
+            assert rates[id(run.bare.get_parameter(name))] == pytest.approx(wanted), name
+    run.crops.close()
+
+
+def test_what_happens_every_so_often(pictures, tmp_path, monkeypatch):
+    """By a clock of 25 seconds a step: folders searched after a minute, validation after 1.5, checkpoints after 2."""
+    settings = config(
+        pictures, tmp_path, steps=20, valid=str(pictures), checkpoint_minutes=2.0, validate_minutes=1.5
+    )  # fmt: skip
+    run, clock, happened = loop._Run(settings, one_process()), itertools.count(0, 25), {}
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(run, "_one_step", lambda: {"loss": torch.ones(()), "bpp": torch.ones(())})
+    run.seconds = begun = 3600.0  # of the run that it resumes
+    for owner, name in ((run, "_save"), (run, "_report"), (run.crops, "rescan")):
+        monkeypatch.setattr(owner, name, lambda *_, name=name: happened.setdefault(name, []).append(run.step))
+    run.loop(progress=False)
+    assert happened["rescan"] == [3, 6, 9, 12, 15, 18]
+    assert happened["_report"] == [4, 8, 12, 16, 20, 20] and happened["_save"] == [5, 10, 15, 20, 20]  # and at the end
+    assert run.seconds == begun + 500 and run.facts()["minutes"] == round(4100 / 60, 1)
+    run.crops.close()
+
+
+def test_a_network_that_dies_is_said_once_and_not_before_it_could_live(pictures, tmp_path, monkeypatch, capsys):
+    run = loop._Run(config(pictures, tmp_path, steps=200), one_process())
+    run.before = {"steps": 100}  # logged after 150, 200, 250 and 300 steps in all
+    row = {"loss": 1.0, "bpp": 1.0, "z_share": 0.0, "dead_encoder": 0.3}
+    said = []
+
+    def step():
+        said.append(capsys.readouterr().out)
+        return {name: torch.tensor(value) for name, value in row.items()}
+
+    monkeypatch.setattr(run, "_one_step", step)
+    monkeypatch.setattr(run, "_save", lambda: None)
+    run.loop(progress=False)
+    assert [number for number, text in enumerate(said) if text] == [150]
+    assert "side information is dead" in said[150] and "30% of the units in encoder are dead" in said[150]
+    run.crops.close()
+
+
+def test_validation_is_the_loss_of_the_average_in_the_range_from_0_to_1(pictures, tmp_path):
+    run = loop._Run(config(pictures, tmp_path), one_process())
+    crops = validation_crops(pictures, 128)
+    row = run._validate(crops)
+    x = crops.float() / 255
+    losses = []
+    for lmbda in (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5):  # the ends and steps of equal ratio
+        with torch.no_grad():
+            found = run.ema(x, torch.full((len(x),), CONFIG.quality(lmbda)))
+        bpp = found["y_bpp"] + found["z_bpp"]
+        losses.append(((bpp + lmbda * found["mse"]) * (lmbda / 0.014) ** -0.5).mean().item())
+        assert row[f"valid_loss_{lmbda}"] == pytest.approx(losses[-1], rel=1e-5)
+        assert row[f"valid_bpp_{lmbda}"] == pytest.approx(bpp.mean().item(), rel=1e-5)
+        psnr = 10 * torch.log10(255**2 / found["mse"])
+        assert row[f"valid_psnr_db_{lmbda}"] == pytest.approx(psnr.mean().item(), rel=1e-5)
+    assert row["valid_loss"] == pytest.approx(sum(losses) / 5)
+    wanted = health(run.ema, x[:8])
+    assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+    run.crops.close()
 
 
 def test_a_drawing_weighs_as_much_as_a_photograph(pictures, tmp_path, monkeypatch):
@@ -455,6 +581,8 @@ def test_white_noise_counts_only_beyond_what_the_dct_makes_of_it(pictures, tmp_p
     error.backward()
     assert run.bare.transforms.g_s.patch.weight.grad.abs().max() > 0
     assert run.bare.transforms.g_a.blocks[0].mix_in.weight.grad is None  # the linear parts alone
+    run.bare.transforms.skeleton = lambda noise: run._plain.skeleton(noise) - 0.5
+    assert run._white_noise_error().item() == pytest.approx(0.25)
     run.crops.close()
 
 
@@ -466,6 +594,15 @@ def test_the_log_tells_health_speed_and_what_is_left(pictures, tmp_path):
     assert megapixels == pytest.approx(steps * 2 * 64 * 64 / 1e6, rel=1e-3) and logged(tmp_path, "minutes_left") == [
         0.0
     ]
+    assert not list(tmp_path.glob("events*"))  # unless asked for
+
+
+def test_figures_go_to_tensorboard_where_asked_for(tmp_path):
+    pytest.importorskip("tensorboard")
+    log = loop._Log(tmp_path, tensorboard=True)
+    log.write(7, 90.0, {"loss": 0.25})
+    log.close()
+    assert logged(tmp_path, "loss") == [0.25] and len(list(tmp_path.glob("events*"))) == 1
 
 
 def test_an_outlier_costs_about_what_its_escape_takes_and_pulls_at_mean_and_scale():
@@ -487,6 +624,28 @@ def test_the_limit_of_an_outlier_is_four_and_a_half_deviations_beyond_the_zero_b
     assert tamed.tolist() == pytest.approx([0.5 + 4.5 * 0.2, -9.4, -9.5, 0.4])
     tamed.sum().backward()  # the limit itself is a constant factor
     assert residual.grad.tolist() == pytest.approx([1.4 / 5, 1.0, 9.5 / 9.6, 1.0])
+
+
+@pytest.mark.parametrize("anchor", range(3))
+def test_the_first_scales_are_the_deviations_of_the_dct_of_photographs(anchor):
+    """Times the gain of the quality, within 0.11 and 256, to the nearest of 64 rows."""
+    torch.manual_seed(0)
+    model, seen = TrainableModel(CONFIG).eval(), []
+    with torch.no_grad():
+        gain = model.transforms.log_gain
+        gain.start = gain.start + 4 * torch.randn(3, CONFIG.M)  # enough to reach both ends
+        model._start_scales()
+        for net in model.networks.contexts:
+            net["index"].weight.zero_()
+        bits = model.y_prior.bits
+        model.y_prior.bits = lambda residual, scales, coded: (seen.append(scales), bits(residual, scales, coded))[1]
+        x = torch.rand(1, 3, 64, 64)
+        model(x, torch.tensor([50.0 * anchor]))
+        found = sum(place(part.view(1, 4, CONFIG.M // 4, 2, 2), k) for k, part in enumerate(seen[0]))
+    wanted = coarse_deviation(CONFIG.M) * gain.table[anchor].exp().detach()
+    off = (found[0] / wanted.clamp(0.11, 256)[:, None, None]).log().abs()
+    assert off.max() < 0.51 * math.log(256 / 0.11) / 63
+    assert (wanted < 0.11).any() and (wanted > 256).any()
 
 
 def test_side_information_is_paid_for_by_the_prior_of_the_nearest_anchor():
@@ -553,7 +712,7 @@ def test_settings_that_cannot_work_are_refused(bad):
 def test_missing_inputs_are_clear_errors(pictures, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         train(config(tmp_path / "nowhere", tmp_path / "run"), progress=False)
-    with pytest.raises(ModelError, match="nothing to resume"):
+    with pytest.raises(ModelError, match="nowhere: nothing to resume from; .*installed: "):
         train(config(pictures, tmp_path / "run", resume=str(tmp_path / "nowhere")), progress=False)
     (tmp_path / "bad.pt").write_bytes(b"junk")
     with pytest.raises(ModelError, match="not a checkpoint"):

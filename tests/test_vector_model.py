@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from test_vector_entropy import CONFIGS, VQ_CONFIG, trainable
-from tiny import CONFIG, training_config, weights_of
 
 from codec import latents
 from codec.engine import read_folder
@@ -19,6 +17,8 @@ from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.loop import picture_losses, read_weights, train
 from codec.training.vector_model import Level, TrainableVectorModel
+from test_vector_entropy import CONFIGS, VQ_CONFIG, trainable
+from tiny import CONFIG, training_config, weights_of
 
 KINDS = pytest.mark.parametrize("kind", CONFIGS)
 
@@ -65,7 +65,7 @@ def run(made, vectors, used=None, near=None, worth=0.0, **options):
     return made(vectors, (1, 1, n), used, near, torch.full((n, 1), worth), generator=generator, **options)
 
 
-# --- Levels --------------------------------------------------------------------------------------------------------
+# Levels
 
 
 def test_every_stage_codes_what_the_ones_before_left_over():
@@ -254,7 +254,7 @@ def test_priors_and_codewords_learn_from_choices_and_not_from_the_soft_rate():
     assert pull.abs().max() > 0 and to_prior.abs().max() > 0 and to_sharpness.abs().max() > 0
 
 
-# --- Categorical codes ---------------------------------------------------------------------------------------------
+# Categorical codes
 
 
 def test_draws_harden_as_the_temperature_falls_and_evaluation_takes_the_likeliest():
@@ -289,7 +289,7 @@ def test_the_temperature_of_a_run_falls_from_1_to_a_sixteenth(pictures, tmp_path
     run_.crops.close()
 
 
-# --- Models --------------------------------------------------------------------------------------------------------
+# Models
 
 
 def captured(model, y):
@@ -412,6 +412,15 @@ def test_tables_of_a_weights_file():
     torch.testing.assert_close(counts[..., :-1] / 65536, share, rtol=0, atol=2e-4)  # no sharpness yet
 
 
+def test_codewords_of_whole_numbers_are_rounded_and_kept_within_what_the_networks_take():
+    made = level(stages=1)
+    codewords = torch.tensor([0.0, 0.4, 3.6, -3.6, 2.5, -2.5, 1e4, -1e4])[:, None].expand(3, 8, 4)
+    made.books[0].load(codewords / made.size[0][:, None, None])  # of one unit each
+    found = made.export_tensors(torch.zeros(1, 3), whole=True)["codebooks"]
+    wanted = torch.tensor([0, 0, 4, -4, 3, -2, 255, -255])  # halves upwards; eight bits and a sign
+    assert found.dtype == torch.float16 and torch.equal(found[0].int(), wanted.int()[:, None].expand(3, 8, 4))
+
+
 def test_the_divergence_is_the_rate_of_a_discrete_vae():
     model = trainable("dvae")
     captured(model, draw(2, VQ_CONFIG.M, 4, 4))
@@ -499,7 +508,7 @@ def test_the_lower_level_is_conditioned_on_the_upper_one():
     assert np.abs(steps).max() < 1.01 and (np.abs(steps) > 0.01).mean() < 0.01  # sums beyond 2^24, in training alone
 
 
-# --- Training ------------------------------------------------------------------------------------------------------
+# Training
 
 
 def logged(folder, name):
@@ -563,6 +572,17 @@ def test_one_picture_that_is_not_finite_leaves_no_trace(pictures, tmp_path, monk
     run_.crops.close()
 
 
+def test_measuring_the_means_of_the_average_leaves_nothing_to_learn(pictures, tmp_path):
+    run_ = loop._Run(settings(pictures, tmp_path, steps=5), one_process())
+    run_._one_step()
+    run_.step += 1
+    averaged = run_._averaged()
+    before = averaged.lower.codebooks.clone(), averaged.lower.gained.clone()
+    commit_codebooks(averaged)
+    assert torch.equal(averaged.lower.codebooks, before[0]) and torch.equal(averaged.lower.gained, before[1])
+    run_.crops.close()
+
+
 @KINDS
 def test_resumed_training_equals_uninterrupted(pictures, tmp_path, kind):
     train(settings(pictures, tmp_path / "whole", kind, steps=4, decay=0.0), progress=False)
@@ -621,7 +641,7 @@ def test_grown_networks_keep_their_codes(pictures, tmp_path):
     assert (a - b).abs().max() < 0.2 * a.abs().max()
 
 
-# --- Settings ------------------------------------------------------------------------------------------------------
+# Settings
 
 
 def test_latents_are_chosen_by_name():

@@ -1,19 +1,29 @@
 """An evaluation from pictures to figures, as ``codec evaluate`` makes it, for programs: :func:`evaluate`."""
 
+from __future__ import annotations
+
 import functools
 import json
 import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import CodecError
+from ..errors import CodecError, ImageError
+from ..files import StrPath
 from . import rate_distortion as rd
+from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
 from .metrics import METRICS
 
+if TYPE_CHECKING:
+    from .words import Answer
+
+
 OURS = "codec"  # our name in tables and files
-QUALITIES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+QUALITIES = OWN_QUALITIES
 
 
 @dataclass(frozen=True)
@@ -28,28 +38,29 @@ class Evaluation:
         found: how many rows come from the journal.
     """
 
-    rows: list
+    rows: list[rd.Row]
     summary: rd.Summary
-    conditions: dict
-    entrants: list
+    conditions: dict[str, Any]
+    entrants: list[rd.Entrant]
     found: int = 0
 
-    def results(self):
+    def results(self) -> dict[str, Any]:
         """Everything as ``codec evaluate --json`` has it: dict of what JSON holds."""
-        return json.loads(rd.as_json(self.conditions, self.summary, self.rows))
+        found: dict[str, Any] = json.loads(rd.as_json(self.conditions, self.summary, self.rows))
+        return found
 
-    def answer(self):
+    def answer(self) -> Answer:
         """In words, how many of the others' bytes ours needs, and where it loses: see ``words.answer``."""
         from .report import answer
 
         return answer(self.results())
 
-    def save(self, *files, pictures=()):
+    def save(self, *files: StrPath, pictures: Iterable[dict[str, Any]] = ()) -> None:
         """Write results to files, each whole or not at all, by their suffixes.
 
         Args:
-            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the page of
-                ``codec report``.
+            files: paths: ``.json`` is what ``codec report`` reads, ``.csv`` every figure, one a line, ``.html`` the
+                page of ``codec report``.
             pictures: for the viewer of the page, see ``report.views``.
 
         Raises:
@@ -71,10 +82,23 @@ class Evaluation:
 
 
 def evaluate(
-    pictures, *, qualities=QUALITIES, against=("jpeg", "webp"), metrics=tuple(METRICS), model=None, device="cpu",
-    threads=None, workers=1, journal=None, resamples=rd.RESAMPLES, interpolation="pchip", start=None, step=None,
-    failed=None, spread=None,
-):  # fmt: skip
+    pictures: Iterable[rd.Place | tuple[str, rd.Place]],
+    *,
+    qualities: Sequence[float] = QUALITIES,
+    against: Sequence[str] = ("jpeg", "webp"),
+    metrics: Sequence[str] = tuple(METRICS),
+    model: StrPath | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int = 1,
+    journal: StrPath | None = None,
+    resamples: int = rd.RESAMPLES,
+    interpolation: str = "pchip",
+    start: Callable[[str, Sequence[Any]], object] | None = None,
+    step: Callable[[rd.Row | None], object] | None = None,
+    failed: Callable[[str, ImageError], object] | None = None,
+    spread: rd.Spread | None = None,
+) -> Evaluation:
     """Measure this codec and others on pictures: :class:`Evaluation`.
 
         found = codec.evaluation.evaluate(["a.png", "b.png"], against=["webp", "avif444"])
@@ -94,11 +118,11 @@ def evaluate(
         journal: path of a file that keeps rows as they come, and from which those that are there already are taken.
         resamples: of the pictures, for 95 % intervals of BD-rates, which there are from ``MIN_PICTURES`` pictures on.
         interpolation: "pchip" or "akima".
-        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates", anchors)``;
-            ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name, error)`` for a picture
-            that is left out (without it the error is raised).
-        spread: does the codings elsewhere, in the place of ``workers``: :func:`codec.cluster.spread`, or a partial of it
-            with the same ``threads``; of each worker, then, and None for one.
+        start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates",
+            anchors)``; ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name,
+            error)`` for a picture that is left out (without it the error is raised).
+        spread: does the codings elsewhere, in the place of ``workers``: :func:`codec.cluster.spread`, or a partial of
+            it with the same ``threads``; of each worker, then, and None for one.
 
     Raises:
         CodecError: a name is unknown, something that it needs is missing, or no picture is left.
@@ -106,7 +130,6 @@ def evaluate(
     """
     from .. import Codec
     from ..threads import cores, set_threads
-    from .anchors import find_anchors
 
     named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
     unknown = [name for name in metrics if name not in METRICS]
