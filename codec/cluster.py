@@ -76,7 +76,7 @@ def connected(address=None, cores=None):
 
 @contextlib.contextmanager
 def _unheard():
-    """Without what Ray's C++ says on standard error as it starts; what Python says there is heard, errors are raised."""
+    """Without what Ray's C++ says on standard error as it starts; what Python says there is heard, and errors rise."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     with os.fdopen(kept, "w") as heard, contextlib.ExitStack() as stack:

@@ -49,7 +49,7 @@ def write_bytes_atomic(path: StrPath, data: BytesLike) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
-    """A binary file to write to, for ``with``: it gets that name, whole, at the end, and is gone where the block raises.
+    """A binary file to write to, for ``with``: it gets that name, whole, at the end, and is gone where that raises.
 
     Args:
         path: str or path-like. A symbolic link stays one: what it points to is written.

@@ -1,9 +1,9 @@
 """What became of every picture of a run: JSON lines beside the results.
 
-A run writes files of its own, ``<UTC time>-<8 random hex digits>-<part>.jsonl``, so that a rerun and two runs at once do
-not touch each other's, and names sort by time. On a file system there is one part, and a line is there as soon as it is
-written. Object stores do not append: there a part is a single put, after ``LINES`` lines or ``SECONDS``, whichever is
-first.
+A run writes files of its own, ``<UTC time>-<8 random hex digits>-<part>.jsonl``, so that a rerun and two runs at once
+do not touch each other's, and names sort by time. On a file system there is one part, and a line is there as soon as
+it is written. Object stores do not append: there a part is a single put, after ``LINES`` lines or ``SECONDS``,
+whichever is first.
 Standard library only.
 """
 

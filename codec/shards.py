@@ -155,6 +155,6 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, archive):
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # of all Pythons, and documented by none
             archive.complete = True
             raise

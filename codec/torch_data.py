@@ -9,6 +9,7 @@ Workers may be forked or spawned: each loads the model once, and computes with o
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class _Decoder:
         if mode not in MODES:
             raise ValueError(f"mode {mode!r}: there are {', '.join(MODES)}")
         self.mode, self.scale, self.model = mode, scale, model
-        self._coder = self._process = None
+        self._coder: Any = None
+        self._process: int | None = None
 
     def __call__(self, data):
         if self._process != os.getpid():  # also in a child that was forked after use
@@ -122,7 +124,7 @@ class Shards(IterableDataset):
     def _samples(self, shards):
         """Dicts of bytes, in order."""
         for shard in shards:
-            sample = {}
+            sample: dict[str, Any] = {}
             with RemotePath(shard).open() if is_url(shard) else Path(shard).open("rb") as file:
                 try:
                     for name, data in members(file):
@@ -138,7 +140,7 @@ class Shards(IterableDataset):
                 yield sample
 
     def _drawn(self, samples, dice):
-        waiting = []
+        waiting: list[dict[str, Any]] = []
         for sample in samples:
             if len(waiting) < self.shuffle:
                 waiting.append(sample)

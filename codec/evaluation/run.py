@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError, ImageError
 from ..files import StrPath
+from ..remote import RemotePath
 from . import rate_distortion as rd
 from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
@@ -131,7 +132,10 @@ def evaluate(
     from .. import Codec
     from ..threads import cores, set_threads
 
-    named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
+    named = [
+        each if isinstance(each, tuple) else (str(each) if isinstance(each, RemotePath) else os.fspath(each), each)
+        for each in pictures
+    ]
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise CodecError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
