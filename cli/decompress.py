@@ -109,7 +109,7 @@ def decompress(
         return
 
     engine = engine.shared(workers, threads, len(jobs.jobs))
-    settings = {"model": model, "device": device, "threads": engine.threads, "max_pixels": max_pixels}
+    settings = {"model": engine.model(model), "device": device, "threads": engine.threads, "max_pixels": max_pixels}
     part = Part(region, SCALES[scale], [] if salvage else None)
     work = Decompressing(settings, part, suffix, ending or suffix, depth, writing, keep_times, is_verbose())
     run(jobs, work, verb="decompressing", as_json=as_json, engine=engine)

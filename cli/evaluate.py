@@ -94,6 +94,7 @@ def evaluate(
     """
     require("eval", "scipy")
     inputs, _ = engine.names(inputs, None)
+    model = engine.model(model)
     pictures = find_sources(inputs, recursive, urls=True)
     for file in (csv_file, json_file, journal_file):
         if file not in (None, STREAM):

@@ -86,6 +86,10 @@ class Engine:
                 raise Failure(f"{name}: is in the memory of one process, where --engine {self.name} has several")
         return tuple(map(_absolute, inputs)), output and _absolute(output)
 
+    def model(self, name):
+        """The id or folder of a model, as every process of the engine understands it."""
+        return os.path.abspath(name) if self.remote and name and os.path.isdir(name) else name
+
     def shared(self, workers, threads, jobs):
         """The engine for so many jobs, with ``--workers`` and ``--threads`` as they were given."""
         workers, threads = (workers, threads or 1) if self.remote else share(workers, threads, jobs)
