@@ -1,6 +1,6 @@
 """Pages as a scanner sees them, drawn at random: the pictures of docs/guide/your-own-model.md.
 
-    python benchmarks/scans.py scans [--pages 160,12,16] [--size 640x896] [--seed 0]
+    python benchmarks/scans.py scans [--pages 160,12,8] [--size 640x896] [--seed 0]
 
 writes ``scans/train``, ``scans/valid`` and ``scans/test``, PNG, 150 dots per inch. Pages to train on and to validate
 with are letters, books, tables and forms in DejaVu Sans, Serif and Mono, black or blue on white. Those to test with
@@ -216,7 +216,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--pages", default="160,12,16", metavar="N,N,N", help="to train on, to validate and to test with"
+        "--pages", default="160,12,8", metavar="N,N,N", help="to train on, to validate and to test with"
     )
     parser.add_argument("--size", default="640x896", metavar="WIDTHxHEIGHT")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,6 +8,7 @@ import click
 
 from codec import bitstream, weights
 from codec.quality import EFFORT_MAX
+from codec.threads import set_product_threads
 
 from .common import coder_options, limit_option, model_options, workers_option
 from .files import (
@@ -89,6 +90,7 @@ def compress(
         from codec import Codec
 
         work.coder = Codec(model, device=device, threads=engine.threads, max_pixels=max_pixels)
+        set_product_threads(1)
         if not is_quiet() and not weights.is_released(work.coder.model_id):
             click.echo(
                 f"codec: model {work.coder.model_id} is experimental: later versions may not read what it writes",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from codec import bitstream
-from codec.threads import Lock
+from codec.threads import Lock, set_product_threads
 
 from .common import Failure, coder_options, limit_option, workers_option
 from .files import COMPRESSED_SUFFIXES, STREAM, Ending, batch_options, plan
@@ -144,6 +144,7 @@ class Decompressing:
                 from codec import Codec
 
                 self._coder = Codec(**self.settings)
+                set_product_threads(1)
         return self._coder
 
     def __call__(self, job):

@@ -7,6 +7,8 @@
     remote  files behind URLs
     ray     the work of a folder on a cluster
     imageio  the plugin for imageio
+    docs    make docs
+    lint    make lint
     test    the test suite
 
 ``pip install ".[eval]"``, in the folder of the sources, installs one of them.

@@ -16,6 +16,7 @@ from codec.image_io import read_picture
 from codec.model import Model
 from codec.training import fitting
 from codec.training.scale_mixture import ScaleMixture, coder_rows
+from codec.weights import model_id
 from test_vector_entropy import VQ_CONFIG
 from tiny import CONFIG, coding
 
@@ -32,6 +33,12 @@ def folders(tmp_path_factory, pictures):
     )
     assert done.exit_code == 0, done.output
     return source, fitted
+
+
+def test_the_card_names_the_model_as_it_is_after_fitting(folders):
+    titles = [(folder / "CARD.md").read_text(encoding="utf-8").splitlines()[0] for folder in folders]
+    assert titles == [f"# Model {model_id(folder)}, made with codec train" for folder in folders]
+    assert titles[0] != titles[1]
 
 
 def test_only_tables_and_shifts_change(folders):

@@ -7,7 +7,7 @@
     run                 all of it in one call: evaluate(pictures) -> rows, means, BD-rates, conditions
     metrics             PSNR, PSNR-Y, MS-SSIM, SSIMULACRA2 of one decoded picture
     ms_ssim, ssimulacra2  the last two of them
-    anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, with the two methods of codec.Codec
+    anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, other models of ours, in the manner of codec.Codec
     zoo                 CompressAI's models, the same way
     rate_distortion     pictures x codecs x qualities -> rows, means, monotonicity, CSV and JSON
     journal             rows on disk as they come, so that a run can go on where it was stopped

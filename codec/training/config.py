@@ -43,7 +43,8 @@ class TrainingConfig:
         freeze: names of parameters, or their beginnings, that stay as they are, with commas between; "encoder" stands
             for all that only the encoder reads.
         clip: largest gradient norm.
-        ema: decay of the exponential moving average of the weights, which is what is validated and exported.
+        ema: decay of the exponential moving average of the weights, which is what is validated and exported; less in
+            runs of less than 4 / (1 - ema) steps.
         eyes: share of the distortion that is SSIMULACRA2 instead of squared error (eyes.py), 0 to 1, for weights that
             have been trained without.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
