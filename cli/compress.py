@@ -1,5 +1,7 @@
 """``codec compress``: pictures to compressed files."""
 
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from .files import (
     COMPRESSED_SUFFIXES,
     PICTURE_SUFFIXES,
     Ending,
+    Job,
     batch_options,
     plan,
 )
@@ -112,7 +115,7 @@ class Compressing:
         coder: codec.Codec; a pickle names its model, and loads it where it is opened.
     """
 
-    settings: dict
+    settings: dict[str, Any]
     all_frames: bool
     force: bool
     keep_times: bool
@@ -121,7 +124,7 @@ class Compressing:
     verbose: bool
     coder: Any = None
 
-    def __call__(self, job):
+    def __call__(self, job: Job) -> Done:
         """Done of a files.Job."""
         job.check()
         if job.is_shard:

@@ -13,7 +13,7 @@ from codec import bitstream
 from codec.threads import Lock, set_product_threads
 
 from .common import Failure, coder_options, limit_option, workers_option
-from .files import COMPRESSED_SUFFIXES, STREAM, Ending, batch_options, plan
+from .files import COMPRESSED_SUFFIXES, STREAM, Ending, Job, batch_options, plan
 from .pictures import writing_options
 from .pipeline import Done, announced, engine_options, manifest_option, run
 from .progress import is_verbose
@@ -127,7 +127,7 @@ class Decompressing:
         keep_times: as the option says. verbose: tell size and time.
     """
 
-    settings: dict
+    settings: dict[str, Any]
     part: Any
     suffix: str
     ending: str
@@ -138,7 +138,7 @@ class Decompressing:
     _loading: Lock = field(default_factory=Lock, repr=False)
     _coder: Any = field(default=None, repr=False)
 
-    def coder(self):
+    def coder(self) -> Any:
         with self._loading:
             if self._coder is None:
                 from codec import Codec
@@ -147,7 +147,7 @@ class Decompressing:
                 set_product_threads(1)
         return self._coder
 
-    def __call__(self, job):
+    def __call__(self, job: Job) -> Done:
         """Done of a files.Job."""
         job.check()
         if job.is_shard:

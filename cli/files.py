@@ -10,7 +10,7 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ class Job:
             self._keep_times()
 
     @contextlib.contextmanager
-    def open_target(self, keep_times=False):
+    def open_target(self, keep_times: bool = False) -> Iterator[IO[bytes]]:
         """A binary file for an output of any size, for ``with``; the output appears at its end, whole or not at all."""
         if isinstance(self.target, RemotePath):
             with tempfile.TemporaryDirectory() as folder:
@@ -164,6 +164,7 @@ class Job:
                     yield file
                 self.target.put(path)
             return
+        assert self.target is not None, "an archive goes to a file"
         self.target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.target) as file:
             yield file
@@ -171,7 +172,7 @@ class Job:
             self._keep_times()
 
     def _keep_times(self):
-        if isinstance(self.source.path, Path) and self.target.is_file():
+        if isinstance(self.source.path, Path) and isinstance(self.target, Path) and self.target.is_file():
             found = self.source.path.stat()
             shutil.copymode(self.source.path, self.target)
             os.utime(self.target, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -357,7 +358,7 @@ def plan(
         if job.is_shard and not is_shard(job.target):
             raise Failure(f"{job}: becomes an archive: -o names a .tar, or a folder, with / at its end")
     found = _checked(jobs, sources, force, skip_existing)
-    if pattern:
+    if pattern and output is not None:
         found.place = as_path(os.path.dirname(output.partition("{")[0]))
     elif output not in (None, STREAM):
         found.place = as_path(output) if to_folder else as_path(output).parent
@@ -438,14 +439,15 @@ class _Kinds:
 
     MANY = 8
 
-    def __init__(self, targets):
+    def __init__(self, targets: Sequence[Any]) -> None:
         folders = Counter(target.parent for target in targets if isinstance(target, RemotePath))
-        self._listed = {folder: None for folder, count in folders.items() if count >= self.MANY}
+        self._many = {folder for folder, count in folders.items() if count >= self.MANY}
+        self._listed: dict[RemotePath, dict[str, str | None]] = {}
 
-    def __call__(self, path):
-        if path.parent not in self._listed:
+    def __call__(self, path: Any) -> str | None:
+        if path.parent not in self._many:
             return "folder" if path.is_dir() else "file" if path.is_file() else None
-        if self._listed[path.parent] is None:
+        if path.parent not in self._listed:
             self._listed[path.parent] = path.parent.kinds()
         return self._listed[path.parent].get(path.name)
 

@@ -1,5 +1,7 @@
 """Braces in names: ``shard-{000..123}.tar``, ``{train,valid}/*.png``."""
 
+from __future__ import annotations
+
 import math
 import re
 
@@ -9,7 +11,7 @@ MOST = 10_000_000  # names: more than any list of files
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
 
 
-def braces(name) -> list:
+def braces(name: str) -> list[str]:
     """The names that one with braces stands for, in order; the name itself where it has none.
 
     ``{000..123}`` counts, upwards or downwards, in as many digits as its ends have; ``{a,b}`` lists. Several multiply,

@@ -5,6 +5,8 @@
 The engine is this process, with threads, or a Ray cluster (:mod:`codec.cluster`); the work is the same.
 """
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import functools
@@ -12,8 +14,10 @@ import json
 import math
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from click.globals import push_context
@@ -21,10 +25,14 @@ from click.globals import push_context
 from codec.errors import CodecError
 from codec.remote import is_url
 
-from .common import Failure, Progress, describe, share, size_in_words
-from .files import STREAM, as_path
+from .common import Command, Failure, Progress, describe, share, size_in_words
+from .files import STREAM, Job, Plan, Sources, as_path
 from .progress import clock, is_quiet
 
+if TYPE_CHECKING:
+    from codec.manifest import Manifest
+
+Work: TypeAlias = Callable[[Any], "Done"]  # of a job
 MANIFESTS = "manifests"  # the folder of them, among the results
 
 
@@ -44,9 +52,9 @@ class Done:
     line: str | None
     read: int = 0
     written: int = 0
-    facts: dict = field(default_factory=dict)
-    remarks: list = field(default_factory=list)
-    problems: list = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     place: str | None = None
 
 
@@ -68,10 +76,10 @@ class Engine:
     threads: int | None = None
 
     @property
-    def remote(self):
+    def remote(self) -> bool:
         return self.name != "local"
 
-    def names(self, inputs, output):
+    def names(self, inputs: tuple[str, ...], output: str | None) -> tuple[tuple[str, ...], str | None]:
         """``(inputs, output)`` as every process of the engine understands them.
 
         Raises:
@@ -86,16 +94,16 @@ class Engine:
                 raise Failure(f"{name}: is in the memory of one process, where --engine {self.name} has several")
         return tuple(map(_absolute, inputs)), output and _absolute(output)
 
-    def model(self, name):
+    def model(self, name: str | None) -> str | None:
         """The id or folder of a model, as every process of the engine understands it."""
         return os.path.abspath(name) if self.remote and name and os.path.isdir(name) else name
 
-    def shared(self, workers, threads, jobs):
+    def shared(self, workers: int | None, threads: int | None, jobs: int) -> Engine:
         """The engine for so many jobs, with ``--workers`` and ``--threads`` as they were given."""
         workers, threads = (workers, threads or 1) if self.remote else share(workers, threads, jobs)
         return Engine(self.name, self.address, self.manifest, workers, threads)
 
-    def outcomes(self, jobs, work):
+    def outcomes(self, jobs: list[Any], work: Work) -> Iterator[tuple[Any, Callable[[], Done]]]:
         """Yield every job with a function that returns, or raises, what ``work(job)`` does."""
         if not self.remote:
             yield from _in_threads(jobs, work, self.workers)
@@ -105,17 +113,20 @@ class Engine:
 
         # A shard is work enough to hand out by itself.
         together = {"together": 1} if any(is_shard(job.source.path) for job in jobs) else {}
-        spreading = spread(work, jobs, address=self.address, workers=self.workers, threads=self.threads, **together)
+        spreading = spread(
+            work, jobs, address=self.address, workers=self.workers, threads=self.threads or 1, **together
+        )
         for job, outcome, place in spreading:
             if isinstance(outcome, Done):
                 outcome.place = place
             yield job, functools.partial(_given, outcome)
 
-    def manifest_of(self, plan):
+    def manifest_of(self, plan: Plan | Sources) -> Manifest | None:
         """The codec.manifest.Manifest of a run, or None where there is to be none."""
         folder = as_path(self.manifest) if self.manifest else None
-        if folder is None and self.remote and plan.place is not None:
-            folder = plan.place.joinpath(MANIFESTS)
+        place = getattr(plan, "place", None)
+        if folder is None and self.remote and place is not None:
+            folder = place.joinpath(MANIFESTS)
         if folder is None:
             return None
         from codec.manifest import Manifest
@@ -136,7 +147,7 @@ def _absolute(name):
     return os.path.join(os.path.abspath(name), "") if name.endswith(("/", os.sep)) else os.path.abspath(name)
 
 
-def manifest_option(command):
+def manifest_option(command: Command) -> Command:
     """``--manifest``, above :func:`engine_options`, which takes it."""
     return click.option(
         "--manifest", metavar="FOLDER",
@@ -144,7 +155,7 @@ def manifest_option(command):
     )(command)  # fmt: skip
 
 
-def engine_options(command):
+def engine_options(command: Command) -> Command:
     """``--engine`` and ``--address``; they arrive as ``engine``, an Engine."""
 
     @functools.wraps(command)
@@ -167,7 +178,15 @@ def engine_options(command):
     return with_engine
 
 
-def run(plan, work, *, verb, as_json=False, prepare=None, engine=Engine()) -> None:
+def run(
+    plan: Plan | Sources,
+    work: Work,
+    *,
+    verb: str,
+    as_json: bool = False,
+    prepare: Callable[[], object] | None = None,
+    engine: Engine = Engine(),
+) -> None:
     """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
 
     What is said stands in the order of the jobs, however many are at work.
@@ -184,9 +203,9 @@ def run(plan, work, *, verb, as_json=False, prepare=None, engine=Engine()) -> No
     more than one file, and with status 1 when something failed.
     """
     quiet, started = is_quiet(), time.monotonic()
-    jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", [])
-    sources = plan if jobs is None else plan.sources
-    jobs = sources.files if jobs is None else jobs
+    sources: Any = getattr(plan, "sources", plan)
+    jobs: list[Any] = getattr(plan, "jobs", sources.files)
+    skipped: list[Job] = getattr(plan, "skipped", [])
     # Standard output may be carrying a picture; a remark in the middle of it would ruin it.
     to_stderr = any(getattr(job, "target", job) is None for job in jobs)
     failed, sizes = len(sources.unreadable), []
@@ -196,8 +215,9 @@ def run(plan, work, *, verb, as_json=False, prepare=None, engine=Engine()) -> No
         Progress(len(jobs), verb, hidden=quiet) as progress,
         engine.manifest_of(plan) or contextlib.nullcontext() as kept,
     ):
-        for job in skipped if kept else ():
-            kept.add(source=str(job), target=str(job.target), status="skipped")
+        if kept:
+            for job in skipped:
+                kept.add(source=str(job), target=str(job.target), status="skipped")
         if prepare is not None and jobs:
             progress.start(str(jobs[0]))
             prepare()
@@ -238,7 +258,7 @@ def _in_threads(jobs, work, workers):
         return
     context = click.get_current_context()
     with ThreadPoolExecutor(workers, initializer=push_context, initargs=(context,)) as pool:
-        waiting = collections.deque()
+        waiting: collections.deque[tuple[Any, Future[Done]]] = collections.deque()
         try:
             for job in jobs:
                 waiting.append((job, pool.submit(work, job)))
@@ -280,7 +300,7 @@ def _about(job, error) -> str:
     return text if text.startswith(f"{name}:") else f"{name}: {text}"
 
 
-def announced(job):
+def announced(job: Job) -> Done:
     """For a dry run: what would be done."""
     job.check()
     target = "standard output" if job.target is None else str(job.target)

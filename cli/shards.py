@@ -1,11 +1,19 @@
 """Tar archives of pictures as jobs: each member is worked on like a file."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
 from codec.shards import repack
 
+from .files import Job
 from .pipeline import Done
 
 
-def repacked(job, suffixes, suffix, work, keep_times=False) -> Done:
+def repacked(
+    job: Job, suffixes: Collection[str], suffix: str, work: Callable[[bytes], Any], keep_times: bool = False
+) -> Done:
     """Make the archive of a job out of its source.
 
     Args:

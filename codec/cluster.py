@@ -17,6 +17,8 @@ import pickle
 import socket
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .errors import CodecError, is_memory
 from .extras import lacks, missing
@@ -40,7 +42,7 @@ class Lost(CodecError):
 
 
 @contextlib.contextmanager
-def connected(address=None, cores=None):
+def connected(address: str | None = None, cores: int | None = None) -> Iterator[Any]:
     """Ray, connected to a cluster while the block runs; the same connection as before where there is one.
 
     Args:
@@ -62,7 +64,7 @@ def connected(address=None, cores=None):
     if ray.is_initialized():
         yield ray
         return
-    options = {"include_dashboard": False, "num_cpus": cores} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores} if address == "local" else {}
     try:
         with _unheard():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
@@ -90,7 +92,15 @@ def _unheard():
             os.close(nowhere)
 
 
-def spread(work, tasks, *, address=None, workers=None, threads=1, together=LARGEST_BLOCK):
+def spread(
+    work: Callable[[Any], Any],
+    tasks: list[Any],
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    together: int = LARGEST_BLOCK,
+) -> Iterator[tuple[Any, Any, str | None]]:
     """Do ``work(task)`` for all tasks; yields ``(task, result or exception, "host:process")``, mostly in order.
 
     Args:

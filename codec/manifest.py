@@ -7,9 +7,13 @@ whichever is first.
 Standard library only.
 """
 
+from __future__ import annotations
+
 import json
 import secrets
 import time
+from pathlib import Path
+from typing import IO, Any
 
 from .remote import RemotePath
 
@@ -27,16 +31,17 @@ class Manifest:
         OSError, CodecError: it cannot be written.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path | RemotePath) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._folder, self._run = folder, f"{stamp}-{secrets.token_hex(4)}"
-        self._part, self._waiting, self._since = 0, [], time.monotonic()
-        self._file = None
+        self._part, self._since = 0, time.monotonic()
+        self._waiting: list[bytes] = []
+        self._file: IO[bytes] | None = None
         if not isinstance(folder, RemotePath):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = open(folder / self._name(), "xb", buffering=0)  # noqa: SIM115  closed by __exit__
 
-    def add(self, **facts):
+    def add(self, **facts: Any) -> None:
         """One line: anything that JSON can hold."""
         line = json.dumps(facts, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
         if self._file:
@@ -46,10 +51,10 @@ class Manifest:
         if len(self._waiting) >= LINES or time.monotonic() - self._since >= SECONDS:
             self._put()
 
-    def __enter__(self):
+    def __enter__(self) -> Manifest:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._file:
             self._file.close()
         elif self._waiting:

@@ -7,14 +7,18 @@ dates, permissions and what is no picture are kept as they are. A picture that c
 that no sample loses a part. WebDataset: Aizman, Maltby, Breuel 2019, arXiv:2001.01858. Standard library only.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import io
 import lzma
 import tarfile
 import zlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import IO, Any
 
 from .errors import CodecError
 from .files import renamed
@@ -38,16 +42,22 @@ class Change:
     target: str
     read: int
     written: int
-    facts: dict
+    facts: dict[str, Any]
     error: CodecError | None = None
 
 
-def is_shard(path) -> bool:
+def is_shard(path: Any) -> bool:
     """Whether a path names a tar archive."""
     return path is not None and path.suffix.lower() == ".tar"
 
 
-def repack(source, target, suffixes, suffix, work):
+def repack(
+    source: IO[bytes],
+    target: IO[bytes],
+    suffixes: Collection[str],
+    suffix: str,
+    work: Callable[[bytes], tuple[bytes, dict[str, Any]] | None],
+) -> Iterator[Change]:
     """Copy a tar archive and change the pictures in it; yields a Change for each.
 
     Args:
@@ -104,7 +114,7 @@ def _copy(member, moved, data):
     return copied
 
 
-def members(source):
+def members(source: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     """Yield ``(name, bytes)`` of the files in a tar archive, in order, from a binary file.
 
     Raises:
@@ -116,7 +126,7 @@ def members(source):
                 yield member.name, archive.extractfile(member).read()
 
 
-def sample_of(name):
+def sample_of(name: str) -> tuple[str, str]:
     """``(key, extension)`` as WebDataset splits a name: at the first point of its last part."""
     folder, slash, last = name.rpartition("/")
     stem, _, extension = last.partition(".")

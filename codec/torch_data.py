@@ -6,8 +6,11 @@
 Workers may be forked or spawned: each loads the model once, and computes with one thread. Needs PyTorch.
 """
 
+from __future__ import annotations
+
 import os
 import random
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from . import bitstream
 from .errors import CodecError
+from .files import StrPath
 from .remote import RemotePath, is_url
 from .shards import members, sample_of
 
@@ -60,14 +64,22 @@ class Pictures(Dataset):
     Items raise what :meth:`codec.Codec.decompress` raises.
     """
 
-    def __init__(self, files, transform=None, *, mode="RGB", scale=1, model=None):
+    def __init__(
+        self,
+        files: Iterable[StrPath],
+        transform: Callable[[torch.Tensor], Any] | None = None,
+        *,
+        mode: str = "RGB",
+        scale: float = 1,
+        model: str | None = None,
+    ) -> None:
         self.files, self.transform = list(files), transform
         self._decode = _Decoder(mode, scale, model)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Any:
         picture = self._decode(self.files[index])
         return picture if self.transform is None else self.transform(picture)
 
@@ -95,17 +107,26 @@ class Shards(IterableDataset):
     """
 
     def __init__(
-        self, shards, transform=None, *, shuffle=0, seed=0, mode="RGB", scale=1, model=None, on_error=None
-    ):  # fmt: skip
+        self,
+        shards: Iterable[StrPath],
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        shuffle: int = 0,
+        seed: int = 0,
+        mode: str = "RGB",
+        scale: float = 1,
+        model: str | None = None,
+        on_error: Callable[[CodecError], object] | None = None,
+    ) -> None:
         self.shards, self.transform = list(shards), transform
         self.shuffle, self.seed, self.epoch, self.on_error = shuffle, seed, 0, on_error
         self._decode = _Decoder(mode, scale, model)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Draw another order from the next iteration on; before workers are started."""
         self.epoch = epoch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         dice = random.Random(f"{self.seed} {self.epoch}")
         shards = list(self.shards)
         if self.shuffle:
