@@ -4,13 +4,14 @@ BIN := $(VENV)/bin
 # Newer than pyproject.toml when the environment holds the codec alone, and when it holds what the tests need.
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
+ALL := $(VENV)/.installed-test-all
 
 .PHONY: help demo docs lint man test test-all test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
 	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
-	@echo "make test-all    the slow tests, too"
+	@echo "make test-all    the slow tests, too, with Ray and an S3 server"
 	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
 	@echo "make lint    rules and format (ruff) and types (mypy) of the sources; changes nothing"
 	@echo "make wheel   build the wheel into dist/"
@@ -39,7 +40,11 @@ demo: $(LIGHT)
 test: $(FULL)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-all: $(FULL)
+$(ALL): $(FULL)
+	$(BIN)/python -m pip install -e '.[test-all]'
+	@touch $@
+
+test-all: $(ALL)
 	$(BIN)/python -m pytest -m '' $(PYTEST_ARGS)
 
 # What a user of the light install relies on, where PyTorch is not there to be imported by mistake.

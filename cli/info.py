@@ -11,8 +11,8 @@ import click
 from codec import bitstream, weights
 from codec.errors import ModelError
 
-from .common import run
 from .files import COMPRESSED_SUFFIXES, expand
+from .pipeline import Done, run
 
 # Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
 LABELS = {
@@ -46,7 +46,7 @@ def info(inputs, as_json, recursive, verify):
                 codec.verify(data)
                 file = io.BytesIO(data)
             found = examine(file, str(source))
-            return show({**found, "verified": True} if verify else found), 0, 0
+            return Done(show({**found, "verified": True} if verify else found))
 
     run(expand(inputs, COMPRESSED_SUFFIXES, recursive, bitstream.MAGIC), describe_file, verb="reading")
 

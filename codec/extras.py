@@ -5,6 +5,7 @@
     eval    evaluate, bench, report, compare
     study   measurements of the theory
     remote  files behind URLs
+    ray     the work of a folder on a cluster
     imageio  the plugin for imageio
     docs    make docs
     lint    make lint
@@ -25,6 +26,8 @@ TITLES = {
     "numpy": "NumPy",
     "onnxruntime": "ONNX Runtime",
     "pillow": "Pillow",
+    "pyarrow": "PyArrow",
+    "ray": "Ray",
     "pillow_jxl": "pillow-jxl-plugin",
     "scipy": "SciPy",
     "tensorboard": "TensorBoard",
