@@ -4,14 +4,16 @@ BIN := $(VENV)/bin
 # Newer than pyproject.toml when the environment holds the codec alone, and when it holds what the tests need.
 LIGHT := $(VENV)/.installed
 FULL := $(VENV)/.installed-test
+ALL := $(VENV)/.installed-test-all
 
-.PHONY: help demo docs lint man test test-light wheel clean
+.PHONY: help demo docs lint man test test-all test-light wheel clean
 
 help:
 	@echo "make demo    compress and decompress sample_images/, print bytes, bpp and PSNR"
 	@echo "make test    run the test suite, with PyTorch and all (PYTEST_ARGS=... for pytest)"
+	@echo "make test-all    the slow tests, too, with Ray and an S3 server"
 	@echo "make test-light    those tests that the light install can run, in an environment of their own without PyTorch"
-	@echo "make lint    rules and format of the sources (ruff); changes nothing"
+	@echo "make lint    rules and format (ruff) and types (mypy) of the sources; changes nothing"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make man     write the manual page, build/codec.1"
 	@echo "make docs    build the reference of the Python interface from its docstrings, build/reference/index.html"
@@ -38,6 +40,13 @@ demo: $(LIGHT)
 test: $(FULL)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+$(ALL): $(FULL)
+	$(BIN)/python -m pip install -e '.[test-all]'
+	@touch $@
+
+test-all: $(ALL)
+	$(BIN)/python -m pytest -m '' $(PYTEST_ARGS)
+
 # What a user of the light install relies on, where PyTorch is not there to be imported by mistake.
 LIGHT_TESTS := golden bitstream rans config image_io metadata fallback pictures pillow_plugin without_torch
 LIGHT_BIN := $(VENV)-light/bin
@@ -62,6 +71,7 @@ $(VENV)-lint/.installed: pyproject.toml
 lint: $(VENV)-lint/.installed
 	$(LINT_BIN)/ruff check
 	$(LINT_BIN)/ruff format --check
+	$(LINT_BIN)/mypy
 
 # build/lib would carry files that have been deleted since into the wheel.
 wheel: $(LIGHT)

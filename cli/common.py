@@ -1,33 +1,24 @@
-"""What several commands share: the run over all files, how errors are said, options."""
+"""What several commands share: how errors are said, progress over files, options."""
 
 from __future__ import annotations
 
-import collections
 import functools
-import json
 import math
 import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import click
-from click.globals import push_context
 
 from codec import weights
 from codec.bitstream import MAX_PIXELS
-from codec.errors import CodecError
 from codec.threads import cores
 
-from .progress import INTERVAL, clock, every, is_quiet, line, on_terminal
-
-if TYPE_CHECKING:
-    from .files import Plan, Sources
-
+from .progress import INTERVAL, every, line, on_terminal
 
 Command: TypeAlias = Callable[..., Any]  # the function of a command, or the command
 
@@ -92,107 +83,6 @@ def require(extra: str, *modules: str) -> None:
     if lacking:
         path = click.get_current_context().command_path
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
-
-
-def run(
-    plan: Plan | Sources,
-    work: Callable[[Any], tuple[Any, ...]],
-    *,
-    verb: str,
-    as_json: bool = False,
-    prepare: Callable[[], object] | None = None,
-    workers: int = 1,
-) -> None:
-    """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
-
-    What is said stands in the order of the jobs, however many are at work.
-
-    Args:
-        plan: files.Plan, or files.Sources to read.
-        work: returns ``(line for the user or None, bytes read, bytes written)``, and perhaps a dict of what ``as_json``
-            shows.
-        verb: what is being done, for the progress display.
-        as_json: print one JSON object a line for every job, in the place of the line: ``input``, and what ``work`` says
-            or an ``error``.
-        prepare: called once before the first job; an error here ends the command.
-        workers: how many jobs are worked on at a time, in threads of their own.
-
-    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was
-    more than one file, and with status 1 when something failed.
-    """
-    quiet, started = is_quiet(), time.monotonic()
-    sources: Any = getattr(plan, "sources", plan)
-    jobs: list[Any] = getattr(plan, "jobs", sources.files)
-    skipped: int = getattr(plan, "skipped", 0)
-    # Standard output may be carrying a picture; a remark in the middle of it would ruin it.
-    to_stderr = any(getattr(job, "target", job) is None for job in jobs)
-    failed, sizes = len(sources.unreadable), []
-    for error in sources.unreadable:
-        click.echo(f"codec: {describe(error)}", err=True)
-    with Progress(len(jobs), verb, hidden=quiet) as progress:
-        if prepare is not None and jobs:
-            progress.start(str(jobs[0]))
-            prepare()
-        for job, outcome in _outcomes(jobs, work, workers):
-            progress.start(str(job))
-            facts = []
-            try:
-                said, *size = outcome()  # bytes
-                size, facts = size[:2], size[2:]
-            except BrokenPipeError:
-                raise
-            except (CodecError, OSError, MemoryError) as error:
-                failed += 1
-                progress.echo(f"codec: {_about(job, error)}", err=True)
-                facts = [{"error": describe(error)}]
-                said = None
-            else:
-                sizes.append(size)
-            if as_json and facts:
-                said = json.dumps({"input": str(job), **facts[0]})
-            if said is not None and (as_json or not quiet):
-                progress.echo(said, err=to_stderr)
-            progress.advance()
-    rest = skipped, len(sources.unreadable), len(sources.passed_over)
-    told = any(rest) or (len(jobs) > 1 and any(map(any, sizes)))
-    if (failed and (len(jobs) > 1 or any(rest))) or (told and not quiet):
-        seconds = time.monotonic() - started
-        click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over, seconds)}", err=True)
-    if failed:
-        click.get_current_context().exit(1)
-
-
-def _outcomes(jobs, work, workers):
-    """Yield every job with a function that returns, or raises, what ``work(job)`` does."""
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, functools.partial(work, job)
-        return
-    context = click.get_current_context()
-    with ThreadPoolExecutor(workers, initializer=push_context, initargs=(context,)) as pool:
-        waiting: collections.deque[tuple[Any, Future[Any]]] = collections.deque()
-        try:
-            for job in jobs:
-                waiting.append((job, pool.submit(work, job)))
-                while len(waiting) > 2 * workers or (waiting and waiting[0][1].done()):
-                    first, future = waiting.popleft()
-                    yield first, future.result
-            for first, future in waiting:
-                yield first, future.result
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _summary(sizes, failed, skipped, passed_over, seconds) -> str:
-    """``812 files, 3.1 GB to 240 MB in 12:04 (4.3 MB/s), 2 failed, 14 skipped``: what was done, and what was not."""
-    read, written = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
-    parts = ["1 file" if len(sizes) == 1 else f"{len(sizes)} files"]
-    if written:
-        rate = f" ({size_in_words(round(read / seconds))}/s)" if read and seconds else ""
-        parts.append(f"{size_in_words(read)} to {size_in_words(written)} in {clock(math.ceil(seconds))}{rate}")
-    parts += [f"{count} {word}" for count, word in ((failed, "failed"), (skipped, "skipped")) if count]
-    parts += [f"{count} passed over ({kind})" for kind, count in passed_over.items()]
-    return ", ".join(parts)
 
 
 def size_in_words(count: float) -> str:
@@ -338,9 +228,3 @@ def coder_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
-
-
-def _about(job, error) -> str:
-    """``picture.bin: truncated: ...``, without saying the name twice where the error says it already."""
-    name, text = str(job), describe(error)
-    return text if text.startswith(f"{name}:") else f"{name}: {text}"

@@ -15,7 +15,8 @@ import click
 from . import progress
 from .common import coder_options, model_options, require
 from .files import STREAM
-from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
+from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_sources, settings_line
+from .pipeline import engine_options
 
 if TYPE_CHECKING:
     from codec.evaluation.process import Cold
@@ -56,9 +57,10 @@ MIB = 2**20
     help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, metavar="N",
-    help="Processes that share the work, and the threads. With more than one, times are not shown.",
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes that share the work, and the threads. With several, times are not shown.  [1; all of a cluster]",
 )  # fmt: skip
+@engine_options
 @click.option("--cold", is_flag=True, help="Also time fresh processes, with their peak memory; one picture.")
 @click.option(
     "--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
@@ -70,7 +72,7 @@ MIB = 2**20
 )  # fmt: skip
 @coder_options
 def evaluate(
-    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, cold,
+    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, engine, cold,
     bootstrap, interpolation, device, threads,
 ):  # fmt: skip
     """Measure rate, distortion and time on pictures.
@@ -91,7 +93,9 @@ def evaluate(
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
     require("eval", "scipy")
-    pictures = find_pictures(inputs, recursive)
+    inputs, _ = engine.names(inputs, None)
+    model = engine.model(model)
+    pictures = find_sources(inputs, recursive, urls=True)
     for file in (csv_file, json_file, journal_file):
         if file not in (None, STREAM):
             check_writable(file)
@@ -99,6 +103,13 @@ def evaluate(
     from codec.evaluation import rate_distortion as rd
     from codec.evaluation.run import evaluate as measure
 
+    spread = None
+    if engine.remote:
+        from codec.cluster import spread as on_cluster
+
+        spread = functools.partial(
+            on_cluster, address=engine.address, workers=workers, threads=threads or 1, together=1
+        )
     failures = []
     counts: Counter[str] = Counter()
     steps = 0  # of a picture
@@ -132,8 +143,8 @@ def evaluate(
 
         found = measure(
             pictures, qualities=qualities, against=against, metrics=metrics, model=model, device=device,
-            threads=threads, workers=workers, journal=journal_file, resamples=bootstrap, interpolation=interpolation,
-            start=start, step=step, failed=failed,
+            threads=threads, workers=workers or 1, journal=journal_file, resamples=bootstrap,
+            interpolation=interpolation, start=start, step=step, failed=failed, spread=spread,
         )  # fmt: skip
     rows, summary, conditions = found.rows, found.summary, found.conditions
     if cold:
@@ -155,15 +166,16 @@ def evaluate(
 def _print_tables(found, summary, measured, journal_file):
     """What the command says where nobody asked for JSON."""
     conditions, anchors = found.conditions, [entrant.coder for entrant in found.entrants[1:]]
-    workers, ours = conditions["workers"], conditions["codecs"][OURS]
+    times, ours = conditions["times_comparable"], conditions["codecs"][OURS]
     line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
-    click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
+    where = "Ray" if conditions["workers"] == 1 else f"{conditions['workers']} workers"
+    click.echo(line if times else f"{line}, {where} (times are not comparable, and not shown)")
     if found.found:
         click.echo(f"{found.found} of {len(found.rows)} rows from {journal_file}")
     titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
-        click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
+        click.echo(f"\n{titles[name]}\n{means_table(curve, times, conditions['metrics'])}")
     click.echo(f"\n{monotony(summary.violations, measured)}")
     if anchors:
         titles = {anchor.name: anchor.title for anchor in anchors}
@@ -323,9 +335,9 @@ def _add_cold(summary, entrants, picture, paths):
     from dataclasses import replace
 
     from codec.evaluation.process import cold
-    from codec.image_io import read_picture
+    from codec.evaluation.rate_distortion import pixels_of
 
-    pixels = read_picture(paths[picture]).pixels
+    pixels = pixels_of(paths[picture])
     found = {}
     with progress.bar(len(entrants), "codec", "fresh processes") as bar:
         for entrant in entrants:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
 import stat
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,10 +18,12 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from codec.errors import CodecError
-from codec.files import BytesLike, StrPath
+from codec.files import BytesLike, StrPath, atomic_file, renamed, write_bytes_atomic
 from codec.remote import RemotePath, is_url
+from codec.shards import is_shard
 
 from .common import Failure
+from .patterns import braces
 
 if TYPE_CHECKING:
     from .common import Command
@@ -75,7 +79,7 @@ def local(source: Source, who: str) -> Path:
     if source.path is None:
         raise CodecError(f"{who} needs files, not standard input")
     if not isinstance(source.path, Path):
-        raise CodecError(f"{source.path}: URLs are for compress, decompress and info; {who} needs files")
+        raise CodecError(f"{source.path}: URLs are for compress, decompress, info and evaluate; {who} needs files")
     return source.path
 
 
@@ -104,6 +108,11 @@ class Job:
 
     def __str__(self) -> str:
         return str(self.source)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the source is a tar archive, whose pictures are worked on."""
+        return is_shard(self.source.path)
 
     def check(self) -> None:
         """CodecError where the job cannot be done."""
@@ -140,11 +149,30 @@ class Job:
         if isinstance(self.target, RemotePath):
             self.target.write_bytes(data)
             return
-        from codec.files import write_bytes_atomic
-
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(self.target, data)
-        if keep_times and isinstance(self.source.path, Path) and self.target.is_file():
+        if keep_times:
+            self._keep_times()
+
+    @contextlib.contextmanager
+    def open_target(self, keep_times: bool = False) -> Iterator[IO[bytes]]:
+        """A binary file for an output of any size, for ``with``; the output appears at its end, whole or not at all."""
+        if isinstance(self.target, RemotePath):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, self.target.name)
+                with path.open("wb") as file:
+                    yield file
+                self.target.put(path)
+            return
+        assert self.target is not None, "an archive goes to a file"
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.target) as file:
+            yield file
+        if keep_times:
+            self._keep_times()
+
+    def _keep_times(self):
+        if isinstance(self.source.path, Path) and isinstance(self.target, Path) and self.target.is_file():
             found = self.source.path.stat()
             shutil.copymode(self.source.path, self.target)
             os.utime(self.target, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -155,12 +183,14 @@ class Plan:
     """Jobs in order, and what else a summary tells.
 
     Attributes:
-        skipped: how many jobs were left out because their output exists.
+        skipped: jobs that were left out because their output exists.
+        place: the folder of the results, Path or RemotePath; None: each stands beside its source.
     """
 
     jobs: list[Job]
     sources: Sources
-    skipped: int = 0
+    skipped: list = field(default_factory=list)
+    place: Path | RemotePath | None = None
 
 
 def write_stdout(data: BytesLike) -> None:
@@ -234,11 +264,19 @@ def expand(
 def _matches(name):
     """Pairs of a path that an argument means, and its place: below the part of a pattern that is none.
 
-    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first.
+    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first. Braces
+    mean every name that they list, there or not: ``{000..123}``, ``{a,b}``.
 
     Raises:
-        Failure: it is a pattern that nothing matches.
+        Failure: it is a pattern that nothing matches, or braces list too many names.
     """
+    path = as_path(name)
+    if isinstance(path, Path) and os.path.lexists(path):
+        return [(path, Path(path.name))]
+    return [match for each in braces(name) for match in _globbed(each)]
+
+
+def _globbed(name):
     path = as_path(name)
     if not glob.has_magic(name) or (isinstance(path, Path) and os.path.lexists(path)):
         return [(path, Path(path.name))]
@@ -258,6 +296,9 @@ def _matches(name):
 
 def as_path(name: str) -> Path | RemotePath:
     """Path of a file here, RemotePath of a URL."""
+    for scheme in ("file://", "local://"):
+        if name.startswith(scheme):
+            return Path(name.removeprefix(scheme))  # which is written whole or not at all
     return RemotePath(name) if is_url(name) else Path(name)
 
 
@@ -311,7 +352,17 @@ def plan(
         folder = as_path(output) if output is not None and to_folder else None
         places = [each.path if folder is None else folder / each.relative for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
-    return _checked(jobs, sources, force, skip_existing)
+    for job in jobs:
+        if job.is_shard and output is None:
+            raise Failure(f"{job}: becomes an archive of the same name: -o names its folder")
+        if job.is_shard and not is_shard(job.target):
+            raise Failure(f"{job}: becomes an archive: -o names a .tar, or a folder, with / at its end")
+    found = _checked(jobs, sources, force, skip_existing)
+    if pattern and output is not None:
+        found.place = as_path(os.path.dirname(output.partition("{")[0]))
+    elif output not in (None, STREAM):
+        found.place = as_path(output) if to_folder else as_path(output).parent
+    return found
 
 
 def _filled(pattern, source):
@@ -328,10 +379,16 @@ def in_words(counts: Counter[str]) -> str:
 
 
 def _targets(places, suffix):
-    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same."""
+    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same.
+
+    Archives keep their names.
+    """
     whole = [False] * len(places)
     while True:
-        targets = [_renamed(place, suffix, keep) for place, keep in zip(places, whole, strict=True)]
+        targets = [
+            place if is_shard(place) else renamed(place, suffix, keep)
+            for place, keep in zip(places, whole, strict=True)
+        ]
         count = Counter(map(_identity, targets))
         clashing = [count[_identity(target)] > 1 for target in targets]
         longer = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]
@@ -340,21 +397,14 @@ def _targets(places, suffix):
         whole = longer
 
 
-def _renamed(place, suffix, keep):
-    """``a.jpg`` -> ``a.bin``, or ``a.jpg.bin`` to keep its own suffix; and back: ``a.png.bin`` -> ``a.png``."""
-    if keep:
-        return place.with_name(place.name + suffix)
-    bare = place.with_suffix("")
-    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
-
-
 def _checked(jobs, sources, force, skip_existing):
     """Plan of jobs of which each writes what no other reads or writes."""
     read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
     written: dict[str, Job] = {}
     kept: list[Job] = []
     existing: list[Any] = []
-    skipped = 0
+    skipped: list[Job] = []
+    kind_of = _Kinds([job.target for job in jobs if job.target is not None])
     for job in jobs:
         target = job.target
         identity = target and _identity(target)
@@ -366,14 +416,14 @@ def _checked(jobs, sources, force, skip_existing):
             other = written[identity].source
             if _identity(job.source.path) != _identity(other.path):  # else: two ways to one file and one result
                 kept.append(Job(job.source, target, f"{job}: {target} is written for {other}"))
-        elif target.is_dir():
+        elif (kind := kind_of(target)) == "folder":
             kept.append(Job(job.source, target, f"{target}: is a folder"))
         else:
             written[identity] = job
-            if not target.is_file():  # a device such as /dev/null loses nothing
+            if kind != "file":  # a device such as /dev/null loses nothing
                 kept.append(job)
             elif skip_existing:
-                skipped += 1
+                skipped.append(job)
             else:
                 kept.append(job)
                 existing.append(target)
@@ -382,6 +432,24 @@ def _checked(jobs, sources, force, skip_existing):
         hint = "--force overwrites" + (", --skip-existing leaves out" if len(jobs) > 1 else "")
         raise Failure(f"{existing[0]}: exists already{others}; {hint}")
     return Plan(kept, sources, skipped)
+
+
+class _Kinds:
+    """What stands where results go: "file", "folder" or None. Folders behind URLs that get many are listed, once."""
+
+    MANY = 8
+
+    def __init__(self, targets: Sequence[Any]) -> None:
+        folders = Counter(target.parent for target in targets if isinstance(target, RemotePath))
+        self._many = {folder for folder, count in folders.items() if count >= self.MANY}
+        self._listed: dict[RemotePath, dict[str, str | None]] = {}
+
+    def __call__(self, path: Any) -> str | None:
+        if path.parent not in self._many:
+            return "folder" if path.is_dir() else "file" if path.is_file() else None
+        if path.parent not in self._listed:
+            self._listed[path.parent] = path.parent.kinds()
+        return self._listed[path.parent].get(path.name)
 
 
 def _files_below(folder: Path, recursive, unreadable) -> list[Path]:
@@ -491,10 +559,3 @@ class Ending(click.ParamType):
         if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
         return value
-
-
-def announced(job: Job) -> tuple[str, int, int, dict[str, str]]:
-    """For ``common.run`` of a dry run: what would be done."""
-    job.check()
-    target = "standard output" if job.target is None else str(job.target)
-    return f"{job} -> {target}", 0, 0, {"output": target}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codec.files import StrPath
+from codec.remote import RemotePath
 
 from .common import Failure, Quality, describe
 from .files import PICTURE_SUFFIXES, STREAM, expand, local
@@ -67,6 +68,11 @@ def settings_line(anchor: Anchor | X265 | OwnModel | Zoo) -> str:
 
 def find_pictures(inputs: Sequence[str], recursive: bool) -> list[tuple[str, Path]]:
     """Pairs (name, path): the file's name, or its place below the folder; its path where two are equal."""
+    return [(name, path) for name, path in find_sources(inputs, recursive) if isinstance(path, Path)]
+
+
+def find_sources(inputs: Sequence[str], recursive: bool, urls: bool = False) -> list[tuple[str, Path | RemotePath]]:
+    """The same as :func:`find_pictures`, and with ``urls`` of URLs, too."""
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
     found = expand(inputs, PICTURE_SUFFIXES, recursive)
@@ -75,8 +81,8 @@ def find_pictures(inputs: Sequence[str], recursive: bool) -> list[tuple[str, Pat
     sources = found.files
     paths = []
     for source in sources:
-        path = local(source, "measuring")
-        if not path.exists():
+        path = source.path if urls and isinstance(source.path, RemotePath) else local(source, "measuring")
+        if isinstance(path, Path) and not path.exists():
             raise Failure(f"{path}: no such file or folder")
         paths.append((source.relative, path))
     uses = Counter(relative for relative, _ in paths)

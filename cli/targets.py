@@ -82,7 +82,7 @@ def quality_options(command: Command) -> Command:
     return command
 
 
-def target_among(options: dict[str, Any]) -> dict:
+def target_among(options: dict[str, Any]) -> dict[str, Any]:
     """The target among a command's options, as a keyword for ``Codec.compress``; empty without one.
 
     Raises:

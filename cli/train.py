@@ -253,7 +253,7 @@ def _refuse_unused(overrides, model):
             raise Failure(f"--set model.{key}: {model.latents} latents do not look at it; leave it out")
 
 
-def read_settings(path: str | None) -> dict:
+def read_settings(path: str | None) -> dict[str, Any]:
     """The JSON object in a file; empty without a path."""
     if path is None:
         return {}

@@ -665,7 +665,7 @@ def _check_tile(index: int, length: int, lanes: int, start: _Start | Container) 
         raise TooLarge(f"too large: tile {index} has {length} bytes; at most {limit}")
 
 
-def _check_section_types(types: list[int], start) -> None:
+def _check_section_types(types: list[int], start: _Start | Container) -> None:
     """Refuse what the sections of a file with this _Start or Container cannot be."""
     if len(types) > MAX_SECTIONS:
         raise TooLarge(f"too large: {len(types)} sections; at most {MAX_SECTIONS}")

@@ -5,7 +5,10 @@
     eval    evaluate, bench, report, compare
     study   measurements of the theory
     remote  files behind URLs
+    ray     the work of a folder on a cluster
     imageio  the plugin for imageio
+    docs    make docs
+    lint    make lint
     test    the test suite
 
 ``pip install ".[eval]"``, in the folder of the sources, installs one of them.
@@ -23,6 +26,8 @@ TITLES = {
     "numpy": "NumPy",
     "onnxruntime": "ONNX Runtime",
     "pillow": "Pillow",
+    "pyarrow": "PyArrow",
+    "ray": "Ray",
     "pillow_jxl": "pillow-jxl-plugin",
     "scipy": "SciPy",
     "tensorboard": "TensorBoard",

@@ -15,7 +15,8 @@ import secrets
 import shutil
 import stat
 import time
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import Any, BinaryIO, TypeAlias
 
 from .errors import CodecError
 
@@ -46,6 +47,50 @@ def write_bytes_atomic(path: StrPath, data: BytesLike) -> None:
         raise CodecError(f"{path}: cannot write: {reason[:1].lower()}{reason[1:]}") from error
 
 
+@contextlib.contextmanager
+def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
+    """A binary file to write to, for ``with``: it gets that name, whole, at the end, and is gone where that raises.
+
+    Args:
+        path: str or path-like. A symbolic link stays one: what it points to is written.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    target = os.path.realpath(path)
+    # Moving a file over another one asks only the folder for permission; respect the file's, too.
+    if os.path.exists(target) and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    temporary = temporary_beside(target)
+    # 0o666 less the user's umask, like open(); tempfile would make files that nobody else may read.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)  # contents before name: a power cut must not leave an empty file
+        if os.path.exists(target):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C included
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def renamed(place: Any, suffix: str, keep: bool) -> Any:
+    """The path of a result: ``a.jpg`` -> ``a.bin``, or to keep its suffix ``a.jpg.bin``; ``a.png.bin`` -> ``a.png``.
+
+    Args:
+        place: a path as of pathlib, or RemotePath.
+    """
+    if keep:
+        return place.with_name(place.name + suffix)
+    bare = place.with_suffix("")
+    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
+
+
 def temporary_beside(path: StrPath) -> str:
     """A new name in the folder of ``path`` for a file or folder that is to be moved there."""
     folder = os.path.dirname(path)
@@ -59,26 +104,8 @@ def _write(path: str, data: BytesLike) -> None:
         with open(path, "wb") as file:  # a folder is refused here
             file.write(data)
         return
-    target = os.path.realpath(path)
-    # Moving a file over another one asks only the folder for permission; respect the file's, too.
-    if os.path.exists(target) and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    temporary = temporary_beside(target)
-    # 0o666 less the user's umask, like open(); tempfile would make files that nobody else may read.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(temporary, flags, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)  # contents before name: a power cut must not leave an empty file
-        if os.path.exists(target):
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-    except BaseException:  # Ctrl-C included
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 @functools.lru_cache(maxsize=1024)  # once a folder and process

@@ -41,12 +41,21 @@ class RemotePath:
         return hash(str(self))
 
     def __truediv__(self, relative: PurePath) -> RemotePath:
-        return self._with(self._path / PurePosixPath(*relative.parts))
+        return self.joinpath(*relative.parts)
 
     def _with(self, path: PurePosixPath) -> RemotePath:
         return RemotePath(f"{self._scheme}{self._separator}{path}")
 
+    as_posix = __str__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemotePath, (str(self),)  # the file system is opened anew
+
+    def joinpath(self, *names: str) -> RemotePath:
+        return self._with(self._path.joinpath(*names))
+
     name = property(lambda self: self._path.name)
+    parent = property(lambda self: self._with(self._path.parent))
     stem = property(lambda self: self._path.stem)
     suffix = property(lambda self: self._path.suffix)
 
@@ -61,11 +70,11 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         with _one_line(self):
-            return self._system.isdir(self._inside)
+            return self._fresh.isdir(self._inside)
 
     def is_file(self) -> bool:
         with _one_line(self):
-            return self._system.isfile(self._inside)
+            return self._fresh.isfile(self._inside)
 
     def size(self) -> int:
         """Bytes; 0 where the other side does not say."""
@@ -85,13 +94,28 @@ class RemotePath:
     def files_below(self, recursive: bool) -> list[RemotePath]:
         """RemotePath of the files in a folder, sorted."""
         with _one_line(self):
-            found = self._system.find(self._inside, maxdepth=None if recursive else 1)
+            found = self._fresh.find(self._inside, maxdepth=None if recursive else 1)
         return [self._absolute(name) for name in sorted(found)]
+
+    def put(self, file: PurePath) -> None:
+        """Write the object from a file of this machine, given by its path, in one go."""
+        with _one_line(self):
+            self._system.put_file(str(file), self._inside)
+
+    def kinds(self) -> dict[str, str | None]:
+        """Name -> "file" or "folder" of all that is in a folder; empty where there is none."""
+        with _one_line(self):
+            try:
+                found = self._fresh.ls(self._inside, detail=True)
+            except FileNotFoundError:
+                return {}
+        kinds = {"file": "file", "directory": "folder"}
+        return {PurePosixPath(each["name"]).name: kinds.get(each["type"]) for each in found}
 
     def glob(self) -> list[RemotePath]:
         """RemotePath of what matches the URL as a pattern, sorted."""
         with _one_line(self):
-            found = self._system.glob(self._inside)
+            found = self._fresh.glob(self._inside)
         return [self._absolute(name) for name in sorted(found)]
 
     def _absolute(self, name):
@@ -105,6 +129,12 @@ class RemotePath:
         from fsspec.core import url_to_fs
 
         return url_to_fs(str(self))
+
+    @property
+    def _fresh(self):
+        """The file system without what it remembers of this place: others write there too."""
+        self._system.invalidate_cache(self._inside)
+        return self._system
 
     _system = property(lambda self: self._opened[0])
     _inside = property(lambda self: self._opened[1])

@@ -102,6 +102,15 @@ def restored() -> Iterator[None]:
             torch.set_num_threads(of_torch)
 
 
+def set_product_threads(threads: int) -> None:
+    """Use so many threads for NumPy's matrix products from now on, in the whole process, and leave all else as it is.
+
+    One is best for us: where several threads work on tiles, OpenBLAS lets one after the other of them use its own
+    threads, which wait by spinning, and in small pictures they gain little.
+    """
+    _blas(threads)
+
+
 def _blas(threads: int | None) -> Any:
     """Set the threads of the matrix products, or None to look only; what can restore them, or None without it."""
     try:

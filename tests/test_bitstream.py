@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import bitstream as format2
-from codec.bitstream import Container, Tile, pack, read_header, tile_grid, unpack
+from codec.bitstream import Container, Tile, pack, read_header, tile_grid, unpack, unpack_damaged
 from codec.errors import BitstreamError, Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVersion
 from codec.latents import rans
 
@@ -367,6 +367,13 @@ def test_every_truncation_is_refused(container):
 def test_truncation_says_how_much_is_missing():
     with pytest.raises(Truncated, match="^truncated: needed 38 bytes, found 33$"):
         unpack(PLAIN_BYTES[:33])
+
+
+def test_a_container_that_has_lost_a_tile_is_not_packed():
+    found, lost = unpack_damaged(pack(PLAIN)[:-1])
+    assert found.tiles == (None,) and not lost
+    with pytest.raises(Corrupt, match="tile 0 is lost"):
+        pack(found)
 
 
 @pytest.mark.parametrize("container", [PLAIN, FULL], ids=["plain", "full"])

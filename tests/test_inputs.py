@@ -209,7 +209,7 @@ def test_what_is_not_behind_a_url_is_one_line(coder, store, monkeypatch):
     said = without_warning(fail("compress", "memory://shop/missing.png", "-o", "memory://shop/x.bin"))
     assert said.startswith("codec: memory://shop/missing.png: ") and said.count("\n") == 1
     assert "nothing matches" in fail("compress", "memory://shop/*.tif")
-    assert "measuring needs files" in fail("evaluate", "memory://shop/a.png", "--against", "none")
+    assert "measuring needs files" in fail("bench", "memory://shop/a.png", "--against", "none")
     with pytest.raises(CodecError, match="nowhere://a.png: "):
         coder.compress("nowhere://a.png")
     monkeypatch.setattr("codec.remote.installed", lambda _: False)

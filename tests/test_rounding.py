@@ -139,6 +139,10 @@ def test_the_inverse_stays_finite_and_in_its_cell_in_float32_at_any_temperature(
         inverse = rounding.soft_round_inverse(s, temperature)
         assert ((inverse - s.floor() >= 0) & (inverse - s.floor() <= 1)).all()
         assert torch.autograd.grad(inverse.sum(), s)[0].isfinite().all()
+    borders = torch.arange(-3.0, 4.0)
+    for temperature in torch.logspace(-3, 1, 60).tolist():
+        inverse = rounding.soft_round_inverse(borders, temperature)
+        assert ((inverse >= borders) & (inverse <= borders + 1)).all(), temperature
 
 
 def test_dithered_rounding_is_distributed_as_noise():

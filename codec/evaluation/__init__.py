@@ -12,6 +12,7 @@
     rate_distortion     pictures x codecs x qualities -> rows, means, monotonicity, CSV and JSON
     journal             rows on disk as they come, so that a run can go on where it was stopped
     bench               time and throughput in turns, by stage, and beside what the machine can do
+    stages              where our own time goes
     process             time and peak memory of fresh processes
     bd_rate             two curves -> one percentage, or one number of decibels
     published           curves of other codecs as their authors published them

@@ -38,7 +38,7 @@ from ..extras import installed
 from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture
 from ..macs import multiply_adds, parameters
-from ..threads import restored, set_threads
+from ..threads import restored, set_product_threads, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
 from .stages import Spread, Stages, Work, clock_stages, cut_files, divided, is_gpu, spread, synchronise
@@ -314,7 +314,9 @@ class _Run:
             self._use(threads)
             if not self.profile:
                 self.step("matrix products")
+                set_product_threads(threads)
                 self.peaks.append(Peak(number, threads, _machine_peak(self.coder.device)))
+                set_product_threads(1)
             coders = {OURS: self.coder}
             for anchor in self.anchors:
                 told = hasattr(anchor, "threads")
@@ -323,8 +325,9 @@ class _Run:
                 self._cell((number, threads, *size), coders, name, files[size])
 
     def _use(self, threads):
-        """Work with so many threads from now on."""
+        """Work with so many threads from now on, as ``codec compress`` does."""
         set_threads(threads)
+        set_product_threads(1)
         if hasattr(self.coder, "set_threads"):
             self.coder.set_threads(threads)
 

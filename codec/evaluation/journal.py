@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError
 from ..files import StrPath
+from ..remote import RemotePath
 
 if TYPE_CHECKING:
     from .rate_distortion import Entrant, Row
@@ -86,13 +87,13 @@ class Journal:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def digest(path: StrPath) -> str | None:
+def digest(path: StrPath | RemotePath) -> str | None:
     """SHA-256 of a file, or None where it cannot be read: somebody else will say so."""
     try:
-        with open(path, "rb") as file:
+        with path.open() if isinstance(path, RemotePath) else open(path, "rb") as file:
             found = hashlib.sha256()
             while block := file.read(1 << 20):
                 found.update(block)
-    except OSError:
+    except (OSError, CodecError):
         return None
     return found.hexdigest()

@@ -43,9 +43,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from .. import __version__
+from ..cluster import Lost
 from ..errors import CodecError, ImageError
 from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture
+from ..remote import RemotePath
 from ..threads import current_threads, set_threads
 from .bd_rate import BdPsnr, BdRate, Curve, interval, psnr_curve, psnr_difference, rate_curve, rate_difference
 from .journal import Journal, digest
@@ -56,7 +58,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-_Task: TypeAlias = tuple[str, StrPath, int, float]  # name, path, index of the entrant, quality
+Place: TypeAlias = "StrPath | RemotePath"  # of a picture
+# Does tasks elsewhere: work, tasks -> (task, result or exception, where), as codec.cluster.spread.
+Spread: TypeAlias = Callable[[Callable[[Any], Any], list[Any]], Iterable[tuple[Any, Any, Any]]]
+_Task: TypeAlias = tuple[str, Place, int, float]  # name, path, index of the entrant, quality
 _Outcomes: TypeAlias = Generator["tuple[_Task, Row | ImageError]", None, None]
 
 # Rates of the test codec, in bits per pixel, that get a BD-rate of their own; see bd_rate.py.
@@ -176,7 +181,7 @@ class Summary:
 
 
 def evaluate(
-    pictures: Iterable[tuple[str, StrPath]],
+    pictures: Iterable[tuple[str, Place]],
     entrants: Sequence[Entrant],
     step: Callable[[Row], object] | None = None,
     failed: Callable[[str, ImageError], object] | None = None,
@@ -185,13 +190,14 @@ def evaluate(
     workers: int = 1,
     threads: int | None = None,
     journal: Journal | None = None,
+    spread: Spread | None = None,
 ) -> list[Row]:
     """Code every picture with every codec at every quality of its ladder.
 
     A process holds one picture at a time, so a folder of any size can be evaluated.
 
     Args:
-        pictures: pairs (name, path); names must differ, as they tell the rows apart.
+        pictures: pairs (name, path), or RemotePath; names must differ, as they tell the rows apart.
         entrants: list of :class:`Entrant`; their names must differ too.
         step: called as ``step(row)`` after each coding, for a progress display.
         failed: called as ``failed(name, error)`` when a picture cannot be read or is none that all codecs
@@ -201,6 +207,7 @@ def evaluate(
         workers: processes that share the codings. Rows do not depend on their number, save for the times.
         threads: of each worker, if there are several; None leaves the setting alone.
         journal: :class:`codec.evaluation.journal.Journal` that keeps the rows, and may have some already.
+        spread: does the codings elsewhere: :func:`codec.cluster.spread`, or a partial of it.
 
     Returns:
         List of :class:`Row`, by picture, then codec, then quality.
@@ -225,7 +232,9 @@ def evaluate(
 
     bad: set[str] = set()
     run = _run_here(tasks, entrants, metrics, bad)
-    if workers > 1:
+    if spread is not None:
+        run = _run_elsewhere(tasks, entrants, metrics, bad, spread)
+    elif workers > 1:
         run = _run_in_workers(tasks, entrants, metrics, bad, workers, threads)
     for task, result in run:
         name, _, index, _ = task
@@ -250,15 +259,15 @@ class _Bench:
 
     def __init__(self, entrants: Sequence[Entrant], metrics: Collection[str]) -> None:
         self.entrants, self.metrics = entrants, metrics
-        self.path: StrPath | None = None
+        self.path: Place | None = None
         self.pixels = np.empty((0, 0, 3), np.uint8)
         self.warm: dict[int, Entrant] = {}  # index -> entrant that has coded a picture
 
-    def __call__(self, name: str, path: StrPath, index: int, quality: float) -> Row:
+    def __call__(self, name: str, path: Place, index: int, quality: float) -> Row:
         if path != self.path:
             self.path = None
             self.pixels = self.pixels[:0, :0].copy()  # the old picture's memory goes before the new one needs it
-            self.pixels = read_picture(path).pixels
+            self.pixels = pixels_of(path)
             self.path = path
         if index not in self.warm:
             entrant = self.entrants[index]
@@ -285,6 +294,42 @@ def _run_here(tasks: list[_Task], entrants: Sequence[Entrant], metrics: Collecti
         yield task, result
 
 
+def _run_elsewhere(
+    tasks: list[_Task], entrants: Sequence[Entrant], metrics: Collection[str], bad: set[str], spread: Spread
+) -> _Outcomes:
+    """The same from a cluster, which is given the codings of a picture by a codec at a time."""
+    groups: dict[tuple[str, int], list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault((task[0], task[2]), []).append(task)
+    for group, results, _ in spread(_Group(_sent(entrants), metrics), list(groups.values())):
+        name = group[0][0]
+        if name in bad:
+            continue
+        if isinstance(results, Lost):
+            results = ImageError(f"{name}: {results}")
+        if isinstance(results, ImageError):
+            yield group[0], results
+        elif isinstance(results, Exception):
+            raise results
+        else:
+            yield from zip(group, results, strict=True)
+
+
+class _Group:
+    """The work of a cluster's process: tasks of one picture and one codec to rows."""
+
+    def __init__(self, entrants: Sequence[Entrant], metrics: Collection[str]) -> None:
+        self.bench = _Bench(entrants, metrics)
+
+    def __call__(self, tasks: list[_Task]) -> list[Row]:
+        return [self.bench(*task) for task in tasks]
+
+
+def _sent(entrants: Sequence[Entrant]) -> list[Entrant]:
+    """Entrants that can be pickled."""
+    return [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
+
+
 def _run_in_workers(
     tasks: list[_Task],
     entrants: Sequence[Entrant],
@@ -296,8 +341,7 @@ def _run_in_workers(
     """The same from several processes, as they come."""
     # Spawned, not forked: a forked process inherits locks of threads (PyTorch's, BLAS's) which it does not have.
     context = multiprocessing.get_context("spawn")
-    sent = [replace(entrant, coder=None) if entrant.make else entrant for entrant in entrants]
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (sent, metrics, threads))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (_sent(entrants), metrics, threads))
     try:
         with _deaf_to_interrupts():
             futures = {pool.submit(_work, task): task for task in tasks}
@@ -347,6 +391,18 @@ def _start_worker(entrants: Sequence[Entrant], metrics: Collection[str], threads
 
 def _work(task: _Task) -> Row:
     return _bench(*task)
+
+
+def pixels_of(path: Place) -> np.ndarray:
+    """uint8 (H, W, 3) of a picture file, given by its path or RemotePath."""
+    if not isinstance(path, RemotePath):
+        return read_picture(path).pixels
+    try:
+        with path.open() as file:
+            return read_picture(file).pixels
+    except CodecError as error:
+        text = str(error)
+        raise ImageError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
 
 
 def measure(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError, ImageError
 from ..files import StrPath
+from ..remote import RemotePath
 from . import rate_distortion as rd
 from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
@@ -82,7 +83,7 @@ class Evaluation:
 
 
 def evaluate(
-    pictures: Iterable[StrPath | tuple[str, StrPath]],
+    pictures: Iterable[rd.Place | tuple[str, rd.Place]],
     *,
     qualities: Sequence[float] = QUALITIES,
     against: Sequence[str] = ("jpeg", "webp"),
@@ -97,6 +98,7 @@ def evaluate(
     start: Callable[[str, Sequence[Any]], object] | None = None,
     step: Callable[[rd.Row | None], object] | None = None,
     failed: Callable[[str, ImageError], object] | None = None,
+    spread: rd.Spread | None = None,
 ) -> Evaluation:
     """Measure this codec and others on pictures: :class:`Evaluation`.
 
@@ -107,7 +109,7 @@ def evaluate(
     How everything is measured: :mod:`codec.evaluation.rate_distortion`.
 
     Args:
-        pictures: paths, or pairs (name, path) with names that differ.
+        pictures: paths, or pairs (name, path) with names that differ; paths may be URLs, as RemotePath.
         qualities: ours, rising, 0 to 100; BD-rates need four.
         against: names of others, see ``anchors.find_anchors``.
         metrics: keys of ``metrics.METRICS``; PSNR is always there.
@@ -120,6 +122,8 @@ def evaluate(
         start, step, failed: for a progress display: ``start("coding", entrants)`` and later ``start("BD-rates",
             anchors)``; ``step(row)`` after each coding and ``step(None)`` after each comparison; ``failed(name,
             error)`` for a picture that is left out (without it the error is raised).
+        spread: does the codings elsewhere, in the place of ``workers``: :func:`codec.cluster.spread`, or a partial of
+            it with the same ``threads``; of each worker, then, and None for one.
 
     Raises:
         CodecError: a name is unknown, something that it needs is missing, or no picture is left.
@@ -128,12 +132,16 @@ def evaluate(
     from .. import Codec
     from ..threads import cores, set_threads
 
-    named = [each if isinstance(each, tuple) else (os.fspath(each), each) for each in pictures]
+    named = [
+        each if isinstance(each, tuple) else (str(each) if isinstance(each, RemotePath) else os.fspath(each), each)
+        for each in pictures
+    ]
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise CodecError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
     # The threads that one process may use; the anchors take them too, so that all codecs have the same.
-    each = max(1, (threads or cores()) // workers) if workers > 1 else threads
+    alone = workers == 1 and spread is None
+    each = threads if alone else (threads or 1) if spread else max(1, (threads or cores()) // workers)
     anchors = find_anchors(against, each, device)
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
@@ -147,10 +155,10 @@ def evaluate(
     conditions = rd.conditions()
     conditions["metrics"] = ["psnr", *(name for name in metrics if name != "psnr")]
     common = {name: value for name, value in conditions.items() if name not in ("date", "metrics")}
-    common["timed alone"] = workers == 1
+    common["timed alone"] = alone
     conditions["codecs"] = {entrant.name: entrant.settings for entrant in entrants}
     conditions["workers"] = workers
-    conditions["times_comparable"] = workers == 1
+    conditions["times_comparable"] = alone
     conditions["bd"] = {"interpolation": interpolation, "resamples": resamples, "seed": rd.SEED, "confidence": 0.95}
 
     start = start or (lambda phase, items: None)
@@ -158,7 +166,7 @@ def evaluate(
     with Journal(journal, rd.Row, common) if journal else nullcontext() as kept:
         rows = rd.evaluate(
             named, entrants, step, failed,
-            metrics=conditions["metrics"], workers=workers, threads=each, journal=kept,
+            metrics=conditions["metrics"], workers=workers, threads=each, journal=kept, spread=spread,
         )  # fmt: skip
     if not rows:
         raise CodecError("none of the pictures could be used")

@@ -113,7 +113,7 @@ class Dependent(Rounding):
         """As :meth:`Rounding.quantise`."""
         rounded, chained = self._orders(indexes)
         residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
-        slope = SLOPE * scale.interpolate(self.slopes, quality)
+        slope = SLOPE * np.float32(scale.interpolate(self.slopes, quality))
         low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]), slope)
         high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), slope, Y_LIMIT)
         return _assemble(indexes, rounded, low, chained, high, quantisers)

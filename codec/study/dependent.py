@@ -50,7 +50,7 @@ def study(samples: int, seed: int, step: Callable[[str], object] = lambda text: 
                 bits, error = measure(x / size, method)
                 distortion = error * size**2
                 least = np.exp(np.interp(bits, curve[0], np.log(curve[1])))
-                db = 10 * np.log10([1 / distortion, distortion / least])
+                db = (10 * np.log10(ratio) for ratio in (1 / distortion, distortion / least))
                 rows.append(Row(source, method, size, bits, *db))
     return rows
 
