@@ -1,12 +1,12 @@
 """Pages as a scanner sees them, drawn at random: the pictures of docs/guide/your-own-model.md.
 
-    python benchmarks/scans.py scans [--pages 160,12,8] [--size 640x896] [--seed 0]
+    python benchmarks/scans.py scans [--pages 160,12,8,8] [--size 640x896] [--seed 0]
 
-writes ``scans/train``, ``scans/valid`` and ``scans/test``, PNG, 150 dots per inch. Pages to train on and to validate
-with are letters, books, tables and forms in DejaVu Sans, Serif and Mono, black or blue on white. Those to test with
-share nothing with them but the alphabet: other layouts (invoice, newspaper, minutes, slide), typefaces (STIX and
-Pillow's own), papers, inks and syllables. All are turned a little, softened by the lens and covered by the noise of a
-sensor. Matplotlib's fonts are used (extra "eval" or "train").
+writes ``scans/train``, ``scans/valid``, ``scans/test`` and ``scans/other``, PNG, 150 dots per inch. The first three, to
+train on, to watch the training with and to measure with, are letters, books, tables and forms in DejaVu Sans, Serif and
+Mono, black or blue on white. Pages of ``other`` share nothing with them but the alphabet: other layouts (invoice,
+newspaper, minutes, slide), typefaces (STIX and Pillow's own), papers, inks and syllables. All are turned a little,
+softened by the lens and covered by the noise of a sensor. Matplotlib's fonts are used (extra "eval" or "train").
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-TRAIN_FONTS = (
+USUAL_FONTS = (
     "DejaVuSans",
     "DejaVuSans-Bold",
     "DejaVuSans-Oblique",
@@ -24,22 +24,22 @@ TRAIN_FONTS = (
     "DejaVuSerif-Bold",
     "DejaVuSansMono",
 )
-TEST_FONTS = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "")  # "": Pillow's own
-TRAIN_SYLLABLES = "the re in on at en er ing ti es or te of ed is it al ar st to nt ha ve le co me se ou de hi"
-TEST_SYLLABLES = "gra vo ki lum bea pfu zan schi dro qua ney wix jo pel tug sma yr fli cob hav"
+OTHER_FONTS = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "")  # "": Pillow's own
+USUAL_SYLLABLES = "the re in on at en er ing ti es or te of ed is it al ar st to nt ha ve le co me se ou de hi"
+OTHER_SYLLABLES = "gra vo ki lum bea pfu zan schi dro qua ney wix jo pel tug sma yr fli cob hav"
 # (paper, how far each channel may be darker), (inks)
-TRAIN_COLOURS = ((252, 251, 248), 8, ((25, 25, 28), (40, 40, 44), (25, 40, 110)))
-TEST_COLOURS = ((243, 234, 214), 14, ((48, 36, 30), (15, 60, 45), (130, 25, 30)))
+USUAL_COLOURS = ((252, 251, 248), 8, ((25, 25, 28), (40, 40, 44), (25, 40, 110)))
+OTHER_COLOURS = ((243, 234, 214), 14, ((48, 36, 30), (15, 60, 45), (130, 25, 30)))
 
 
 class Page:
     """A sheet, and what is at hand to fill it."""
 
-    def __init__(self, rng, size, test):
+    def __init__(self, rng, size, other):
         self.rng, self.width, self.height = rng, *size
-        self._fonts = TEST_FONTS if test else TRAIN_FONTS
-        self._syllables = (TEST_SYLLABLES if test else TRAIN_SYLLABLES).split()
-        paper, spread, inks = TEST_COLOURS if test else TRAIN_COLOURS
+        self._fonts = OTHER_FONTS if other else USUAL_FONTS
+        self._syllables = (OTHER_SYLLABLES if other else USUAL_SYLLABLES).split()
+        paper, spread, inks = OTHER_COLOURS if other else USUAL_COLOURS
         self.paper = tuple(int(c - rng.integers(spread + 1)) for c in paper)
         self.ink = inks[rng.integers(len(inks))]
         self.other_ink = inks[rng.integers(len(inks))]
@@ -87,7 +87,7 @@ class Page:
         return f"{self.rng.integers(1, 9000)}.{self.rng.integers(100):02d}"
 
 
-# Layouts of pages to train on.
+# Layouts of usual pages.
 
 
 def letter(page):
@@ -137,7 +137,7 @@ def form(page):
         top += int(page.rng.integers(36, 60))
 
 
-# Layouts of pages to test with.
+# Layouts of the other pages.
 
 
 def invoice(page):
@@ -187,7 +187,8 @@ def slide(page):
     page.text(margin, base + 50, page.width - margin, page.height - margin, page.font(24))
 
 
-TRAIN, TEST = (letter, book, table, form), (invoice, newspaper, minutes, slide)
+PARTS = ("train", "valid", "test", "other")
+USUAL, OTHER = (letter, book, table, form), (invoice, newspaper, minutes, slide)
 
 
 def scanned(image, paper, rng):
@@ -203,11 +204,11 @@ def scanned(image, paper, rng):
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 
-def page(seed, number, size, test=False):
+def page(seed, number, size, other=False):
     """Page ``number`` of a set: uint8 (H, W, 3), the same every time."""
-    rng = np.random.default_rng([seed, number, test])
-    layouts = TEST if test else TRAIN
-    sheet = Page(rng, size, test)
+    rng = np.random.default_rng([seed, number, other])
+    layouts = OTHER if other else USUAL
+    sheet = Page(rng, size, other)
     layouts[number % len(layouts)](sheet)
     return scanned(sheet.image, sheet.paper, rng)
 
@@ -216,18 +217,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--pages", default="160,12,8", metavar="N,N,N", help="to train on, to validate and to test with"
+        "--pages", default="160,12,8,8", metavar="N,N,N,N", help="of each part"
     )
     parser.add_argument("--size", default="640x896", metavar="WIDTHxHEIGHT")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     size = tuple(map(int, arguments.size.split("x")))
-    for part, pages in zip(("train", "valid", "test"), map(int, arguments.pages.split(","))):
+    pages = list(map(int, arguments.pages.split(",")))
+    if len(pages) != len(PARTS):
+        parser.error(f"--pages needs {len(PARTS)} numbers")
+    for index, part in enumerate(PARTS):
         folder = arguments.folder / part
         folder.mkdir(parents=True, exist_ok=True)
-        first = 10**6 if part == "valid" else 0
-        for number in tqdm(range(pages), part, unit="page"):
-            pixels = page(arguments.seed, first + number, size, part == "test")
+        first = 10**6 * index if part != "other" else 0
+        for number in tqdm(range(pages[index]), part, unit="page"):
+            pixels = page(arguments.seed, first + number, size, part == "other")
             Image.fromarray(pixels).save(folder / f"{number:03}.png")
 
 

@@ -14,7 +14,7 @@ from codec import bitstream
 
 # What keeps long commands short; the last of two equal options counts.
 SHORT = {
-    "benchmarks/scans.py": ["--pages", "2,1,1", "--size", "256x256"],
+    "benchmarks/scans.py": ["--pages", "2,1,1,1", "--size", "256x256"],
     "train": ["--steps", "2", "--set", "batch=1", "--set", "crop=64", "--set", "fit_crops=2", "--set", "threads=1"],
     "evaluate": ["--qualities", "10,40,70,100", "--metrics", "psnr", "--threads", "1"],
 }
@@ -63,11 +63,12 @@ def test_the_guide_leads_from_pictures_to_files_of_a_model_of_ones_own(root, hom
     for words in commands(root):
         said.setdefault(words[1], []).append(run(root, words, monkeypatch))
     assert [*said] == ["benchmarks/scans.py", "train", "evaluate", "models", "compress", "info", "decompress"]
-    assert [len(list((home / "scans" / part).iterdir())) for part in ("train", "valid", "test")] == [2, 1, 1]
+    parts = "train", "valid", "test", "other"
+    assert [len(list((home / "scans" / part).iterdir())) for part in parts] == [2, 1, 1, 1]
 
-    scans, photographs = said["evaluate"]
-    (model,) = re.findall(r"^codec, model (\w+), cpu", scans, re.MULTILINE)
-    for table in (scans, photographs):
+    assert len(said["evaluate"]) == 3
+    (model,) = {re.search(r"^codec, model (\w+), cpu", table, re.MULTILINE)[1] for table in said["evaluate"]}
+    for table in said["evaluate"]:
         row = re.search(r"^model \w+ \(psnr\) +([+-][\d.]+) %", table, re.MULTILINE)
         assert row and abs(float(row[1])) < 50  # two steps on two pages are little
     assert f"Model {model}, made with codec train" in said["models"][0]
