@@ -7,12 +7,18 @@ with it after decoding: a section of the file, which a reader may pass over.
     section: red, green, blue, 16 bits each | zlib: rows of blocks, each bit with that of the block above, exclusive or
 """
 
+from __future__ import annotations
+
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .errors import Corrupt
+
+if TYPE_CHECKING:
+    from .model import View
+
 
 BLOCK = 8  # pixels; a preview at 1/8 has one pixel a block
 _COLOUR_BYTES = 6
@@ -95,7 +101,7 @@ def unpack(section: bytes, width: int, height: int) -> Background:
     return Background(colour, np.bitwise_xor.accumulate(changes, axis=0).astype(bool))
 
 
-def fill(pixels: np.ndarray, background: Background, view) -> None:
+def fill(pixels: np.ndarray, background: Background, view: View) -> None:
     """Put a background back.
 
     Args:

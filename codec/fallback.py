@@ -46,7 +46,7 @@ def looks_drawn(pixels: np.ndarray) -> bool:
     for top in range(0, height, rows):
         band = pixels[top : top + rows]
         equal += np.count_nonzero((band[:, 1:] == band[:, :-1]).all(axis=2))
-    return equal > _EQUAL_NEIGHBOURS * height * (width - 1)
+    return bool(equal > _EQUAL_NEIGHBOURS * height * (width - 1))
 
 
 def lossless_file(picture: Picture) -> bytes:

@@ -357,7 +357,7 @@ def test_the_tables_are_the_json_file(model, picture, tmp_path):
         "--against", "jpeg", "--quality", "30", "--json", path,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stderr == ""
+    assert all(" steps, " in line for line in result.stderr.splitlines())  # of a slow machine
     found = json.loads(path.read_text(encoding="utf-8"))
     printed = tables(result.stdout)
     assert list(printed) == [

@@ -98,6 +98,16 @@ def test_shifts_are_least_squares():
     assert np.count_nonzero(shifts) == 3  # the last anchor follows what is best for all
 
 
+def test_shifts_start_at_the_centroids_of_the_latents(monkeypatch):
+    """Symbols of 2 and -2 whose latents lie 0.3 nearer to zero, before any look at a picture."""
+    monkeypatch.setattr(fitting, "STEPS", 0)
+    sign = np.random.default_rng(0).choice([-1, 1], (1, 1000, 1000))
+    y = (sign * 1.7).astype(np.float32)
+    sample, seen = fitting._Sample(None, 5000, y, None), (16 * 2 * sign, sign * (4 * 7 + 2))
+    tensors = fitting._fit_shifts(CONFIG, False, None, [sample], [seen], None)
+    assert tensors["entropy.shrink"][1, 7].tolist() == pytest.approx([0, 0.3, 0], abs=1e-3)
+
+
 def test_no_shift_is_more_than_a_symbol():
     problem = fitting._LeastSquares(3, 64)
     for magnitude, wanted in ((1, 3.0), (2, -3.0)):
