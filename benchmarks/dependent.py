@@ -1,8 +1,10 @@
 """What dependent quantisation saves, and what it takes: the same weights, with and without it.
 
-    python benchmarks/dependent.py PICTURES... [--model MODEL] [--qualities 10,30,50,70,90] [--timed PICTURE] [--rounds 7]
+    python benchmarks/dependent.py PICTURES... [--model MODEL] [--qualities 10,30,50,70,90] [--timed PICTURE]
+        [--rounds 7]
 
-Real files on both sides, PSNR of decoded pictures; BD-rate of the mean curve against plain rounding. With --timed the seconds of one picture, in turns: the least and the median of the rounds.
+Real files on both sides, PSNR of decoded pictures; BD-rate of the mean curve against plain rounding. With --timed the
+seconds of one picture, in turns: the least and the median of the rounds.
 """
 
 import argparse

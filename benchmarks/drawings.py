@@ -3,8 +3,8 @@
     python benchmarks/drawings.py [--model MODEL] [--qualities 0,30,60,100] [--save FOLDER]
 
 Draws one picture of each kind, codes it as the codec would, with the learned transforms alone, and with plain DCT
-coding (the same coefficients and steps, without an entropy coder), and prints bits per pixel and PSNR. These pictures have
-seeds and parameters of their own; training draws others (codec/training/drawings.py).
+coding (the same coefficients and steps, without an entropy coder), and prints bits per pixel and PSNR. These pictures
+have seeds and parameters of their own; training draws others (codec/training/drawings.py).
 """
 
 import argparse

@@ -30,10 +30,11 @@ def main():
         raise SystemExit(__doc__)
     folder, models = sys.argv[1], sys.argv[2:]
     pictures = [crop.permute(1, 2, 0).contiguous().numpy() for crop in validation_crops(folder)]
-    print(f"| model | mean | {' | '.join(f'lambda {l:.4g}' for l in LMBDAS)} |\n|---|{'---:|' * (len(LMBDAS) + 1)}")
+    print(f"| model | mean | {' | '.join(f'lambda {lmbda:.4g}' for lmbda in LMBDAS)} |")
+    print(f"|---|{'---:|' * (len(LMBDAS) + 1)}")
     for model in models:
         coder = Codec(model, fallback="never")
-        losses = [np.mean([file_loss(coder, pixels, l) for pixels in pictures]) for l in LMBDAS]
+        losses = [np.mean([file_loss(coder, pixels, lmbda) for pixels in pictures]) for lmbda in LMBDAS]
         print(f"| {model} | {np.mean(losses):.4f} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
 
 

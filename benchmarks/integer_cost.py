@@ -15,7 +15,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
-from variants import train_in_turns
 
 from codec.latents.integer import LEAK
 from codec.latents.quadtree import MEAN_UNIT
@@ -26,6 +25,7 @@ from codec.training.config import TrainingConfig
 from codec.training.data import validation_crops
 from codec.training.loop import VALIDATION_LMBDAS, _Run, optimisers
 from codec.weights import find_model
+from variants import train_in_turns
 
 
 class FloatLayer(TrainableLayer):
@@ -109,8 +109,8 @@ def main():
     print(f"steps: {', '.join(f'{name} {run.step}' for name, run in runs.items())}\n")
     print(f"| | {' | '.join(runs)} |\n|---|{'---:|' * len(runs)}")
     table = {"loss at the start": start, "loss": {name: row["valid_loss"] for name, row in rows.items()}}
-    for l in VALIDATION_LMBDAS:
-        table[f"bpp at lambda {l}"] = {name: row[f"valid_bpp_{l}"] for name, row in rows.items()}
+    for lmbda in VALIDATION_LMBDAS:
+        table[f"bpp at lambda {lmbda}"] = {name: row[f"valid_bpp_{lmbda}"] for name, row in rows.items()}
     for what, values in table.items():
         floats = values.pop("floats")
         cells = [f"{value:.4f} ({100 * (value / floats - 1):+.2f} %)" for value in values.values()]

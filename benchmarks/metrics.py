@@ -17,8 +17,8 @@ import pytorch_msssim
 import torch
 from PIL import Image
 
-from codec.evaluation.bench import fit
 from codec.evaluation.metrics import METRICS, ms_ssim
+from codec.evaluation.stages import fit
 from codec.image_io import read_picture
 from codec.threads import set_threads
 

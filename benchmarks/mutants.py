@@ -5,12 +5,14 @@
 A mutant is one change to one expression: an operator or comparison replaced by another, a number changed, a condition
 negated, an argument or a method like ``detach`` left out, a statement dropped. Works on a copy of the checkout; each
 mutant is a process of its own, forked from one that has loaded torch, which runs the tests of its file, the quick ones
-first, up to the first that fails. RESULTS.json holds what is done, and a run that was ended goes on from it; ``--again``
-tries those that survived once more, after tests were added. Prints a line for each that survives, and shares by file.
+first, up to the first that fails. RESULTS.json holds what is done, and a run that was ended goes on from it;
+``--again`` tries those that survived once more, after tests were added. Prints a line for each that survives, and
+shares by file.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -31,12 +33,14 @@ TESTS = {  # file -> tests
     "codec/quantise/rounding.py": f"{QUANTISE} tests/test_quantise.py",
     "codec/quantise/estimators.py": f"{QUANTISE} tests/test_attention.py",
     "codec/quantise/codebook.py": "tests/test_codebook.py",
-    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_quantise.py tests/test_integer.py tests/test_ste.py",
+    "codec/quantise/weights.py": "tests/test_weight_quantisers.py tests/test_quantise.py tests/test_integer.py "
+    "tests/test_ste.py",
     "codec/quantise/attention.py": "tests/test_attention.py",
     "codec/quantise/reference.py": f"tests/test_quantise.py {QUANTISE}",
     "codec/training/vector_model.py": "tests/test_vector_model.py tests/test_tile.py tests/test_vector_entropy.py",
     "codec/training/model.py": "tests/test_training.py tests/test_model.py tests/test_eyes.py",
-    "codec/training/loop.py": "tests/test_training.py tests/test_vector_model.py tests/test_eyes.py tests/test_health.py",
+    "codec/training/loop.py": "tests/test_training.py tests/test_vector_model.py tests/test_eyes.py "
+    "tests/test_health.py",
     "codec/training/fitting.py": "tests/test_fitting.py",
     "codec/training/data.py": "tests/test_training.py",
     "codec/training/scale_mixture.py": "tests/test_scale_mixture.py",
@@ -152,13 +156,11 @@ def run(folder, options, order, limit):
     while not done and time.monotonic() < end:
         time.sleep(0.02)
         done, code = os.waitpid(child, os.WNOHANG)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # and what it has started
-    except ProcessLookupError:
-        pass
     if not done:
         os.waitpid(child, 0)
-    late = not done or os.WIFSIGNALED(code) and os.WTERMSIG(code) in (signal.SIGXCPU, signal.SIGKILL)
+    late = not done or (os.WIFSIGNALED(code) and os.WTERMSIG(code) in (signal.SIGXCPU, signal.SIGKILL))
     return None if late else os.waitstatus_to_exitcode(code)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/pair.py sample_images/osprey.png --quality 15 --box 400 120 320 320 --output docs/pair.png
 
-The whole picture is compressed; the other codec, with the settings of ``codec evaluate``, gets the lowest quality whose file
-is at least as large as ours.
+The whole picture is compressed; the other codec, with the settings of ``codec evaluate``, gets the lowest quality whose
+file is at least as large as ours.
 """
 
 import argparse

@@ -1,9 +1,14 @@
 """``codec bench``: speed beside other codecs, the time of every stage, and the share of what the machine can do."""
 
+from __future__ import annotations
+
 import math
 import os
 import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,8 +17,13 @@ from .common import Counts, Quality, model_options, require
 from .files import STREAM
 from .measuring import OURS, Names, check_writable, count, find_pictures, settings_line
 
-AGAINST = ("jpeg", "webp")  # unless asked otherwise, and this one where it can be had without asking for an extra:
-RIVAL = "compressai:mbt2018-mean"
+if TYPE_CHECKING:
+    from codec.evaluation.bench import MachinePeak, Part, Share, Speed, Summary
+    from codec.evaluation.stages import Stages, Work
+
+
+RIVALS = ("jpeg", "webp", "avif", "jxl", "compressai:mbt2018-mean")  # unless asked otherwise, those that are here
+SIZES = {False: "256x256,768x512,1920x1280", True: "1152x896,4000x3000"}  # --profile
 ENGINES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch", "numpy": "NumPy"}
 
 
@@ -22,7 +32,9 @@ class Sizes(click.ParamType):
 
     name = "sizes"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], ...]:
         if isinstance(value, tuple):
             return value
         found = set()
@@ -30,22 +42,22 @@ class Sizes(click.ParamType):
             match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", part.strip())
             if match is None:
                 self.fail(f"{part.strip()!r} is not a size such as 768x512", param, ctx)
-            found.add(tuple(map(int, match.groups())))
+            found.add((int(match[1]), int(match[2])))
         return tuple(sorted(found, key=lambda size: (size[0] * size[1], size)))
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, metavar="[PICTURES]...")
 @click.option(
-    "--sizes", type=Sizes(), default="256x256,768x512,1920x1280", show_default=True, metavar="WxH,...",
-    help="Sizes to cut the pictures to.",
+    "--sizes", type=Sizes(), metavar="WxH,...",
+    help=f"Sizes to cut the pictures to. [{SIZES[False]}; with --profile {SIZES[True]}]",
 )  # fmt: skip
 @click.option("--threads", type=Counts(), metavar="N,N,...", help="CPU threads. [1 and all cores]")
 @click.option("-q", "--quality", type=Quality(), default=50, show_default=True, help="Ours.")
 @click.option(
     "--against", type=Names(), metavar="NAME,...",
     help="Codecs to compare with, as for 'codec evaluate'; or none. CompressAI's models whose weights are not here "
-    f"run with random ones. [{','.join(AGAINST)}; {RIVAL} where CompressAI is installed]",
+    f"run with random ones. [of {','.join(RIVALS)} those that are installed]",
 )  # fmt: skip
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Rounds to measure."
@@ -55,12 +67,16 @@ class Sizes(click.ParamType):
     help="Begin no round that would probably end later; one is always measured.",
 )  # fmt: skip
 @click.option(
+    "--profile", is_flag=True,
+    help="In place of all that: which shares of our own work are networks, entropy coding, conversions, files.",
+)  # fmt: skip
+@click.option(
     "--json", "json_file", metavar="FILE",
     help="Write conditions, figures and every single time; - prints them in place of tables.",
 )  # fmt: skip
 @model_options
 @click.option("--device", default="cpu", metavar="DEVICE", help="Where the networks run: cpu (default), cuda...")
-def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_file, model, device):
+def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, profile, json_file, model, device):
     """Measure speed.
 
     PICTURES are files or folders, by default those of sample_images; each round codes the next of them. They are
@@ -76,38 +92,37 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     require("eval", "scipy")
     if json_file not in (None, STREAM):
         check_writable(json_file)
+    if profile and against:
+        raise click.UsageError("--profile is of our own work; --against is for measuring without it.")
     pictures = _chosen(inputs)
+    sizes = sizes or Sizes().convert(SIZES[profile], None, None)
 
     from codec import bitstream
 
     for width, height in sizes:
         bitstream.check_size(width, height)
-
-    from codec.evaluation.anchors import find_anchors
-    from codec.extras import missing
-    from codec.threads import cores
-
-    if against is None:
-        against = AGAINST if missing("torch", "compressai") else (*AGAINST, RIVAL)
-    anchors = find_anchors(against, device=device, random_weights=True)
+    anchors = [] if profile else _anchors(against, device)
 
     from codec import Codec
     from codec.evaluation import bench as measuring
     from codec.evaluation.rate_distortion import conditions
+    from codec.threads import cores
 
     if not pictures:
         pictures = [("made up", measuring.made_up_picture(*sizes[-1]))]
     threads = threads or tuple(sorted({1, cores()}))
     coder = Codec(model, device=device, fallback="never")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before we are a load ourselves
-    total = measuring.steps(anchors, sizes, threads, repeats)
+    total = measuring.steps(anchors, sizes, threads, repeats, profile)
     with progress.bar(total, "step") as bar:
 
         def step(text):
             bar.set_description_str(text, refresh=False)
             bar.update()
 
-        measured = measuring.bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes, step)
+        measured = measuring.bench(
+            coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes, step, profile=profile
+        )
     untrained = [anchor.name for anchor in anchors if not getattr(anchor, "trained", True)]
     summary = measuring.summarise(measured, coder.model.config, untrained)
     codecs = {OURS: {"model": coder.model_id, "device": device}, **{a.name: a.settings() for a in anchors}}
@@ -134,7 +149,7 @@ def bench(inputs, sizes, threads, quality, against, repeats, max_minutes, json_f
     click.echo("\n" + tables(summary, {anchor.name: anchor.title for anchor in anchors}))
 
 
-def tables(summary, titles) -> str:
+def tables(summary: Summary, titles: Mapping[str, str]) -> str:
     """All tables, in Markdown, each under a heading.
 
     Args:
@@ -148,22 +163,25 @@ def tables(summary, titles) -> str:
     for direction in dict.fromkeys(row.direction for row in summary.stages):
         rows = [row for row in summary.stages if row.direction == direction]
         sections[f"Stages of {direction}, milliseconds"] = stages_table(rows)
-    sections["Matrix products"] = peaks_table(summary.peaks)
+    for direction in dict.fromkeys(row.direction for row in summary.work):
+        work = [row for row in summary.work if row.direction == direction]
+        sections[f"Shares of {direction}, %"] = work_table(work)
+    if summary.peaks:
+        sections["Matrix products"] = peaks_table(summary.peaks)
     if summary.shares:
         sections["Share of the matrix products"] = shares_table(summary.shares)
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
 
 
-def parts_table(parts) -> str:
+def parts_table(parts: Iterable[Part]) -> str:
     """Multiply-adds and parameters."""
     rows = [(p.part, p.runs_in, f"{p.kmac_px:.2f}", f"{p.parameters / 1e6:.2f} M") for p in parts]
     return _markdown(("part", "runs in", "kMAC/px", "parameters"), rows, left=2)
 
 
-def speeds_table(speeds, titles) -> str:
+def speeds_table(speeds: Iterable[Speed], titles: Mapping[str, str]) -> str:
     """Times, megapixels per second and ratios."""
-    heads = ("size", "codec", "quality", "bpp")
-    heads += ("encode ms", "Mpx/s", "ratio", "decode ms", "Mpx/s", "ratio")
+    heads = ("size", "codec", "quality", "bpp", "encode ms", "Mpx/s", "ratio", "decode ms", "Mpx/s", "ratio")
     rows = []
     for speed in speeds:
         bpp = "-" if speed.bpp is None else f"{speed.bpp:.3f}"
@@ -171,12 +189,12 @@ def speeds_table(speeds, titles) -> str:
         for direction in ("encode", "decode"):
             seconds, rate, ratio = (getattr(speed, f"{direction}_{field}") for field in ("s", "mpx_s", "ratio"))
             own = speed.codec == OURS
-            row += [_digits(1e3 * seconds.median), _digits(rate), "1" if own else _spread(ratio)]
+            row += [_digits(1e3 * seconds.median), _spread(rate), "1" if own else _spread(ratio)]
         rows.append(row)
     return _markdown(heads, rows, left=2)
 
 
-def stages_table(rows) -> str:
+def stages_table(rows: list[Stages]) -> str:
     """Milliseconds of every stage of one direction, in the round whose whole is the median."""
     names = list(rows[0].seconds)
     cells = []
@@ -186,14 +204,26 @@ def stages_table(rows) -> str:
     return _markdown(("threads", "size", *names, "whole"), cells, left=2)
 
 
-def peaks_table(peaks) -> str:
+def work_table(rows: list[Work]) -> str:
+    """Shares of every stage in the work of one direction, in %, and what they say of all that is no network."""
+    names = list(rows[0].shares)
+    cells = []
+    for row in rows:
+        shares = (_digits(100 * share.median) for share in row.shares.values())
+        rest = (_spread(share, 100) for share in (row.rest, row.rest_in_memory))
+        cells.append((str(row.threads), _size(row), *shares, *rest, _spread(row.whole_s, 1e3)))
+    heads = ("threads", "size", *names, "no network", "in memory", "whole ms")
+    return _markdown(heads, cells, left=2)
+
+
+def peaks_table(peaks: list[MachinePeak]) -> str:
     """What the machine could do."""
     kinds = list(peaks[0].gflops)
     rows = [(str(peak.threads), *(_spread(peak.gflops[kind]) for kind in kinds)) for peak in peaks]
     return _markdown(("threads", *(f"{kind} GFLOP/s" for kind in kinds)), rows, left=1)
 
 
-def shares_table(shares) -> str:
+def shares_table(shares: list[Share]) -> str:
     """What the parts made of it."""
     kinds = list(shares[0].of_peak)
     rows = [
@@ -204,6 +234,20 @@ def shares_table(shares) -> str:
         for share in shares
     ]  # fmt: skip
     return _markdown(("threads", "size", "part", "GFLOP/s", *(f"of {kind}" for kind in kinds)), rows, left=3)
+
+
+def _anchors(names, device):
+    """The codecs of these names; without names, those of RIVALS that are here."""
+    from codec.errors import CodecError
+    from codec.evaluation.anchors import find_anchors
+
+    if names is not None:
+        return find_anchors(names, device=device, random_weights=True)
+    found = []
+    for name in RIVALS:
+        with suppress(CodecError):
+            found += find_anchors([name], device=device, random_weights=True)
+    return found
 
 
 def _chosen(inputs):

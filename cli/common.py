@@ -1,31 +1,32 @@
-"""What several commands share: the run over all files, how errors are said, options."""
+"""What several commands share: how errors are said, progress over files, options."""
 
-import collections
+from __future__ import annotations
+
 import functools
-import json
 import math
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO, Any, TypeAlias
 
 import click
-from click.globals import push_context
 
 from codec import weights
 from codec.bitstream import MAX_PIXELS
-from codec.errors import CodecError
 from codec.threads import cores
 
-from .progress import INTERVAL, clock, every, is_quiet, line, on_terminal
+from .progress import INTERVAL, every, line, on_terminal
+
+Command: TypeAlias = Callable[..., Any]  # the function of a command, or the command
 
 
 class Failure(click.ClickException):
     """The one line on stderr that a command ends with, and exit status 1."""
 
-    def show(self, file=None):
+    def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"codec: {self.format_message()}", err=True)
 
 
@@ -34,10 +35,10 @@ class Quality(click.FloatRange):
 
     name = "quality"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(0, 100)
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
@@ -49,14 +50,14 @@ class Counts(click.ParamType):
 
     name = "counts"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         count = click.IntRange(min=1)
         return tuple(sorted({count.convert(part.strip(), param, ctx) for part in value.split(",")}))
 
 
-def describe(error) -> str:
+def describe(error: BaseException) -> str:
     """An error as one line that says what is wrong, for the user who meets it."""
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror[0].lower() + error.strerror[1:]
@@ -66,7 +67,7 @@ def describe(error) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def require(extra, *modules):
+def require(extra: str, *modules: str) -> None:
     """Refuse now, in one line, what would fail half-way for want of a package.
 
     Args:
@@ -84,107 +85,15 @@ def require(extra, *modules):
         raise Failure(lacks(path.partition(" ")[2] or path, extra, lacking))
 
 
-def run(plan, work, *, verb, as_json=False, prepare=None, workers=1) -> None:
-    """Do ``work(job)`` for every job; a failing one is named on stderr and the others go on.
-
-    What is said stands in the order of the jobs, however many are at work.
-
-    Args:
-        plan: files.Plan, or files.Sources to read.
-        work: returns ``(line for the user or None, bytes read, bytes written)``, and perhaps a dict of what ``as_json``
-            shows.
-        verb: what is being done, for the progress display.
-        as_json: print one JSON object a line for every job, in the place of the line: ``input``, and what ``work`` says
-            or an ``error``.
-        prepare: called once before the first job; an error here ends the command.
-        workers: how many jobs are worked on at a time, in threads of their own.
-
-    With ``--quiet`` there are neither lines nor progress, only errors. Ends with a summary on stderr where there was more
-    than one file, and with status 1 when something failed.
-    """
-    quiet, started = is_quiet(), time.monotonic()
-    jobs, skipped = getattr(plan, "jobs", None), getattr(plan, "skipped", 0)
-    sources = plan if jobs is None else plan.sources
-    jobs = sources.files if jobs is None else jobs
-    # Standard output may be carrying a picture; a remark in the middle of it would ruin it.
-    to_stderr = any(getattr(job, "target", job) is None for job in jobs)
-    failed, sizes = len(sources.unreadable), []
-    for error in sources.unreadable:
-        click.echo(f"codec: {describe(error)}", err=True)
-    with Progress(len(jobs), verb, hidden=quiet) as progress:
-        if prepare is not None and jobs:
-            progress.start(str(jobs[0]))
-            prepare()
-        for job, outcome in _outcomes(jobs, work, workers):
-            progress.start(str(job))
-            facts = []
-            try:
-                said, *size = outcome()  # bytes
-                size, facts = size[:2], size[2:]
-            except BrokenPipeError:
-                raise
-            except (CodecError, OSError, MemoryError) as error:
-                failed += 1
-                progress.echo(f"codec: {_about(job, error)}", err=True)
-                facts = [{"error": describe(error)}]
-                said = None
-            else:
-                sizes.append(size)
-            if as_json and facts:
-                said = json.dumps({"input": str(job), **facts[0]})
-            if said is not None and (as_json or not quiet):
-                progress.echo(said, err=to_stderr)
-            progress.advance()
-    rest = skipped, len(sources.unreadable), len(sources.passed_over)
-    told = any(rest) or (len(jobs) > 1 and any(map(any, sizes)))
-    if (failed and (len(jobs) > 1 or any(rest))) or (told and not quiet):
-        seconds = time.monotonic() - started
-        click.echo(f"codec: {_summary(sizes, failed, skipped, sources.passed_over, seconds)}", err=True)
-    if failed:
-        click.get_current_context().exit(1)
-
-
-def _outcomes(jobs, work, workers):
-    """Yield every job with a function that returns, or raises, what ``work(job)`` does."""
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, functools.partial(work, job)
-        return
-    context = click.get_current_context()
-    with ThreadPoolExecutor(workers, initializer=push_context, initargs=(context,)) as pool:
-        waiting = collections.deque()
-        try:
-            for job in jobs:
-                waiting.append((job, pool.submit(work, job)))
-                while len(waiting) > 2 * workers or (waiting and waiting[0][1].done()):
-                    first, future = waiting.popleft()
-                    yield first, future.result
-            for first, future in waiting:
-                yield first, future.result
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _summary(sizes, failed, skipped, passed_over, seconds) -> str:
-    """``812 files, 3.1 GB to 240 MB in 12:04 (4.3 MB/s), 2 failed, 14 skipped``: what was done, and what was not."""
-    read, written = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
-    parts = ["1 file" if len(sizes) == 1 else f"{len(sizes)} files"]
-    if written:
-        rate = f" ({size_in_words(round(read / seconds))}/s)" if read and seconds else ""
-        parts.append(f"{size_in_words(read)} to {size_in_words(written)} in {clock(math.ceil(seconds))}{rate}")
-    parts += [f"{count} {word}" for count, word in ((failed, "failed"), (skipped, "skipped")) if count]
-    parts += [f"{count} passed over ({kind})" for kind, count in passed_over.items()]
-    return ", ".join(parts)
-
-
-def size_in_words(count) -> str:
+def size_in_words(count: float) -> str:
     """Bytes with two or three digits that matter: 940 bytes, 240 MB, 3.1 GB."""
     if count < 1000:
         return f"{count} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007  used below
         count /= 1000
-        if count < 999.5 or unit == "TB":
-            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
+        if count < 999.5:
+            break
+    return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
 
 
 class Progress:
@@ -194,7 +103,7 @@ class Progress:
     goes on while a single large picture is at work.
     """
 
-    def __init__(self, total, verb, hidden=False):
+    def __init__(self, total: int, verb: str, hidden: bool = False) -> None:
         self.total, self.verb = total, verb
         self.done, self.current = 0, ""
         self._hidden = hidden
@@ -205,26 +114,26 @@ class Progress:
         if not hidden and on_terminal():
             self._thread = threading.Thread(target=self._draw, daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> Progress:
         if self._thread:
             self._thread.start()
         elif not self._hidden:
             self._stack.enter_context(every(INTERVAL, self._say))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         if self._thread:
             self._stop.set()
             self._thread.join()
 
-    def start(self, name):
+    def start(self, name: str) -> None:
         self.current = name
 
-    def advance(self):
+    def advance(self) -> None:
         self.done += 1
 
-    def echo(self, line, err=False):
+    def echo(self, line: str, err: bool = False) -> None:
         """Print a line without tearing the bar."""
         if not self._thread:
             click.echo(line, err=err)
@@ -263,7 +172,7 @@ class Progress:
         return f"{self.verb} {Path(self.current).name}"
 
 
-def limit_option(command):
+def limit_option(command: Command) -> Command:
     """``--max-pixels``, for the commands that take files of strangers."""
     return click.option(
         "--max-pixels", type=click.IntRange(1, MAX_PIXELS), default=MAX_PIXELS, metavar="N",
@@ -271,7 +180,7 @@ def limit_option(command):
     )(command)  # fmt: skip
 
 
-def model_options(command):
+def model_options(command: Command) -> Command:
     """``--model`` and ``--tune``, for the commands that compress; as ``model``."""
 
     @functools.wraps(command)
@@ -291,7 +200,7 @@ def model_options(command):
     return with_model
 
 
-def workers_option(command):
+def workers_option(command: Command) -> Command:
     """``--workers``, for the commands that go through folders."""
     return click.option(
         "--workers", type=click.IntRange(min=1), metavar="N",
@@ -299,7 +208,7 @@ def workers_option(command):
     )(command)  # fmt: skip
 
 
-def share(workers, threads, jobs):
+def share(workers: int | None, threads: int | None, jobs: int) -> tuple[int, int | None]:
     """``(workers, threads of each)`` for so many jobs: with one thread each, cores do not wait for each other."""
     if jobs < 2:
         return 1, threads
@@ -309,7 +218,7 @@ def share(workers, threads, jobs):
     return workers, threads or (1 if workers > 1 else None)
 
 
-def coder_options(command):
+def coder_options(command: Command) -> Command:
     """``--device`` and ``--threads``, for the commands that run the network."""
     for option in (
         click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; all cores unless given."),
@@ -319,9 +228,3 @@ def coder_options(command):
     ):
         command = option(command)
     return command
-
-
-def _about(job, error) -> str:
-    """``picture.bin: truncated: ...``, without saying the name twice where the error says it already."""
-    name, text = str(job), describe(error)
-    return text if text.startswith(f"{name}:") else f"{name}: {text}"

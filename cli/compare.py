@@ -1,7 +1,11 @@
 """``codec compare``: how far other versions of a picture are from it, as a table and as a page."""
 
+from __future__ import annotations
+
 import functools
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -68,7 +72,7 @@ def compare(original, others, output, force, model, as_json, device, threads):
         click.echo(f"\n{output}: {len(page) / 1e6:.1f} MB", err=as_json)
 
 
-def is_plain(value) -> bool:
+def is_plain(value: object) -> bool:
     """Whether JSON holds a value as it is: text and numbers, no pictures."""
     return value is None or isinstance(value, (str, int, float))
 
@@ -78,7 +82,7 @@ def _print_table(original, found):
     click.echo(f"{original}: {size}\n\n{table(found['views'])}")
 
 
-def table(views) -> str:
+def table(views: Sequence[dict[str, Any]]) -> str:
     """One line a file; metrics that none of them has are left out."""
     from codec.evaluation.pages import metrics_of
 

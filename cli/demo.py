@@ -3,11 +3,12 @@
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .common import Failure, Quality, coder_options
-from .files import PICTURE_SUFFIXES, expand
+from .files import PICTURE_SUFFIXES, expand, local
 
 
 @click.command(hidden=True)
@@ -29,8 +30,8 @@ def demo(folder, output, qualities, device, threads):
     Bits per pixel count the whole file. PSNR is over the three channels, after rounding to 8 bits. Times are
     those of this machine, reading and writing of pictures included.
     """
-    sources = expand([folder], PICTURE_SUFFIXES).files
-    uses = Counter(source.path.stem for source in sources)
+    paths = [local(source, "demo") for source in expand([folder], PICTURE_SUFFIXES).files]
+    uses = Counter(path.stem for path in paths)
 
     import numpy as np
 
@@ -49,15 +50,15 @@ def demo(folder, output, qualities, device, threads):
     click.echo(
         f"{'picture':<20}{'size':>12}{'quality':>9}{'bytes':>12}{'bpp':>8}{'PSNR dB':>9}{'there s':>9}{'back s':>8}"
     )
-    totals = {quality: [] for quality in qualities}
-    for source in sources:
-        x = read_picture(source.path).pixels
+    totals: dict[float, list[Any]] = {quality: [] for quality in qualities}
+    for path in paths:
+        x = read_picture(path).pixels
         height, width, _ = x.shape
         for quality in qualities:
-            name = source.path.stem if uses[source.path.stem] == 1 else source.path.name
+            name = path.stem if uses[path.stem] == 1 else path.name
             stem = output / f"{name}-q{quality:g}"
             started = time.perf_counter()
-            data = coder.compress(source.path, quality)
+            data = coder.compress(path, quality)
             write_bytes_atomic(stem.with_name(stem.name + ".bin"), data)
             there = time.perf_counter() - started
 
@@ -69,7 +70,7 @@ def demo(folder, output, qualities, device, threads):
             bpp, psnr_db = 8 * len(data) / (height * width), psnr_db_of(x, np.asarray(image.convert("RGB")))
             totals[quality].append((bpp, psnr_db))
             click.echo(
-                f"{source.path.name:<20}{f'{width}x{height}':>12}{quality:>9g}{len(data):>12,}"
+                f"{path.name:<20}{f'{width}x{height}':>12}{quality:>9g}{len(data):>12,}"
                 f"{bpp:>8.3f}{psnr_db:>9.2f}{there:>9.2f}{back:>8.2f}"
             )
     click.echo("")

@@ -20,9 +20,9 @@ def desktop(action, thumbnail):
     """Make the desktop know compressed files.
 
     Installs, for the user alone, the type image/x-lqc with its magic and the extension .lqc, a thumbnailer, and a
-    magic file for file(1). For freedesktop systems (Linux, BSD): $XDG_DATA_HOME, or ~/.local/share. The thumbnailer calls
-    the Python that runs now. File managers that run thumbnailers in a sandbox find it only where it is installed for
-    all users.
+    magic file for file(1). For freedesktop systems (Linux, BSD): $XDG_DATA_HOME, or ~/.local/share. The thumbnailer
+    calls the Python that runs now. File managers that run thumbnailers in a sandbox find it only where it is installed
+    for all users.
     """
     if (action is None) == (thumbnail is None):
         raise click.UsageError("say one of --install, --uninstall, --print, --thumbnail.")

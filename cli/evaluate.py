@@ -1,18 +1,29 @@
 """``codec evaluate``: rate, distortion and time on pictures of the user's choice, beside other codecs."""
 
+from __future__ import annotations
+
 import functools
 import sys
+import textwrap
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import progress
 from .common import coder_options, model_options, require
 from .files import STREAM
-from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_pictures, settings_line
+from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_sources, settings_line
+from .pipeline import engine_options
 
-SHOWN_VIOLATIONS = 20  # the JSON file has all
+if TYPE_CHECKING:
+    from codec.evaluation.process import Cold
+    from codec.evaluation.rate_distortion import Comparison, Mean, Violation
+
+
+SHOWN_VIOLATIONS, SHOWN_WORST = 20, 5  # the JSON file has all
 DEFAULT_METRICS = "psnr,psnr_y,ms_ssim,ssimulacra2"
 MIB = 2**20
 
@@ -26,7 +37,7 @@ MIB = 2**20
 @click.option(
     "--against", type=Names(), default="jpeg,webp", show_default=True, metavar="NAME,...",
     help="Codecs to compare with: jpeg (4:2:0), jpeg444, webp, avif (4:2:0), avif444, jpeg2000, jxl, x265, "
-    "compressai:MODEL[=FOLDER]; or none.",
+    "compressai:MODEL[=FOLDER], model:MODEL (our own with another model: eyes, psnr, an id, a folder); or none.",
 )  # fmt: skip
 @click.option(
     "--metrics", type=Names(), default=DEFAULT_METRICS, show_default=True, metavar="NAME,...",
@@ -46,9 +57,10 @@ MIB = 2**20
     help="Keep every row in FILE as it comes; take from there what was measured before under the same settings.",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, metavar="N",
-    help="Processes that share the work, and the threads. With more than one, times are not shown.",
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes that share the work, and the threads. With several, times are not shown.  [1; all of a cluster]",
 )  # fmt: skip
+@engine_options
 @click.option("--cold", is_flag=True, help="Also time fresh processes, with their peak memory; one picture.")
 @click.option(
     "--bootstrap", type=click.IntRange(min=0), default=1000, show_default=True, metavar="N",
@@ -60,7 +72,7 @@ MIB = 2**20
 )  # fmt: skip
 @coder_options
 def evaluate(
-    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, cold,
+    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, engine, cold,
     bootstrap, interpolation, device, threads,
 ):  # fmt: skip
     """Measure rate, distortion and time on pictures.
@@ -81,7 +93,9 @@ def evaluate(
     A picture that cannot be used is named on stderr and left out; the exit status is then 1.
     """
     require("eval", "scipy")
-    pictures = find_pictures(inputs, recursive)
+    inputs, _ = engine.names(inputs, None)
+    model = engine.model(model)
+    pictures = find_sources(inputs, recursive, urls=True)
     for file in (csv_file, json_file, journal_file):
         if file not in (None, STREAM):
             check_writable(file)
@@ -89,11 +103,18 @@ def evaluate(
     from codec.evaluation import rate_distortion as rd
     from codec.evaluation.run import evaluate as measure
 
+    spread = None
+    if engine.remote:
+        from codec.cluster import spread as on_cluster
+
+        spread = functools.partial(
+            on_cluster, address=engine.address, workers=workers, threads=threads or 1, together=1
+        )
     failures = []
-    counts = Counter()
+    counts: Counter[str] = Counter()
     steps = 0  # of a picture
     with ExitStack() as bars:
-        bar = None
+        bar: Any = None
 
         def start(phase, items):
             nonlocal bar, steps
@@ -122,8 +143,8 @@ def evaluate(
 
         found = measure(
             pictures, qualities=qualities, against=against, metrics=metrics, model=model, device=device,
-            threads=threads, workers=workers, journal=journal_file, resamples=bootstrap, interpolation=interpolation,
-            start=start, step=step, failed=failed,
+            threads=threads, workers=workers or 1, journal=journal_file, resamples=bootstrap,
+            interpolation=interpolation, start=start, step=step, failed=failed, spread=spread,
         )  # fmt: skip
     rows, summary, conditions = found.rows, found.summary, found.conditions
     if cold:
@@ -145,15 +166,16 @@ def evaluate(
 def _print_tables(found, summary, measured, journal_file):
     """What the command says where nobody asked for JSON."""
     conditions, anchors = found.conditions, [entrant.coder for entrant in found.entrants[1:]]
-    workers, ours = conditions["workers"], conditions["codecs"][OURS]
+    times, ours = conditions["times_comparable"], conditions["codecs"][OURS]
     line = f"{count(measured, 'picture')}; {conditions['cpu']}, {count(conditions['threads'], 'thread')}"
-    click.echo(line if workers == 1 else f"{line}, {workers} workers (times are not comparable, and not shown)")
+    where = "Ray" if conditions["workers"] == 1 else f"{conditions['workers']} workers"
+    click.echo(line if times else f"{line}, {where} (times are not comparable, and not shown)")
     if found.found:
         click.echo(f"{found.found} of {len(found.rows)} rows from {journal_file}")
     titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
-        click.echo(f"\n{titles[name]}\n{means_table(curve, workers == 1, conditions['metrics'])}")
+        click.echo(f"\n{titles[name]}\n{means_table(curve, times, conditions['metrics'])}")
     click.echo(f"\n{monotony(summary.violations, measured)}")
     if anchors:
         titles = {anchor.name: anchor.title for anchor in anchors}
@@ -162,11 +184,15 @@ def _print_tables(found, summary, measured, journal_file):
             click.echo(f"\n{bd_psnr_table(summary.bd_rate, titles)}")
         if any(any(comparison.by_metric.values()) for comparison in summary.bd_rate.values()):
             click.echo(f"\n{by_metric_table(summary.bd_rate, titles)}")
+        if measured > 1 and any(
+            comparison.per_picture_mean_percent is not None for comparison in summary.bd_rate.values()
+        ):
+            click.echo(f"\n{picture_table(summary.bd_rate, titles)}")
     if summary.cold:
         click.echo(f"\n{cold_table(summary.cold)}")
 
 
-def means_table(curve, times=True, metrics=("psnr", "ms_ssim")) -> str:
+def means_table(curve: Sequence[Mean], times: bool = True, metrics: Sequence[str] = ("psnr", "ms_ssim")) -> str:
     """The means of one codec, a line per quality; the columns of what was measured."""
     columns = [("quality", 8, lambda mean: f"{mean.quality:g}")]
     for title, width, field, form in (
@@ -189,7 +215,7 @@ def _cell(mean, field, form) -> str:
     return "-" if value is None else format(value, form)  # every picture is too small for it
 
 
-def monotony(violations, pictures) -> str:
+def monotony(violations: Sequence[Violation], pictures: int) -> str:
     """Whether more quality always brought more bits and a higher PSNR, and where it did not."""
     if not violations:
         return f"codec: rate and PSNR are monotone on all {count(pictures, 'picture')}"
@@ -201,7 +227,7 @@ def monotony(violations, pictures) -> str:
     return "\n".join(lines)
 
 
-def bd_rate_table(comparisons, titles) -> str:
+def bd_rate_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The BD-rates against every anchor, each with its PSNR interval and, below, its confidence interval."""
     cells = {
         name: [
@@ -217,7 +243,23 @@ def bd_rate_table(comparisons, titles) -> str:
     return "\n".join(lines)
 
 
-def bd_psnr_table(comparisons, titles) -> str:
+def picture_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
+    """The mean of the pictures' own BD-rates, and the pictures on which they are worst."""
+    label = max(12, *(len(titles[name]) for name in comparisons))
+    lines = ["BD-rate of codec by PSNR, picture by picture", f"{'against':<{label}}{'mean':>10}  worst"]
+    for name, comparison in comparisons.items():
+        percents = {picture: found.percent for picture, found in comparison.per_picture.items() if found is not None}
+        if not percents:
+            continue
+        worst = sorted(percents, key=lambda picture: percents[picture], reverse=True)[:SHOWN_WORST]
+        text = ", ".join(f"{picture}\0{percents[picture]:+.1f}" for picture in worst)
+        first, *more = textwrap.wrap(text, WIDTH - label - 12, break_long_words=False, break_on_hyphens=False)
+        lines.append(f"{titles[name]:<{label}}{comparison.per_picture_mean_percent:>+8.1f} %  {first}")
+        lines += [" " * (label + 12) + line for line in more]
+    return "\n".join(lines).replace("\0", " ")
+
+
+def bd_psnr_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The BD-PSNRs against every anchor, each with its interval of rates and of confidence."""
     cells = {
         name: [
@@ -233,12 +275,12 @@ def bd_psnr_table(comparisons, titles) -> str:
     return "\n".join(_table("BD-PSNR of codec, positive where it is better", heads, cells, titles, 28))
 
 
-def by_metric_table(comparisons, titles) -> str:
+def by_metric_table(comparisons: Mapping[str, Comparison], titles: Mapping[str, str]) -> str:
     """The overall BD-rates by the metrics other than PSNR."""
     from codec.evaluation.metrics import METRICS
 
     keys = list(dict.fromkeys(key for comparison in comparisons.values() for key in comparison.by_metric))
-    cells = {name: [] for name in comparisons}
+    cells: dict[str, list[Any]] = {name: [] for name in comparisons}
     for name, comparison in comparisons.items():
         for key in keys:
             figure = comparison.by_metric.get(key)
@@ -248,7 +290,7 @@ def by_metric_table(comparisons, titles) -> str:
     return "\n".join(_table("BD-rate of codec by other metrics, overall", heads, cells, titles, 28))
 
 
-def cold_table(cold) -> str:
+def cold_table(cold: Mapping[str, Cold]) -> str:
     """Times and memory of fresh processes."""
     first = next(iter(cold.values()))
     lines = [
@@ -293,9 +335,9 @@ def _add_cold(summary, entrants, picture, paths):
     from dataclasses import replace
 
     from codec.evaluation.process import cold
-    from codec.image_io import read_picture
+    from codec.evaluation.rate_distortion import pixels_of
 
-    pixels = read_picture(paths[picture]).pixels
+    pixels = pixels_of(paths[picture])
     found = {}
     with progress.bar(len(entrants), "codec", "fresh processes") as bar:
         for entrant in entrants:

@@ -1,25 +1,39 @@
 """Which file becomes which, and how both are opened."""
 
+from __future__ import annotations
+
+import contextlib
 import glob
 import os
 import shutil
 import stat
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from codec.errors import CodecError
+from codec.files import BytesLike, StrPath, atomic_file, renamed, write_bytes_atomic
 from codec.remote import RemotePath, is_url
+from codec.shards import is_shard
 
 from .common import Failure
+from .patterns import braces
+
+if TYPE_CHECKING:
+    from .common import Command
+
 
 # What is taken from a folder; a file named by itself may be anything that is readable.
 PICTURE_SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pnm",
-    ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi", ".jxl", ".heic", ".heif",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+    ".ppm", ".pgm", ".pnm", ".pbm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".qoi", ".tga", ".pcx", ".sgi",
+    ".jxl", ".heic", ".heif",
 )  # fmt: skip
 COMPRESSED_SUFFIXES = (".bin", ".lqc")  # what is taken from a folder; the first one is written unless told otherwise
 STREAM = "-"
@@ -33,10 +47,10 @@ class Source:
     path: Path | RemotePath | None  # None: standard input
     relative: Path
 
-    def __str__(self):
+    def __str__(self) -> str:
         return "standard input" if self.path is None else str(self.path)
 
-    def open(self):
+    def open(self) -> IO[bytes]:
         """A binary file, to be closed."""
         if self.path is None:
             if sys.stdin is None:
@@ -44,7 +58,7 @@ class Source:
             return sys.stdin.buffer
         return self.path.open() if isinstance(self.path, RemotePath) else open(self.path, "rb")
 
-    def readable(self):
+    def readable(self) -> Path | IO[bytes]:
         """What ``Codec.compress`` takes: the path of a local file, otherwise a binary file."""
         return self.path if isinstance(self.path, Path) else self.open()
 
@@ -54,6 +68,19 @@ class Source:
         if isinstance(self.path, RemotePath):
             return self.path.size()
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else 0
+
+
+def local(source: Source, who: str) -> Path:
+    """The path of a file that can be opened by its name.
+
+    Raises:
+        CodecError: the source is standard input or a URL; ``who`` says what needs a file.
+    """
+    if source.path is None:
+        raise CodecError(f"{who} needs files, not standard input")
+    if not isinstance(source.path, Path):
+        raise CodecError(f"{source.path}: URLs are for compress, decompress, info and evaluate; {who} needs files")
+    return source.path
 
 
 @dataclass
@@ -66,9 +93,9 @@ class Sources:
         passed_over: what was left out of folders -> how many.
     """
 
-    files: list = field(default_factory=list)
-    unreadable: list = field(default_factory=list)
-    passed_over: Counter = field(default_factory=Counter)
+    files: list[Source] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -76,18 +103,23 @@ class Job:
     """One file to read and the one to write."""
 
     source: Source
-    target: Path | None  # None: standard output
+    target: Path | RemotePath | None  # None: standard output
     problem: str = ""  # why it cannot be done
 
-    def __str__(self):
+    def __str__(self) -> str:
         return str(self.source)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the source is a tar archive, whose pictures are worked on."""
+        return is_shard(self.source.path)
 
     def check(self) -> None:
         """CodecError where the job cannot be done."""
         if self.problem:
             raise CodecError(self.problem)
 
-    def numbered(self, count, force=False) -> list:
+    def numbered(self, count: int, force: bool = False) -> list[Job]:
         """Jobs that write the parts of the source beside each other: ``a.bin`` becomes ``a.0.bin``, ``a.1.bin``...
 
         Raises:
@@ -105,7 +137,7 @@ class Job:
                 raise CodecError(f"{job.target}: exists already; --force overwrites")
         return jobs
 
-    def write_bytes(self, data, keep_times=False) -> None:
+    def write_bytes(self, data: BytesLike, keep_times: bool = False) -> None:
         """Write the output whole or not at all, making the folders above it.
 
         Args:
@@ -117,11 +149,30 @@ class Job:
         if isinstance(self.target, RemotePath):
             self.target.write_bytes(data)
             return
-        from codec.files import write_bytes_atomic
-
         self.target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(self.target, data)
-        if keep_times and isinstance(self.source.path, Path) and self.target.is_file():
+        if keep_times:
+            self._keep_times()
+
+    @contextlib.contextmanager
+    def open_target(self, keep_times: bool = False) -> Iterator[IO[bytes]]:
+        """A binary file for an output of any size, for ``with``; the output appears at its end, whole or not at all."""
+        if isinstance(self.target, RemotePath):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, self.target.name)
+                with path.open("wb") as file:
+                    yield file
+                self.target.put(path)
+            return
+        assert self.target is not None, "an archive goes to a file"
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.target) as file:
+            yield file
+        if keep_times:
+            self._keep_times()
+
+    def _keep_times(self):
+        if isinstance(self.source.path, Path) and isinstance(self.target, Path) and self.target.is_file():
             found = self.source.path.stat()
             shutil.copymode(self.source.path, self.target)
             os.utime(self.target, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -132,15 +183,17 @@ class Plan:
     """Jobs in order, and what else a summary tells.
 
     Attributes:
-        skipped: how many jobs were left out because their output exists.
+        skipped: jobs that were left out because their output exists.
+        place: the folder of the results, Path or RemotePath; None: each stands beside its source.
     """
 
-    jobs: list
+    jobs: list[Job]
     sources: Sources
-    skipped: int = 0
+    skipped: list = field(default_factory=list)
+    place: Path | RemotePath | None = None
 
 
-def write_stdout(data) -> None:
+def write_stdout(data: BytesLike) -> None:
     """Write to standard output; an error is raised here and not when Python exits."""
     if sys.stdout is None:
         raise CodecError("standard output is closed")
@@ -153,7 +206,9 @@ def write_stdout(data) -> None:
         raise
 
 
-def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
+def expand(
+    inputs: Sequence[str], suffixes: Sequence[str], recursive: bool = False, magic: bytes | None = None
+) -> Sources:
     """The files that the arguments of a command name, in order, each once.
 
     Args:
@@ -209,11 +264,19 @@ def expand(inputs, suffixes, recursive=False, magic=None) -> Sources:
 def _matches(name):
     """Pairs of a path that an argument means, and its place: below the part of a pattern that is none.
 
-    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first.
+    A pattern reaches us in quotes, or where the shell does not expand it; a file of that very name comes first. Braces
+    mean every name that they list, there or not: ``{000..123}``, ``{a,b}``.
 
     Raises:
-        Failure: it is a pattern that nothing matches.
+        Failure: it is a pattern that nothing matches, or braces list too many names.
     """
+    path = as_path(name)
+    if isinstance(path, Path) and os.path.lexists(path):
+        return [(path, Path(path.name))]
+    return [match for each in braces(name) for match in _globbed(each)]
+
+
+def _globbed(name):
     path = as_path(name)
     if not glob.has_magic(name) or (isinstance(path, Path) and os.path.lexists(path)):
         return [(path, Path(path.name))]
@@ -227,24 +290,37 @@ def _matches(name):
     fixed = name
     while glob.has_magic(fixed):
         fixed = fixed.rpartition("/")[0] if isinstance(path, RemotePath) else os.path.dirname(fixed)
-    return [(each, Path(each.relative_to(as_path(fixed) if fixed else Path()))) for each in found]
+    folder: Any = as_path(fixed) if fixed else Path()
+    return [(each, Path(each.relative_to(folder))) for each in found]
 
 
-def as_path(name):
+def as_path(name: str) -> Path | RemotePath:
     """Path of a file here, RemotePath of a URL."""
+    for scheme in ("file://", "local://"):
+        if name.startswith(scheme):
+            return Path(name.removeprefix(scheme))  # which is written whole or not at all
     return RemotePath(name) if is_url(name) else Path(name)
 
 
 def plan(
-    inputs, output, *, suffix, suffixes, written, recursive=False, force=False, skip_existing=False, magic=None
-) -> Plan:  # fmt: skip
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    suffix: str,
+    suffixes: Sequence[str],
+    written: Iterable[str],
+    recursive: bool = False,
+    force: bool = False,
+    skip_existing: bool = False,
+    magic: bytes | None = None,
+) -> Plan:
     """Which file becomes which.
 
     Without ``output`` each result stands beside its source under the source's name with ``suffix``. For one
     file, ``output`` is the file to write, unless it is a folder or ends in a slash. Otherwise it is a folder,
     and files found below a folder keep their place relative to it. Where several sources would get one name,
-    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}`` (picture),
-    ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
+    each keeps its own suffix before the new one: ``a.png.bin`` and ``a.jpg.bin``. An ``output`` with ``{stem}``
+    (picture), ``{name}`` (picture.png) or ``{folder}`` (its place below the folder that was named) is a name for each.
 
     Args:
         suffix: of results that are named after their sources; such as ``-small.bin``, too.
@@ -273,9 +349,20 @@ def plan(
     elif output is not None and not to_folder:
         jobs = [Job(source, as_path(output)) for source in sources.files]
     else:
-        places = [as_path(output) / each.relative if to_folder else each.path for each in sources.files]
+        folder = as_path(output) if output is not None and to_folder else None
+        places = [each.path if folder is None else folder / each.relative for each in sources.files]
         jobs = [Job(*pair) for pair in zip(sources.files, _targets(places, suffix), strict=True)]
-    return _checked(jobs, sources, force, skip_existing)
+    for job in jobs:
+        if job.is_shard and output is None:
+            raise Failure(f"{job}: becomes an archive of the same name: -o names its folder")
+        if job.is_shard and not is_shard(job.target):
+            raise Failure(f"{job}: becomes an archive: -o names a .tar, or a folder, with / at its end")
+    found = _checked(jobs, sources, force, skip_existing)
+    if pattern and output is not None:
+        found.place = as_path(os.path.dirname(output.partition("{")[0]))
+    elif output not in (None, STREAM):
+        found.place = as_path(output) if to_folder else as_path(output).parent
+    return found
 
 
 def _filled(pattern, source):
@@ -286,16 +373,22 @@ def _filled(pattern, source):
     return as_path(pattern)
 
 
-def in_words(counts) -> str:
+def in_words(counts: Counter[str]) -> str:
     """``3 no regular files, 2 of other programs``"""
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _targets(places, suffix):
-    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same."""
+    """A path for each source path: its suffix replaced, or followed by ``suffix`` where others would get the same.
+
+    Archives keep their names.
+    """
     whole = [False] * len(places)
     while True:
-        targets = [_renamed(place, suffix, keep) for place, keep in zip(places, whole, strict=True)]
+        targets = [
+            place if is_shard(place) else renamed(place, suffix, keep)
+            for place, keep in zip(places, whole, strict=True)
+        ]
         count = Counter(map(_identity, targets))
         clashing = [count[_identity(target)] > 1 for target in targets]
         longer = [keep or clash for keep, clash in zip(whole, clashing, strict=True)]
@@ -304,18 +397,14 @@ def _targets(places, suffix):
         whole = longer
 
 
-def _renamed(place, suffix, keep):
-    """``a.jpg`` -> ``a.bin``, or ``a.jpg.bin`` to keep its own suffix; and back: ``a.png.bin`` -> ``a.png``."""
-    if keep:
-        return place.with_name(place.name + suffix)
-    bare = place.with_suffix("")
-    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
-
-
 def _checked(jobs, sources, force, skip_existing):
     """Plan of jobs of which each writes what no other reads or writes."""
     read = {_identity(job.source.path) for job in jobs if job.source.path is not None}
-    written, kept, existing, skipped = {}, [], [], 0
+    written: dict[str, Job] = {}
+    kept: list[Job] = []
+    existing: list[Any] = []
+    skipped: list[Job] = []
+    kind_of = _Kinds([job.target for job in jobs if job.target is not None])
     for job in jobs:
         target = job.target
         identity = target and _identity(target)
@@ -327,14 +416,14 @@ def _checked(jobs, sources, force, skip_existing):
             other = written[identity].source
             if _identity(job.source.path) != _identity(other.path):  # else: two ways to one file and one result
                 kept.append(Job(job.source, target, f"{job}: {target} is written for {other}"))
-        elif target.is_dir():
+        elif (kind := kind_of(target)) == "folder":
             kept.append(Job(job.source, target, f"{target}: is a folder"))
         else:
             written[identity] = job
-            if not target.is_file():  # a device such as /dev/null loses nothing
+            if kind != "file":  # a device such as /dev/null loses nothing
                 kept.append(job)
             elif skip_existing:
-                skipped += 1
+                skipped.append(job)
             else:
                 kept.append(job)
                 existing.append(target)
@@ -343,6 +432,24 @@ def _checked(jobs, sources, force, skip_existing):
         hint = "--force overwrites" + (", --skip-existing leaves out" if len(jobs) > 1 else "")
         raise Failure(f"{existing[0]}: exists already{others}; {hint}")
     return Plan(kept, sources, skipped)
+
+
+class _Kinds:
+    """What stands where results go: "file", "folder" or None. Folders behind URLs that get many are listed, once."""
+
+    MANY = 8
+
+    def __init__(self, targets: Sequence[Any]) -> None:
+        folders = Counter(target.parent for target in targets if isinstance(target, RemotePath))
+        self._many = {folder for folder, count in folders.items() if count >= self.MANY}
+        self._listed: dict[RemotePath, dict[str, str | None]] = {}
+
+    def __call__(self, path: Any) -> str | None:
+        if path.parent not in self._many:
+            return "folder" if path.is_dir() else "file" if path.is_file() else None
+        if path.parent not in self._listed:
+            self._listed[path.parent] = path.parent.kinds()
+        return self._listed[path.parent].get(path.name)
 
 
 def _files_below(folder: Path, recursive, unreadable) -> list[Path]:
@@ -407,7 +514,7 @@ def _identity(path) -> str:
     return str(path) if isinstance(path, RemotePath) else os.path.normcase(os.path.realpath(path))
 
 
-def check_output(file, force, *inputs):
+def check_output(file: StrPath, force: bool, *inputs: StrPath) -> None:
     """Refuse now what would be refused, or lost, when all the work is done."""
     path = Path(file)
     if path.is_dir():
@@ -420,7 +527,7 @@ def check_output(file, force, *inputs):
         raise Failure(f"{path}: exists already; --force overwrites")
 
 
-def batch_options(command):
+def batch_options(command: Command) -> Command:
     """Options of the commands that make a file of each file."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line, one line a file."),
@@ -445,17 +552,10 @@ class Ending(click.ParamType):
 
     name = "ending"
 
-    def __init__(self, suffixes):
+    def __init__(self, suffixes: Sequence[str]) -> None:
         self.suffixes = suffixes
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if os.path.basename(value) != value or Path(f"x{value}").suffix.lower() not in self.suffixes:
             self.fail(f"{value!r} does not end in one of {', '.join(self.suffixes)}.", param, ctx)
         return value
-
-
-def announced(job):
-    """For ``common.run`` of a dry run: what would be done."""
-    job.check()
-    target = "standard output" if job.target is None else str(job.target)
-    return f"{job} -> {target}", 0, 0, {"output": target}

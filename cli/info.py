@@ -1,15 +1,18 @@
 """``codec info``: what a compressed file says about itself; the standard library is enough for it."""
 
+from __future__ import annotations
+
 import io
 import json
+from typing import IO, Any
 
 import click
 
 from codec import bitstream, weights
 from codec.errors import ModelError
 
-from .common import run
 from .files import COMPRESSED_SUFFIXES, expand
+from .pipeline import Done, run
 
 # Part -> what a user calls it; tiles, and anything the format gains later, are shown under their own names.
 LABELS = {
@@ -29,8 +32,8 @@ def info(inputs, as_json, recursive, verify):
     """Show what compressed files hold.
 
     Size, quality, model, and the bytes of every part. FILES are compressed files, folders of them, or - for
-    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files in
-    folders that are none of this codec are passed over.
+    standard input. Checksums of header and metadata are verified; the picture is not decoded, save with --verify. Files
+    in folders that are none of this codec are passed over.
     """
     show = _as_json if as_json else _as_text
 
@@ -43,12 +46,12 @@ def info(inputs, as_json, recursive, verify):
                 codec.verify(data)
                 file = io.BytesIO(data)
             found = examine(file, str(source))
-            return show({**found, "verified": True} if verify else found), 0, 0
+            return Done(show({**found, "verified": True} if verify else found))
 
     run(expand(inputs, COMPRESSED_SUFFIXES, recursive, bitstream.MAGIC), describe_file, verb="reading")
 
 
-def examine(file, name: str) -> dict:
+def examine(file: IO[bytes], name: str) -> dict[str, Any]:
     """Everything that ``codec info`` shows of one binary file, as plain values.
 
     Raises:
@@ -93,7 +96,7 @@ def examine(file, name: str) -> dict:
     }
 
 
-def _model_state(model_id: str) -> dict:
+def _model_state(model_id: str) -> dict[str, Any]:
     try:
         return {
             "model_installed": model_id in weights.list_models(),
@@ -108,11 +111,11 @@ def _bpp(length: int, pixels: int) -> float:
     return round(8 * length / pixels, 4)
 
 
-def _as_json(found: dict) -> str:
+def _as_json(found: dict[str, Any]) -> str:
     return json.dumps(found)
 
 
-def _as_text(found: dict) -> str:
+def _as_text(found: dict[str, Any]) -> str:
     kind = "grey" if found["colour"] == "grey" else "RGB"
     words = ("alpha", "alpha"), ("icc", "ICC profile"), ("exif", "EXIF"), ("xmp", "XMP"), ("iptc", "IPTC")
     extras = [word for key, word in words if found[key]]
@@ -141,5 +144,5 @@ def _as_text(found: dict) -> str:
     )
 
 
-def _row(label: str, part: dict) -> str:
+def _row(label: str, part: dict[str, Any]) -> str:
     return f"  {label:<22}{part['bytes']:>12,}{part['percent']:>8.2f}%{part['bpp']:>10.4f}"

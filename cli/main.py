@@ -1,5 +1,7 @@
 """The group of commands, each imported when it is named."""
 
+from __future__ import annotations
+
 import codecs
 import difflib
 import importlib
@@ -9,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from typing import Any
 
 import click
 
@@ -43,23 +46,25 @@ ENGINES = ("onnxruntime", "numpy", "pillow", "torch")
 class LazyGroup(click.Group):
     """A group that imports a command's module when it looks the command up, and says errors in one line."""
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx, cmd_name):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         module, attribute = COMMANDS[cmd_name]
         return speech_options(getattr(importlib.import_module(f".{module}", __package__), attribute))
 
-    def resolve_command(self, ctx, args):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             guess = f" Did you mean {close[0]}?" if close else ""
             ctx.fail(f"No such command {args[0]!r}.{guess}")
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         started = time.monotonic()
         try:
             return super().invoke(ctx)
@@ -91,7 +96,7 @@ class Interrupted(Failure):
 
     exit_code = 130
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("interrupted")
 
 
@@ -131,7 +136,7 @@ def _is_distributed(name) -> bool:
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_versions,
     help="Show the versions of the codec, of what runs it, and the ids of the models.",
 )  # fmt: skip
-def codec():
+def codec() -> None:
     """A neural image codec: pictures to small files and back.
 
     \b
@@ -141,7 +146,7 @@ def codec():
     """
 
 
-def main():
+def main() -> None:
     """What the ``codec`` script calls."""
     _open_closed_streams()
     _write_any_name()
@@ -149,8 +154,11 @@ def main():
 
 
 def _open_closed_streams():
-    """Make the numbers of closed standard streams nobody's: the next file that is opened would get one, and with it what
-    some library prints. Standard error, which everything writes to, leads nowhere then."""
+    """Make the numbers of closed standard streams nobody's.
+
+    The next file that is opened would get one, and with it what some library prints. Standard error, which everything
+    writes to, leads nowhere then.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

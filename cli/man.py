@@ -8,24 +8,26 @@ from codec import __version__
 
 
 @click.command()
-def man():
+def man() -> None:
     """Print the manual page.
 
     \b
     codec man > codec.1
     man -l codec.1
     """
-    click.echo(page(click.get_current_context().parent))
+    group = click.get_current_context().parent
+    assert group is not None
+    click.echo(page(group))
 
 
-def page(context) -> str:
+def page(context: click.Context) -> str:
     """The manual page of a group and its commands, in roff; man(7).
 
     Args:
         context: click.Context of the group.
     """
     group = context.command
-    name = context.info_name
+    name = context.info_name or ""
     lines = [
         f'.TH {name.upper()} 1 "" "{name} {__version__}" "User Commands"',
         ".SH NAME", f"{name} \\- {_escaped(_sentence(group.help))}",

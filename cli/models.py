@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,9 +26,10 @@ from .common import require
 def models(as_json, add, remove, pictures, as_default):
     """List the installed models.
 
-    A star marks the one used by default. Models that are added lie in the user's data folder and outlive upgrades. With --check, once or more often: the share of side information in the bits
-    of these pictures, and the share of units in encoder, entropy networks and decoder that are positive less than once
-    in 1000. The exit status is 1 where a part is dead.
+    A star marks the one used by default. Models that are added lie in the user's data folder and outlive upgrades. With
+    --check, once or more often: the share of side information in the bits of these pictures, and the share of units in
+    encoder, entropy networks and decoder that are positive less than once in 1000. The exit status is 1 where a part is
+    dead.
     """
     if pictures:
         require("train", "torch", "compressai", "lightning")
@@ -61,7 +63,7 @@ def models(as_json, add, remove, pictures, as_default):
     raise SystemExit(1 if dead else 0)
 
 
-def _health_in_words(figures) -> list:
+def _health_in_words(figures: dict[str, Any]) -> list[str]:
     """Lines for a person: the figures, and what is wrong with them."""
     parts = [part for part in ("encoder", "entropy", "decoder") if f"dead_{part}" in figures]
     said = [f"z {100 * figures['z_share']:.2f} % of the bits"] if "z_share" in figures else []
@@ -70,7 +72,7 @@ def _health_in_words(figures) -> list:
     return ["; ".join(said) or "nothing to examine", *figures["complaints"]]
 
 
-def _describe(model_id: str, default: str) -> dict:
+def _describe(model_id: str, default: str) -> dict[str, Any]:
     folder = weights.find_model(model_id)
     return {
         "id": model_id,

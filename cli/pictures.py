@@ -1,18 +1,28 @@
 """Options about what pictures are and what of them is kept, and the lines that say what was not."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
-from codec.errors import CodecError
+from .files import Source, local
+
+if TYPE_CHECKING:
+    from .common import Command
+
 
 REMARK = "codec: {}: {}"
 
 
-def keeping_options(command):
+def keeping_options(command: Command) -> Command:
     """Of ``codec compress``; they arrive as ``keeping``, a dict for ``Codec.compress``, and ``all_frames``."""
     options = (
         click.option(
             "--fallback", type=click.Choice(["never", "auto", "always"]),
-            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.  [auto; never with a target]",
+            help="Keep the picture's own bytes, or a lossless WebP, where that is smaller.  "
+            "[auto; never with a target]",
         ),
         click.option("--lossless", is_flag=True, help="The same as --fallback always."),
         click.option("--strip", is_flag=True, help="Leave out EXIF, XMP and IPTC."),
@@ -23,7 +33,9 @@ def keeping_options(command):
             help="0 to 100; 100, the default, is lossless.",
         ),
         click.option("--allow-truncated", is_flag=True, help="Read a JPEG that ends too early as far as it goes."),
-        click.option("--all-frames", is_flag=True, help="Write one file for each frame or page: picture.0.bin, .1.bin..."),
+        click.option(
+            "--all-frames", is_flag=True, help="Write one file for each frame or page: picture.0.bin, .1.bin..."
+        ),
     )  # fmt: skip
 
     def gather(**given):
@@ -41,7 +53,7 @@ def keeping_options(command):
     return _decorated(gather, command, options)
 
 
-def writing_options(command):
+def writing_options(command: Command) -> Command:
     """Of ``codec decompress``; they arrive as ``writing``, an image_io.Writing, and ``depth``."""
     options = (
         click.option(
@@ -75,21 +87,19 @@ def _decorated(gather, command, options):
     return gather
 
 
-def remark(name, text) -> None:
+def remark(name: object, text: str) -> None:
     """A line on stderr about a picture."""
     click.echo(REMARK.format(name, text), err=True)
 
 
-def warn_of_picture_suffix(output, suffixes) -> None:
+def warn_of_picture_suffix(output: str | None, suffixes: Sequence[str]) -> None:
     """Say so where what ``codec compress`` writes would look like a picture of another kind."""
     if output and output.lower().endswith(tuple(suffixes)):
         remark(output, "what is written there is a compressed file, whatever its name; other programs cannot read it")
 
 
-def frames_of(source):
+def frames_of(source: Source) -> range:
     """Numbers of the frames of a picture file."""
     from codec.image_io import count_frames
 
-    if source.path is None:
-        raise CodecError("--all-frames needs a file, not standard input")
-    return range(count_frames(source.path))
+    return range(count_frames(local(source, "--all-frames")))

@@ -3,12 +3,16 @@
 Every command has ``--quiet`` and ``--verbose``; what they say is kept in the context of click (:func:`speech_options`).
 """
 
+from __future__ import annotations
+
 import _thread
 import contextlib
 import io
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
@@ -16,7 +20,7 @@ INTERVAL = 10.0  # seconds between lines where there is no terminal
 _QUIET, _VERBOSE = "codec.quiet", "codec.verbose"
 
 
-def speech_options(command):
+def speech_options(command: click.Command) -> click.Command:
     """Give a command, or all those of a group, ``--quiet`` and ``--verbose``; once."""
     if isinstance(command, click.Group):
         for each in command.commands.values():
@@ -62,7 +66,7 @@ def on_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def every(seconds, action):
+def every(seconds: float, action: Callable[[], object]) -> Iterator[None]:
     """Call ``action()`` so often, in a thread of its own, while the block runs."""
     stop, still = threading.Event(), threading.Lock()
 
@@ -83,7 +87,7 @@ def every(seconds, action):
 
 
 @contextlib.contextmanager
-def bar(total, unit, desc="", hidden=False):
+def bar(total: int, unit: str, desc: str = "", hidden: bool = False) -> Iterator[Any]:
     """A ``tqdm`` of ``total`` steps; without a terminal it draws nothing, and lines on stderr tell what it knows.
 
     Args:
@@ -105,13 +109,13 @@ def bar(total, unit, desc="", hidden=False):
             yield steps
 
 
-def line(what, done, total, unit, seconds) -> str:
+def line(what: str, done: int, total: int, unit: str, seconds: float) -> str:
     """``dog.png jpeg: 12 of 340 steps, 1:20``"""
     count = f"{done} of {total} {unit}{'s' if total != 1 else ''}, {clock(seconds)}"
     return f"{what}: {count}" if what else count
 
 
-def clock(seconds) -> str:
+def clock(seconds: float) -> str:
     """``0:07``, ``12:05``, ``3:02:00``."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

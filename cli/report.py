@@ -50,8 +50,10 @@ def report(
 
     PICTURES are files or folders, usually those evaluated. They are compressed again, by this codec at
     --qualities and by each other codec at the quality whose file comes nearest to ours without being larger,
-    and go into a viewer that begins with the best of the others beside ours, pixel for pixel; with a slider, flicker,
-    zoom and a difference map. JPEG, WebP and AVIF are shown from the very files, whose decoder is then the browser's.
+    and go into a viewer, where there are more than --limit those that ours is worst on, by bytes at equal PSNR against
+    the nearest of the others. It begins with the best of the others beside ours, pixel for pixel; with a slider,
+    flicker, zoom and a difference map. JPEG, WebP and AVIF are shown from the very files, whose decoder is then the
+    browser's.
 
     Published curves are drawn as published, dashed. They were not measured here.
     """
@@ -80,9 +82,10 @@ def report(
     if inputs:
         found = find_pictures(inputs, recursive=False)
         if len(found) > limit:
-            note = f"the first {limit} of {len(found)} pictures are shown; --limit N for more"
+            note = f"the {limit} of {len(found)} pictures that ours is worst on are shown; --limit N for more"
             click.echo(f"codec: {note}", err=True)
-        shown = _views(results, found[:limit], qualities, against, model, device, threads)
+            found = making.worst_first(results, found)[:limit]
+        shown = _views(results, found, qualities, against, model, device, threads)
 
     if csv_file is not None:
         write_bytes_atomic(csv_file, making.as_csv(results).encode("utf-8"))

@@ -1,9 +1,12 @@
 """``codec study``: measurements of the theory behind the codec."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -98,7 +101,7 @@ class QuantiserNames(click.ParamType):
 
     name = "names"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
         require("study", *QUANTISERS_NEED)
@@ -116,8 +119,8 @@ class QuantiserNames(click.ParamType):
 @click.option("--valid", required=True, metavar="DIR", help="Pictures to measure on.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Runs and results; a study goes on where it was.")
 @click.option(
-    "--quantisers", type=QuantiserNames(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae", show_default=True,
-    metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
+    "--quantisers", type=QuantiserNames(), default="mixed,noise,ste,soft,universal,sga,vq,vq-loss,hvq,dvae",
+    show_default=True, metavar="NAME,...", help="What to compare; BD-rates are against mixed.",
 )  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="Runs of each.")
 @click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="Of each run.")
@@ -187,8 +190,7 @@ def dependent(samples, seed, drawing, no_progress, as_json):
 def _print(table, rows, as_json):
     """Rows, dataclasses or named tuples, as a table or in JSON."""
     if as_json:
-        click.echo(
-            json.dumps([dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row._asdict() for row in rows])
-        )
+        contents = [row._asdict() if hasattr(row, "_asdict") else dataclasses.asdict(row) for row in rows]
+        click.echo(json.dumps(contents))
     else:
         click.echo(table(rows))

@@ -9,7 +9,9 @@ import pathlib
 import re
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 
@@ -28,7 +30,10 @@ _NAMES = {
 @click.command()
 @click.argument("pictures", nargs=-1, metavar="PICTURES...")
 @click.option("-o", "--output", metavar="DIR", help="Folder for checkpoints, logs and the exported model.")
-@click.option("--resume", metavar="PATH", help="Go on from a checkpoint, a run's folder or an exported model.")
+@click.option(
+    "--resume", metavar="PATH",
+    help="Go on from a checkpoint, a run's folder, an exported model, or an installed one: eyes, psnr or an id.",
+)  # fmt: skip
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
@@ -64,9 +69,19 @@ _NAMES = {
     "--fit-tables", metavar="MODEL",
     help="Do not train; fit the coder's tables of a model to PICTURES, and write it to -o.",
 )  # fmt: skip
+@click.option(
+    "--fit-slopes", metavar="MODEL",
+    help="Do not train; find what a bit is worth to a model's encoder, by files of PICTURES, and write it to -o.",
+)  # fmt: skip
+@click.option(
+    "--measure", type=click.Choice(["psnr", "ssimulacra2"]), default="psnr", show_default=True,
+    help="What --fit-slopes holds equal.",
+)  # fmt: skip
 @click.option("--show-config", is_flag=True, help="Print the resulting settings, fit for --config, and stop.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
-def train(pictures, until, config_file, overrides, fit_tables, show_config, no_progress, **options):
+def train(
+    pictures, until, config_file, overrides, fit_tables, fit_slopes, measure, show_config, no_progress, **options
+):
     """Train a model on pictures.
 
     PICTURES are files, and folders with all that is below them. Pictures added to a folder while the run is
@@ -99,6 +114,9 @@ def train(pictures, until, config_file, overrides, fit_tables, show_config, no_p
     if fit_tables is not None:
         _fit(fit_tables, config, progress=not (no_progress or is_quiet()))
         return
+    if fit_slopes is not None:
+        _fit_slopes(fit_slopes, config, measure, progress=not (no_progress or is_quiet()))
+        return
 
     from codec.training.loop import train as run_training
 
@@ -118,7 +136,19 @@ def _fit(model, config, progress):
     click.echo(f"fitted: codec compress --model {config.output} ...")
 
 
-def minutes_until(text, now=None) -> float:
+def _fit_slopes(model, config, measure, progress):
+    """``--fit-slopes``."""
+    if not config.fit_crops:
+        raise Failure("--fit-slopes needs crops: fit_crops is 0")
+    from codec.training.fitting import SLOPE_CROPS, fit_slopes_folder
+    from codec.weights import find_model
+
+    crops = min(config.fit_crops, SLOPE_CROPS)
+    fit_slopes_folder(find_model(model), config.output, config.pictures, measure, config.seed, progress, crops=crops)
+    click.echo(f"fitted: codec compress --model {config.output} ...")
+
+
+def minutes_until(text: str, now: datetime | None = None) -> float:
     """Minutes from ``now`` to a time in ISO form, which is local time unless it names a zone.
 
     Raises:
@@ -149,7 +179,7 @@ def _minutes_behind(resume) -> float:
         raise Failure(f"{path}: not a checkpoint") from error
 
 
-def build_config(kind, settings, overrides, options):
+def build_config(kind: type, settings: Mapping[str, Any], overrides: Sequence[str], options: Mapping[str, Any]) -> Any:
     """An instance of the dataclass ``kind``: its defaults under three layers, the later ones stronger.
 
     Args:
@@ -193,9 +223,10 @@ def build_config(kind, settings, overrides, options):
         raise Failure(str(error)) from None
 
 
-def _with_architecture(overrides) -> list:
+def _with_architecture(overrides) -> list[str]:
     """``model.KEY=VALUE`` overrides joined with the last ``architecture`` one into a single setting of it."""
-    rest, fields = [], {}
+    rest: list[str] = []
+    fields: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
@@ -222,7 +253,7 @@ def _refuse_unused(overrides, model):
             raise Failure(f"--set model.{key}: {model.latents} latents do not look at it; leave it out")
 
 
-def read_settings(path) -> dict:
+def read_settings(path: str | None) -> dict[str, Any]:
     """The JSON object in a file; empty without a path."""
     if path is None:
         return {}
@@ -235,7 +266,7 @@ def read_settings(path) -> dict:
     return settings
 
 
-def parse(text, hint):
+def parse(text: str, hint: Any) -> Any:
     """The value of type ``hint`` that a text on the command line means.
 
     Numbers are written as in JSON, truth values as true and false, None as none; commas part the elements of
@@ -259,7 +290,7 @@ def parse(text, hint):
         return coerce(text, hint)  # "5" may be meant as text
 
 
-def coerce(value, hint):
+def coerce(value: Any, hint: Any) -> Any:
     """A JSON value as the type ``hint``.
 
     A whole number may stand for a float and the reverse, a list for a tuple, text for a path.
@@ -268,7 +299,7 @@ def coerce(value, hint):
         ValueError: with what was needed instead, for a message.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    number = type(value) is int or type(value) is float and math.isfinite(value)  # bool is an int, too
+    number = type(value) is int or (type(value) is float and math.isfinite(value))  # bool is an int, too
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:

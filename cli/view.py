@@ -1,5 +1,6 @@
 """``codec view``: a local page with pictures and what the codec makes of them, while one turns the quality."""
 
+import contextlib
 import sys
 import webbrowser
 
@@ -7,7 +8,7 @@ import click
 
 from . import progress
 from .common import coder_options, describe, model_options
-from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, STREAM, expand
+from .files import COMPRESSED_SUFFIXES, PICTURE_SUFFIXES, STREAM, expand, local
 from .targets import QualityOrWord
 
 
@@ -23,15 +24,16 @@ from .targets import QualityOrWord
 def view(inputs, quality, port, browser, model, device, threads):
     """Look at pictures and what the codec makes of them.
 
-    FILES are pictures, compressed files, or folders of them. Prints the address of a page and serves it until Ctrl-C: the
-    original under a slider, and the quality, with the size and the PSNR of the file that 'codec compress' would write.
+    FILES are pictures, compressed files, or folders of them. Prints the address of a page and serves it until Ctrl-C:
+    the original under a slider, and the quality, with the size and the PSNR of the file that 'codec compress' would
+    write.
 
-    The page is for browsers on this machine alone: it listens on the loopback interface, and its address holds a word that
-    is new each time. Only FILES are shown, and nothing is written.
+    The page is for browsers on this machine alone: it listens on the loopback interface, and its address holds a word
+    that is new each time. Only FILES are shown, and nothing is written.
     """
     if STREAM in inputs:
         raise click.UsageError("pictures are read from files, not from standard input.")
-    paths = [source.path for source in expand(inputs, (*PICTURE_SUFFIXES, *COMPRESSED_SUFFIXES)).files]
+    paths = [local(source, "view") for source in expand(inputs, (*PICTURE_SUFFIXES, *COMPRESSED_SUFFIXES)).files]
 
     from codec import Codec
     from codec.view import Pictures, Server
@@ -50,7 +52,5 @@ def view(inputs, quality, port, browser, model, device, threads):
             click.echo("codec: Ctrl-C ends it", err=True)
         if browser and sys.stdout.isatty():
             webbrowser.open(server.url)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # as announced
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass  # as announced

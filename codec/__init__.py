@@ -8,6 +8,21 @@ Names are loaded on first use, so that ``import codec`` costs nothing.
 """
 
 import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from .api import Codec, compress, compress_batch, decompress, decompress_batch, verify
+    from .errors import (
+        BitstreamError,
+        CodecError,
+        Corrupt,
+        ImageError,
+        ModelError,
+        NotThisFormat,
+        TooLarge,
+        Truncated,
+        UnsupportedVersion,
+    )
 
 __version__ = "0.1.0"
 
@@ -29,16 +44,34 @@ _HOMES = {
     "UnsupportedVersion": "errors",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "BitstreamError",
+    "Codec",
+    "CodecError",
+    "Corrupt",
+    "ImageError",
+    "ModelError",
+    "NotThisFormat",
+    "TooLarge",
+    "Truncated",
+    "UnsupportedVersion",
+    "compress",
+    "compress_batch",
+    "decompress",
+    "decompress_batch",
+    "verify",
+]
 
 
-def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'codec' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not typing.TYPE_CHECKING:  # which would take any name to be there
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'codec' has no attribute '{name}'")
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ wheel or an editable installation; whichever there is, is used.
 """
 
 
-def main():
+def main() -> None:
     """Run the command line and leave with its exit status."""
     try:
         from codec._cli.main import main as run

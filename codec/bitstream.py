@@ -15,6 +15,8 @@ is not in the file.
 There is exactly one way to write a container: ``pack(unpack(data)) == data`` for everything ``unpack`` accepts.
 """
 
+from __future__ import annotations
+
 import io
 import itertools
 import math
@@ -23,8 +25,10 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO, Any, cast
 
 from .errors import Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVersion
+from .files import BytesLike
 
 # 0x9D cannot begin a UTF-8 text, so no text file is taken for a picture. LQC: learned quantisation codec.
 MAGIC = b"\x9dLQC"
@@ -45,20 +49,23 @@ MAX_EXIF = 2**20  # a JPEG holds at most 64 KiB; PNG, WebP and TIFF may hold mor
 MAX_XMP = 2**20
 MAX_IPTC = 2**20
 MAX_RESOLUTION = 10  # two varints
+MAX_BACKGROUND = 1024  # besides a bit a block
 MAX_SKIPPED = 2**28  # a section that this reader does not know
-# Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols a
-# pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
+# Bytes of a tile per pixel, besides 3 a lane: 768 channels at 1/16 and 1024 at 1/64 of the resolution are 3.25 symbols
+# a pixel, of at most 6 bytes each; the rest is room for other kinds of latents.
 MAX_TILE_RATE = 64
-# Bytes of a stored picture file per pixel (of 16 bits and four channels: 8), besides 16 MiB of what it says about itself.
+# Bytes of a stored picture file per pixel (of 16 bits and four channels: 8), besides 16 MiB of what it says about
+# itself.
 MAX_STORED_RATE = 16
 _STORED_SLACK = 2**24
 
 ALPHA, EXIF, ICC, XMP, PACKED_ICC, IPTC, PACKED_EXIF, RESOLUTION = 1, 2, 3, 4, 5, 6, 8, 10  # types of sections
+BACKGROUND = 12
 REQUIRED = 1  # bit of a type: a reader that does not know the section must not go on without it
 # Type -> the container's field.
 _NAMES = {
     ALPHA: "alpha", EXIF: "exif", ICC: "icc", XMP: "xmp", PACKED_ICC: "packed_icc", IPTC: "iptc",
-    PACKED_EXIF: "packed_exif", RESOLUTION: "resolution",
+    PACKED_EXIF: "packed_exif", RESOLUTION: "resolution", BACKGROUND: "background",
 }  # fmt: skip
 
 # What a stored picture file may be -> how its first bytes look; a dot is any byte.
@@ -106,7 +113,8 @@ class Container:
     quality: int  # hundredths, 0 to 10000
     width: int  # of the original picture, in pixels
     height: int
-    tiles: tuple[Tile, ...]  # in raster order, as many as tile_grid says; one where the picture is stored
+    # In raster order, as many as tile_grid says; one where the picture is stored. None: of a damaged file, cut off.
+    tiles: Sequence[Tile | None]
     grey: bool = False  # the picture was grey: decode to mode "L"
     plain: bool = False  # the latents are those of the plain transform, not of the model's learned one
     flat: bool = False  # each tile has one colour: its data are R, G, B, its lanes 1, its CRC that of these bytes
@@ -122,6 +130,7 @@ class Container:
     iptc: bytes | None = None  # IPTC-IIM records
     packed_exif: bytes | None = None
     resolution: bytes | None = None  # pixels per inch in units of 1/10000, across and, where it differs, down: varints
+    background: bytes | None = None  # blocks that have one colour, see codec/background.py
     extra: tuple[tuple[int, bytes], ...] = ()  # (type, contents) of sections that this reader skips, types rising
 
 
@@ -171,7 +180,7 @@ class Header(_Start):
     @property
     def file_size(self) -> int:
         """Bytes of the whole file: header, sections and tiles."""
-        return self.size + sum(entry.length for entry in (*self.sections, *self.tiles))
+        return self.size + sum(section.length for section in self.sections) + sum(tile.length for tile in self.tiles)
 
     def layout(self) -> list[tuple[str, int, int]]:
         """The parts of the file as (name, offset, length), in file order and without gaps.
@@ -201,14 +210,18 @@ def pack(container: Container) -> bytes:
     count = tile_count(container)
     if len(container.tiles) != count:
         raise Corrupt(f"corrupt: {len(container.tiles)} tiles; needed {count}")
+    tiles = []
     for index, tile in enumerate(container.tiles):
+        if tile is None:
+            raise Corrupt(f"corrupt: tile {index} is lost")
         _check_tile(index, len(tile.data), tile.lanes, container)
         if not 0 <= tile.symbols_crc < 2**32:
             raise Corrupt(f"corrupt: a symbols CRC of {tile.symbols_crc} does not fit in 32 bits")
+        tiles.append(tile)
     if container.stored:
-        _check_stored(container.tiles[0])
+        _check_stored(tiles[0])
     sections = _sections_of(container)
-    _check_section_types([type_ for type_, _ in sections], container.stored)
+    _check_section_types([type_ for type_, _ in sections], container)
     for type_, section in sections:
         _check_section(type_, len(section), container.width, container.height)
 
@@ -225,17 +238,17 @@ def pack(container: Container) -> bytes:
                 varint_bytes(len(tile.data))
                 + varint_bytes(tile.lanes)
                 + tile.symbols_crc.to_bytes(_CRC_BYTES, "little")
-                for tile in container.tiles
+                for tile in tiles
             ),
             bytes([len(sections)]),
             *(bytes([type_]) + varint_bytes(len(section)) + _crc(section) for type_, section in sections),
         ]
     )
-    contents = [section for _, section in sections] + [tile.data for tile in container.tiles]
+    contents = [section for _, section in sections] + [tile.data for tile in tiles]
     return b"".join([header, _crc(header), *contents])
 
 
-def unpack(data: bytes) -> Container:
+def unpack(data: BytesLike) -> Container:
     """The container in the bytes of a file; the inverse of ``pack``.
 
     Header, sections and stored pictures are verified here; tiles by their symbols CRCs, when they are decoded.
@@ -259,7 +272,7 @@ def unpack(data: bytes) -> Container:
     return _container(header, tiles, sections)
 
 
-def unpack_partly(file) -> Container:
+def unpack_partly(file: IO[bytes]) -> Container:
     """The container of a file whose tiles are read when they are asked for.
 
     What :func:`unpack` verifies is verified here as well.
@@ -287,18 +300,18 @@ def unpack_partly(file) -> Container:
     return _container(header, _TilesInFile(file, begin, header), sections)
 
 
-class _TilesInFile(Sequence):
+class _TilesInFile(Sequence[Tile]):
     """The tiles of a file, read one by one."""
 
-    def __init__(self, file, begin, header):
+    def __init__(self, file: IO[bytes], begin: int, header: Header) -> None:
         self._file, self._entries = file, header.tiles
         parts = header.layout()[-len(header.tiles) :]
         self._starts = [begin + offset for _, offset, _ in parts]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: Any) -> Any:  # slices nobody asks for
         entry = self._entries[number]
         self._file.seek(self._starts[number])
         data = _read_up_to(self._file, entry.length)
@@ -307,10 +320,11 @@ class _TilesInFile(Sequence):
         return Tile(data, entry.lanes, entry.symbols_crc)
 
 
-def unpack_damaged(data: bytes) -> tuple[Container, list[str]]:
+def unpack_damaged(data: BytesLike) -> tuple[Container, list[str]]:
     """What can be had of a file whose header is whole: its container, and names of the sections that are lost.
 
-    Tiles that are cut off are None; damage within tiles shows when they are decoded. Bytes after the end are passed over.
+    Tiles that are cut off are None; damage within tiles shows when they are decoded. Bytes after the end are passed
+    over.
 
     Raises:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge: of the header, or of a stored picture.
@@ -332,21 +346,22 @@ def unpack_damaged(data: bytes) -> tuple[Container, list[str]]:
     return _container(header, tiles, sections), lost
 
 
-def _container(header, tiles, sections) -> Container:
+def _container(header: Header, tiles: Sequence[Tile | None], sections: dict[int, bytes]) -> Container:
+    fields: dict[str, Any] = {name: getattr(header, name) for name in _FLAGS}
+    fields |= {name: sections.get(type_) for type_, name in _NAMES.items()}
     return Container(
         model_id=header.model_id,
         quality=header.quality,
         width=header.width,
         height=header.height,
         tiles=tiles,
-        **{name: getattr(header, name) for name in _FLAGS},
-        **{name: sections.pop(type_, None) for type_, name in _NAMES.items()},
-        extra=tuple(sections.items()),
+        extra=tuple((type_, data) for type_, data in sections.items() if type_ not in _NAMES),
+        **fields,
     )
 
 
-def read_file(file) -> bytes:
-    """The bytes of a compressed file, for :func:`unpack`: no more than its header announces, and one, which reveals more.
+def read_file(file: IO[bytes]) -> bytes:
+    """The bytes of a compressed file, for :func:`unpack`: no more than its header announces, and one that tells more.
 
     Memory grows with what is there, not with what is announced.
 
@@ -360,7 +375,7 @@ def read_file(file) -> bytes:
     return start + _read_up_to(file, read_header(start).file_size + 1 - len(start))
 
 
-def verify_file(file) -> Header:
+def verify_file(file: IO[bytes]) -> Header:
     """The header of a file of which all that :func:`unpack` checks has been checked, tiles unread.
 
     Args:
@@ -385,7 +400,7 @@ def verify_file(file) -> Header:
     return header
 
 
-def _crc_of_next(file, count):
+def _crc_of_next(file: IO[bytes], count: int) -> int:
     """CRC-32 of so many bytes of a file, or as many as there are."""
     crc = 0
     while count and (block := file.read(min(count, _BLOCK))):
@@ -401,7 +416,14 @@ def stored_kind(data: bytes) -> str:
     raise Corrupt("corrupt: the stored picture is of no format that may be stored")
 
 
-def read_header(source) -> Header:
+def stored_file(container: Container) -> bytes:
+    """The picture file that a container with ``stored`` carries."""
+    (tile,) = container.tiles
+    assert container.stored and tile is not None
+    return tile.data
+
+
+def read_header(source: IO[bytes] | BytesLike) -> Header:
     """The header at the beginning of a file: what is in it and where, without reading all of it.
 
     Args:
@@ -410,11 +432,13 @@ def read_header(source) -> Header:
     Raises:
         NotThisFormat, UnsupportedVersion, Truncated, Corrupt, TooLarge
     """
-    return _read_header(_Reader(_read_up_to(source, HEADER_MAX) if hasattr(source, "read") else source))
+    if hasattr(source, "read"):
+        return _read_header(_Reader(_read_up_to(cast("IO[bytes]", source), HEADER_MAX)))
+    return _read_header(_Reader(source))
 
 
-def read_metadata(file) -> tuple[Header, dict]:
-    """The header of a file, and ``{name: bytes}`` of its sections but alpha, as a Container names them; None: not there.
+def read_metadata(file: IO[bytes]) -> tuple[Header, dict[str, bytes | None]]:
+    """The header of a file, and ``{name: bytes}`` of its sections but alpha, as Container names them; None: not there.
 
     What is damaged counts as not there. No tiles are read, but that of a stored picture, which comes as ``stored``.
 
@@ -445,7 +469,7 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     return -(-width // TILE_SIDE), -(-height // TILE_SIDE)
 
 
-def tile_count(header) -> int:
+def tile_count(header: _Start | Container) -> int:
     """Tiles of a file with this Header or Container."""
     columns, rows = tile_grid(header.width, header.height)
     return 1 if header.stored else columns * rows
@@ -466,7 +490,7 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         raise TooLarge(f"too large: {width} x {height} pixels; at most {limit} in all")
 
 
-def _read_up_to(file, count):
+def _read_up_to(file: IO[bytes], count: int) -> bytes:
     """So many bytes of a file, or as many as there are."""
     blocks = []
     while count > 0 and (block := file.read(min(count, _BLOCK))):
@@ -478,7 +502,7 @@ def _read_up_to(file, count):
 class _Reader:
     """A position in some bytes; every read is "exactly n bytes, or an error"."""
 
-    def __init__(self, data):
+    def __init__(self, data: BytesLike) -> None:
         self.data = bytes(data)
         self.position = 0
 
@@ -553,7 +577,7 @@ def _read_header(reader: _Reader) -> Header:
         type_, length = reader.number(1), reader.varint()
         _check_section(type_, length, width, height)
         sections.append(SectionEntry(type_, length, reader.number(_CRC_BYTES)))
-    _check_section_types([section.type for section in sections], start.stored)
+    _check_section_types([section.type for section in sections], start)
 
     computed = zlib.crc32(memoryview(reader.data)[: reader.position])
     if computed != reader.number(_CRC_BYTES):
@@ -583,7 +607,7 @@ def _check_fields(model_id: str, quality: int) -> None:
         raise Corrupt(f"corrupt: quality of {quality} hundredths; allowed 0 to {MAX_QUALITY}")
 
 
-def _check_kind(start) -> None:
+def _check_kind(start: _Start | Container) -> None:
     """Corrupt where the flags of a _Start or a Container contradict each other."""
     if start.flat and (start.plain or start.dependent):
         raise Corrupt("corrupt: a picture of flat tiles has no latents, plain or not")
@@ -604,7 +628,7 @@ def _check_stored(tile: Tile) -> None:
     stored_kind(tile.data)
 
 
-def _check_stored_crc(tile, crc: int) -> None:
+def _check_stored_crc(tile: Tile | TileEntry, crc: int) -> None:
     if crc != tile.symbols_crc:
         raise Corrupt("corrupt: the checksum of the stored picture does not match its contents")
 
@@ -622,7 +646,7 @@ def _check_crc(entry: SectionEntry, crc: int) -> None:
         raise Corrupt(f"corrupt: the checksum of {name} does not match its contents")
 
 
-def _check_tile(index: int, length: int, lanes: int, start) -> None:
+def _check_tile(index: int, length: int, lanes: int, start: _Start | Container) -> None:
     """Refuse what the tiles of a picture with this _Start or Container cannot be."""
     if start.flat and (length, lanes) != (_COLOUR_BYTES, 1):
         raise Corrupt(f"corrupt: tile {index} of a flat picture has {length} bytes and {lanes} lanes")
@@ -641,7 +665,8 @@ def _check_tile(index: int, length: int, lanes: int, start) -> None:
         raise TooLarge(f"too large: tile {index} has {length} bytes; at most {limit}")
 
 
-def _check_section_types(types: list[int], stored: bool) -> None:
+def _check_section_types(types: list[int], start: _Start | Container) -> None:
+    """Refuse what the sections of a file with this _Start or Container cannot be."""
     if len(types) > MAX_SECTIONS:
         raise TooLarge(f"too large: {len(types)} sections; at most {MAX_SECTIONS}")
     if any(following <= type_ for type_, following in itertools.pairwise(types)):
@@ -649,8 +674,10 @@ def _check_section_types(types: list[int], stored: bool) -> None:
     for one, other in ((EXIF, PACKED_EXIF), (ICC, PACKED_ICC)):
         if one in types and other in types:
             raise Corrupt(f"corrupt: {_NAMES[one]} is there twice")
-    if stored and ALPHA in types:
+    if start.stored and ALPHA in types:
         raise Corrupt("corrupt: an alpha plane beside a stored picture")
+    if (start.stored or start.flat) and BACKGROUND in types:
+        raise Corrupt("corrupt: a background, where no latents are")
 
 
 def _check_section(type_: int, length: int, width: int, height: int) -> None:
@@ -662,6 +689,8 @@ def _check_section(type_: int, length: int, width: int, height: int) -> None:
         XMP: MAX_XMP,
         IPTC: MAX_IPTC,
         RESOLUTION: MAX_RESOLUTION,
+        # A colour, a bit a block, and zlib's framing.
+        BACKGROUND: -(-height // 8) * -(-width // 64) + MAX_BACKGROUND,
         # An uncompressed grey PNG takes a byte a pixel, one a row, and some framing.
         ALPHA: 3 * width * height + 1024,
     }

@@ -1,10 +1,11 @@
 """What gamma, chromaticities and code points of a picture file mean: levels of sRGB, or an ICC profile.
 
-Sources: PNG (W3C, third edition, section 11.3.2), ITU-T H.273 for the code points of cICP and ``nclx``, IEC 61966-2-1 for
-sRGB, ICC.1:2010 for profiles. White points are adapted to D50 by Bradford's matrix.
+Sources: PNG (W3C, third edition, section 11.3.2), ITU-T H.273 for the code points of cICP and ``nclx``, IEC 61966-2-1
+for sRGB, ICC.1:2010 for profiles. White points are adapted to D50 by Bradford's matrix.
 """
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,12 +30,12 @@ _D50 = np.array([0.9642, 1.0, 0.8249])
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # of ICC's parametric type 3
 
 
-def hdr_name(transfer) -> str | None:
+def hdr_name(transfer: int) -> str | None:
     """PQ or HLG, where a code point of H.273 says one of them."""
     return _HDR.get(transfer)
 
 
-def code_point_profile(primaries, transfer) -> bytes | None:
+def code_point_profile(primaries: int, transfer: int) -> bytes | None:
     """An ICC profile for colours of these code points of H.273; None where they are, or should be taken for, sRGB."""
     curve = {4: 2.2, 5: 2.8, 8: 1.0}.get(
         transfer, _SRGB_CURVE
@@ -43,7 +44,7 @@ def code_point_profile(primaries, transfer) -> bytes | None:
     return None if space is SRGB and curve is _SRGB_CURVE else matrix_profile(space, curve)
 
 
-def chromaticity_profile(chromaticities, exponent=None) -> bytes | None:
+def chromaticity_profile(chromaticities: Sequence[float], exponent: float | None = None) -> bytes | None:
     """An ICC profile for the white, red, green and blue (x, y each) and the gamma of a PNG; None where they are sRGB's.
 
     Args:
@@ -63,18 +64,18 @@ def chromaticity_profile(chromaticities, exponent=None) -> bytes | None:
         return None
 
 
-def means_srgb(exponent) -> bool:
+def means_srgb(exponent: float) -> bool:
     return abs(exponent * 2.2 - 1) <= 0.05
 
 
-def srgb_levels(exponent, top) -> np.ndarray:
+def srgb_levels(exponent: float, top: int) -> np.ndarray:
     """The sRGB level of each level 0 to ``top`` of samples with a gAMA exponent, of the type of the samples."""
     light = (np.arange(top + 1) / top) ** (1 / exponent)
     encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.floor(top * encoded + 0.5).astype(np.uint8 if top < 256 else np.uint16)
 
 
-def matrix_profile(space, curve) -> bytes:
+def matrix_profile(space: Sequence[Sequence[float]], curve: float | tuple[float, ...]) -> bytes:
     """A version 4 display profile.
 
     Args:

@@ -6,6 +6,7 @@ before anything is built or allocated.
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 from . import quality as scale
 from .errors import ModelError
@@ -71,7 +72,7 @@ class ModelConfig:
     codes: int = 64
     stages: int = 6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """ModelError for architectures that cannot be built, or that are larger than any that we would train."""
         _check_fields(self)
         for name in ("analysis_width", "synthesis_width16"):
@@ -98,17 +99,17 @@ class ModelConfig:
                 raise ModelError(f"codes is {self.codes}; latents made of codes need 2 to 4096 of them")
 
     @property
-    def scalar(self):
+    def scalar(self) -> bool:
         """Whether latents are rounded numbers, in symbols, rather than codes."""
         return self.latents == "scalar"
 
     @property
-    def side_information(self):
+    def side_information(self) -> bool:
         """Whether there are z and an h_s that reads it."""
         return self.latents in ("scalar", "hvq")
 
     @property
-    def unused(self):
+    def unused(self) -> set[str]:
         """Names of the fields that this kind of latents does not look at: a set."""
         return {
             "scalar": _CODES,
@@ -118,7 +119,7 @@ class ModelConfig:
         }[self.latents]
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: object) -> "ModelConfig":
         """The ModelConfig of a config.json's "architecture"; ModelError for what is none."""
         if not isinstance(values, dict):
             raise ModelError(f"the model's config.json describes its architecture by {type(values).__name__}")
@@ -127,15 +128,15 @@ class ModelConfig:
             raise ModelError(f"unknown fields in the model's config.json: {', '.join(unknown)}")
         return cls(**values)
 
-    def lmbda(self, quality):
+    def lmbda(self, quality: scale.Number) -> scale.Number:
         """Trade-off at a quality in [0, 100] (float or tensor)."""
         return scale.lmbda(quality, self.lmbda_min, self.lmbda_max)
 
-    def quality(self, lmbda):
+    def quality(self, lmbda: float) -> float:
         """Inverse of :meth:`lmbda`, for a float."""
         return scale.quality_of(lmbda, self.lmbda_min, self.lmbda_max)
 
-    def quantisation_step(self):
+    def quantisation_step(self) -> list[float]:
         """Step of uniform quantisation of an orthonormal transform of [0, 1] at each anchor quality: list of floats.
 
         Step s costs s^2 / 12 of distortion per coefficient; balancing its slope against 3 colours at 1 / (2 ln 2) bit
@@ -145,22 +146,24 @@ class ModelConfig:
         return [math.sqrt(12 * 3 / (2 * math.log(2)) / self.lmbda(quality)) / 255 for quality in qualities]
 
 
-def padded_size(height, width):
+def padded_size(height: int, width: int) -> tuple[int, int]:
     """The next multiples of STRIDE, in pixels."""
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
-def _check_fields(config):
+def _check_fields(config: ModelConfig) -> None:
     """ModelError where a field of a config has another type than its default, or is out of all bounds."""
     for field in fields(config):
-        value = getattr(config, field.name)
-        wanted = (int, float) if field.type is float else field.type
+        value: Any = getattr(config, field.name)
+        kind = field.type  # the class itself, as annotations are evaluated in this module
+        assert isinstance(kind, type)
+        wanted: Any = (int, float) if kind is float else kind
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise ModelError(f"{field.name} is {value!r}, not {field.type.__name__}")
-        if wanted is int:
+            raise ModelError(f"{field.name} is {value!r}, not {kind.__name__}")
+        if kind is int:
             most = BOUNDS.get(field.name, DEPTH_MAX if "depth" in field.name else WIDTH_MAX)
             least = 0 if "depth" in field.name else 1
             if not least <= value <= most:
                 raise ModelError(f"{field.name} is {value}; it must be {least} to {most}")
-        elif wanted is not str and not math.isfinite(value):
+        elif kind is not str and not math.isfinite(value):
             raise ModelError(f"{field.name} is {value}; it must be finite")

@@ -17,7 +17,7 @@ _CHROMA = (1.0, 0.32, 0.22)  # standard deviations of the rotated channels of ph
 _SMALLEST = 0.05  # a deviation is not taken to be less, so that rare channels are not magnified
 
 
-def dct_matrix():
+def dct_matrix() -> np.ndarray:
     """(192, 192): pixels of an 8x8 RGB patch, in pixel_unshuffle's order, to orthonormal DCT coefficients."""
     n = np.arange(PATCH, dtype=np.float64)
     dct = np.cos(math.pi / PATCH * n[:, None] * (n[None, :] + 0.5)) * (2 / PATCH) ** 0.5
@@ -25,17 +25,17 @@ def dct_matrix():
     return np.kron(np.kron(np.array(_ROTATION), dct), dct).astype(np.float32)
 
 
-def haar_matrix(count):
+def haar_matrix(count: int) -> np.ndarray:
     """(count, 768): the Haar step on DCT channels after pixel_unshuffle(2), the ``count`` most energetic rows."""
     matrix = np.zeros((count, COARSE), np.float32)
-    for row, (_, c, k, l) in enumerate(_haar_rows(count)):
+    for row, (_, c, k, m) in enumerate(_haar_rows(count)):
         for i in (0, 1):
             for j in (0, 1):
-                matrix[row, 4 * c + 2 * i + j] = 0.5 * (-1) ** (k * i + l * j)
+                matrix[row, 4 * c + 2 * i + j] = 0.5 * (-1) ** (k * i + m * j)
     return matrix
 
 
-def fine_deviation():
+def fine_deviation() -> np.ndarray:
     """Expected standard deviation of each DCT channel of a photograph in [0, 1]: float32 (192,)."""
     u, v, chroma = _frequencies()
     frequency = np.sqrt(u**2 + v**2)
@@ -44,14 +44,14 @@ def fine_deviation():
     return np.maximum(deviation, _SMALLEST).astype(np.float32)
 
 
-def coarse_deviation(count):
+def coarse_deviation(count: int) -> np.ndarray:
     """The same for the first ``count`` channels of the whole transform: float32 (count,)."""
     energy = np.array([-e for e, *_ in _haar_rows(count)], np.float32)
     deviation = np.where(energy == 1, 4.8, 0.5 * energy)  # 1: the luma mean
     return np.maximum(deviation, _SMALLEST).astype(np.float32)
 
 
-def coarse_to_pixels(matrix):
+def coarse_to_pixels(matrix: np.ndarray) -> np.ndarray:
     """A matrix (rows, 768) on the DCT channels of :func:`haar_matrix` -> the same on pixels of pixel_unshuffle(16).
 
     Orthonormal: the transpose of the result leads back.
@@ -64,7 +64,7 @@ def coarse_to_pixels(matrix):
     return patches.transpose(0, 3, 1, 4, 2, 5).reshape(rows, COARSE)
 
 
-def coarse_from_pixels(matrix):
+def coarse_from_pixels(matrix: np.ndarray) -> np.ndarray:
     """Inverse of :func:`coarse_to_pixels`."""
     rows = len(matrix)
     patches = matrix.reshape(rows, 3, 2, PATCH, 2, PATCH).transpose(0, 2, 4, 1, 3, 5).reshape(rows, 2, 2, FINE)
@@ -83,11 +83,11 @@ def _haar_rows(count):
     u, v, chroma = _frequencies()
     rows = []
     for k in (0, 1):
-        for l in (0, 1):
+        for m in (0, 1):
             # Odd DCT functions flip their sign from block to block in a smooth signal, so that for them the
             # difference of neighbours is the lower frequency.
             fu = 2 * u + np.where(u % 2 == 0, float(k), float(1 - k))
-            fv = 2 * v + np.where(v % 2 == 0, float(l), float(1 - l))
+            fv = 2 * v + np.where(v % 2 == 0, float(m), float(1 - m))
             energy = (chroma / (1 + np.sqrt(fu**2 + fv**2))).tolist()
-            rows += [(-e, c, k, l) for c, e in enumerate(energy)]
+            rows += [(-e, c, k, m) for c, e in enumerate(energy)]
     return sorted(rows)[:count]

@@ -8,16 +8,19 @@ All of them below the user's data folder, ``$XDG_DATA_HOME`` or ``~/.local/share
 :func:`write_thumbnail`.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bitstream import MAGIC, MIME_TYPE
 from .errors import CodecError
-from .files import write_bytes_atomic
+from .files import StrPath, write_bytes_atomic
 
 THUMBNAIL_PIXELS = 2**26  # of a picture that gets a thumbnail; larger ones would keep a file manager waiting
 MAX_THUMBNAIL = 1024  # pixels a side; "xx-large" of the thumbnail specification
@@ -56,7 +59,7 @@ FILE_MAGIC = f"""# LQC, a neural image codec
 """
 
 
-def thumbnailer(command=None):
+def thumbnailer(command: Sequence[str] | None = None) -> str:
     """The text of the thumbnailer entry.
 
     Args:
@@ -70,24 +73,24 @@ def thumbnailer(command=None):
     )
 
 
-def _quoted(word):
+def _quoted(word: str) -> str:
     """A word of an Exec line, by the rules of the Desktop Entry Specification."""
     text = "".join(f"\\{char}" if char in '"`$\\' else char for char in word)
     return _escaped(text if re.fullmatch(r"[\w./-]+", word) else f'"{text}"').replace("%", "%%")
 
 
-def _escaped(text):
+def _escaped(text: str) -> str:
     """A string value of a desktop entry."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
 
 
-def data_folder():
+def data_folder() -> Path:
     """The user's data folder; relative values of ``$XDG_DATA_HOME`` count as none, as the specification wants it."""
     named = os.environ.get("XDG_DATA_HOME", "")
     return Path(named) if os.path.isabs(named) else Path.home() / ".local" / "share"
 
 
-def files(folder=None):
+def files(folder: Path | None = None) -> dict[Path, str]:
     """What is installed: path -> text."""
     folder = folder or data_folder()
     return {
@@ -97,7 +100,7 @@ def files(folder=None):
     }
 
 
-def install(folder=None):
+def install(folder: Path | None = None) -> list[Path]:
     """Write the files, and bring the database of types up to date; list of paths."""
     folder = folder or data_folder()
     for path, text in files(folder).items():
@@ -107,7 +110,7 @@ def install(folder=None):
     return list(files(folder))
 
 
-def uninstall(folder=None):
+def uninstall(folder: Path | None = None) -> list[Path]:
     """Remove the files, wherever they are there; list of the paths that were."""
     folder = folder or data_folder()
     removed = []
@@ -122,7 +125,7 @@ def uninstall(folder=None):
     return removed
 
 
-def _update(folder):
+def _update(folder: Path) -> None:
     """Make the caches that programs read; a system without the tool makes them itself, or has none."""
     tool = shutil.which("update-mime-database")
     if tool and (folder / "mime").is_dir():
@@ -132,7 +135,7 @@ def _update(folder):
             raise CodecError(f"update-mime-database: {lines[-1]}")
 
 
-def write_thumbnail(source, target, size):
+def write_thumbnail(source: StrPath, target: StrPath, size: int) -> None:
     """Decode a compressed file and write a PNG file of at most ``size`` x ``size`` pixels, whole or not at all.
 
     Raises:

@@ -13,12 +13,15 @@ rows when it has at least as many rows as columns, which leaves the order of eve
 that many rows (:class:`codec.winograd.Layout`).
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +30,7 @@ from . import quality as scale
 from .config import STEP, ModelConfig, padded_size
 from .dct import coarse_deviation, coarse_to_pixels, haar_matrix
 from .errors import ModelError, is_memory, tensor
+from .files import StrPath
 from .threads import Lock, after_fork, current_threads
 from .winograd import layout
 
@@ -34,6 +38,18 @@ PIECE = 128  # side of a piece, in latent positions
 MAX_THREADS = 32  # beyond, single products of a batch would be cut as well
 PREVIEW = 8  # pixels each way that make one in a picture that is made without the network
 LOW = 64  # coefficients of the lowest frequencies, whose energy says little about what a picture is
+
+
+class Sliced(Protocol):
+    """An array, or anything with a shape and a dtype that can be sliced like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __getitem__(self, key: Any, /) -> np.ndarray: ...
 
 
 class Piece(NamedTuple):
@@ -45,10 +61,10 @@ class Piece(NamedTuple):
     right: int
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         return self.bottom - self.top, self.right - self.left
 
-    def grown(self, reach, height, width):
+    def grown(self, reach: int, height: int, width: int) -> Piece:
         """The piece and ``reach`` positions to each side, as far as the picture goes."""
         return Piece(
             max(self.top - reach, 0), min(self.bottom + reach, height),
@@ -56,8 +72,8 @@ class Piece(NamedTuple):
         )  # fmt: skip
 
 
-def pieces(height, width, within=None):
-    """The pieces of ``height`` x ``width`` latent positions, row by row; those that a Piece touches, if that is given."""
+def pieces(height: int, width: int, within: Piece | None = None) -> Iterator[Piece]:
+    """The pieces of ``height`` x ``width`` latent positions, row by row; those that a Piece touches, if it is given."""
     for top in range(0, height, PIECE):
         for left in range(0, width, PIECE):
             piece = Piece(top, min(top + PIECE, height), left, min(left + PIECE, width))
@@ -71,7 +87,25 @@ def pieces(height, width, within=None):
 class Transforms:
     """What all engines make of their ``analyse_pieces`` and ``synthesise_pieces``, which :class:`Engine` describes."""
 
-    def analyse(self, x, quality):
+    config: ModelConfig
+
+    def analyse_pieces(self, pixels: Sliced, quality: int) -> Iterator[tuple[Piece, np.ndarray]]:
+        """As :meth:`Engine.analyse_pieces`."""
+        raise NotImplementedError
+
+    def synthesise_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
+        """As :meth:`Engine.synthesise_pieces`."""
+        raise NotImplementedError
+
+    def synthesise_float_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
+        """As :meth:`Engine.synthesise_float_pieces`."""
+        raise NotImplementedError
+
+    def analyse(self, x: np.ndarray, quality: int) -> np.ndarray:
         """x (3, H, W) float in [0, 1] or uint8, quality in hundredths -> y float32 (M, H/16, W/16).
 
         In symbols, where latents are scalar. H and W are multiples of 64.
@@ -82,7 +116,9 @@ class Transforms:
             y[:, piece.top : piece.bottom, piece.left : piece.right] = part
         return y
 
-    def synthesise_into(self, pixels, y_hat, quality, corner=(0, 0), reduce=1):
+    def synthesise_into(
+        self, pixels: np.ndarray, y_hat: Sliced, quality: int, corner: tuple[int, int] = (0, 0), reduce: int = 1
+    ) -> None:
         """Fill ``pixels`` with the picture of ``y_hat``, or with a region of it, at full size or smaller.
 
         Args:
@@ -132,10 +168,13 @@ class Engine(Transforms):
     Calls from several threads are allowed. A forked child, a copy and a pickle open sessions of their own.
     """
 
-    def __init__(self, config, weights, threads=None):
+    def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], threads: int | None = None) -> None:
         self.config, self.threads = config, threads
         self._weights = weights
-        self._graphs, self._sessions, self._tables, self._preview = {}, {}, {}, None
+        self._graphs: dict[str, tuple[graphs.Graph, dict[str, np.ndarray]]] = {}
+        self._sessions: dict[str, tuple[int, Any]] = {}  # of a number of threads
+        self._tables: dict[str, tuple[int, dict[str, np.ndarray]]] = {}  # at a quality
+        self._preview: _Preview | None = None
         self._lock = Lock()
         after_fork(self)
         self._analysis_reach = config.analysis_depth
@@ -144,7 +183,7 @@ class Engine(Transforms):
         self._synthesis_reach = config.synthesis_depth16 + self._reach8
 
     @classmethod
-    def from_folder(cls, folder, threads=None):
+    def from_folder(cls, folder: StrPath, threads: int | None = None) -> Engine:
         """Engine of a model folder.
 
         Raises:
@@ -153,18 +192,18 @@ class Engine(Transforms):
         config, tensors = read_folder(folder)
         return cls(config, float_weights(config, tensors), threads)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Engine, (self.config, self._weights, self.threads)
 
-    def after_fork(self):
-        """Sessions of the parent have threads that this process lacks: to run one, and to close one, is to wait for ever."""
+    def after_fork(self) -> None:
+        """Sessions of the parent have threads that this process lacks: to run or to close one is to wait for ever."""
         for _, session in self._sessions.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # never closed
         self._sessions = {}
 
-    # --- Pictures as arrays of float: whole results ---------------------------------------------------------------
+    # Pictures as arrays of float: whole results
 
-    def side_information(self, y, quality):
+    def side_information(self, y: np.ndarray, quality: int) -> np.ndarray | None:
         """y (M, h, w) of :meth:`analyse`, h and w multiples of 4 -> gained z float32 (N, h/4, w/4), in symbols.
 
         None where latents need none. The border is zeros: tiles that are coded apart are given apart.
@@ -176,7 +215,7 @@ class Engine(Transforms):
         (z,) = self._session("hyper").run(["z"], {"y": np.ascontiguousarray(y[None], np.float32)})
         return z[0] * self._gain("z_log_gain.table", quality)[:, None, None]
 
-    def synthesise(self, y_hat, quality):
+    def synthesise(self, y_hat: Sliced, quality: int) -> np.ndarray:
         """y_hat (M, h, w), as :meth:`analyse` scales it -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self.synthesise_float_pieces(y_hat, quality):
@@ -184,9 +223,9 @@ class Engine(Transforms):
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
-    # --- Large pictures, as 8-bit pixels --------------------------------------------------------------------------
+    # Large pictures, as 8-bit pixels
 
-    def analyse_pieces(self, pixels, quality):
+    def analyse_pieces(self, pixels: Sliced, quality: int) -> Iterator[tuple[Piece, np.ndarray]]:
         """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of a picture.
 
         Args:
@@ -215,7 +254,9 @@ class Engine(Transforms):
                 y *= gain
             yield piece, np.ascontiguousarray(y.T).reshape(-1, *piece.size)
 
-    def synthesise_pieces(self, y_hat, quality, within=None):
+    def synthesise_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """Yield (Piece, uint8 (16 x piece's height, 16 x piece's width, 3)) for all pieces of a picture.
 
         Args:
@@ -225,7 +266,9 @@ class Engine(Transforms):
         """
         return self._synthesise_pieces(y_hat, quality, "synthesis", within)
 
-    def synthesise_float_pieces(self, y_hat, quality, within=None):
+    def synthesise_float_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """The same, float32 and not clamped, nominally in [0, 1]."""
         return self._synthesise_pieces(y_hat, quality, "synthesis_float", within)
 
@@ -235,14 +278,13 @@ class Engine(Transforms):
             yield from super()._means(y_hat, quality, within, reduce)
             return
         with self._lock:
-            if self._preview is None:
-                self._preview = _Preview(self.config, self._weights)
+            preview = self._preview = self._preview or _Preview(self.config, self._weights)
         gain = self._gain("log_gain.table", quality) if self.config.scalar else np.float32(1)
         _, height, width = y_hat.shape
         for piece in pieces(height, width, within):
             outer = piece.grown(1, height, width)
             y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right], np.float32)
-            yield piece, self._preview(y.transpose(1, 2, 0) / gain, piece, outer)
+            yield piece, preview(y.transpose(1, 2, 0) / gain, piece, outer)
 
     def _synthesise_pieces(self, y_hat, quality, kind, within):
         session = self._session(kind)
@@ -264,10 +306,10 @@ class Engine(Transforms):
                 _from_squares(squares.reshape(-1, squares.shape[2])[geometry.out], piece),
             )
 
-    # --- Sessions and tables --------------------------------------------------------------------------------------
+    # Sessions and tables
 
     def _session(self, kind):
-        """ONNX Runtime session of a network: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", "hyper"."""
+        """ONNX Runtime session: "analysis" and "synthesis" of 8-bit pixels, the same with "_float", or "hyper"."""
         # ONNX Runtime's convolutions, unlike its products, differ in the last bit between numbers of threads.
         threads = 1 if kind == "hyper" else min(self.threads or current_threads(), MAX_THREADS)
         with self._lock:
@@ -316,14 +358,14 @@ class PlainTransforms(Transforms):
     whatever rate. This one treats all pictures alike. NumPy alone.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         matrix = coarse_to_pixels(haar_matrix(config.M)).reshape(-1, 3, 16, 16).transpose(0, 2, 3, 1)
         self._matrix = np.ascontiguousarray(matrix.reshape(config.M, -1))  # (M, row, column, colour)
         self._deviation = coarse_deviation(config.M)
         self._log_step = np.log(np.array(config.quantisation_step(), np.float32))
 
-    def analyse_pieces(self, pixels, quality):
+    def analyse_pieces(self, pixels: Sliced, quality: int) -> Iterator[tuple[Piece, np.ndarray]]:
         """As :meth:`Engine.analyse_pieces`."""
         step = self._step(quality)
         for piece, coefficients in self._coefficients(pixels):
@@ -332,7 +374,7 @@ class PlainTransforms(Transforms):
                 np.ascontiguousarray(coefficients.T / step).reshape(-1, *piece.size),
             )
 
-    def synthesise(self, y_hat, quality):
+    def synthesise(self, y_hat: Sliced, quality: int) -> np.ndarray:
         """y_hat (M, h, w) in symbols -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self._pixels(y_hat, quality):
@@ -340,16 +382,20 @@ class PlainTransforms(Transforms):
             x_hat[:, rows, columns] = part.transpose(2, 0, 1)
         return x_hat
 
-    def synthesise_pieces(self, y_hat, quality, within=None):
+    def synthesise_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """As :meth:`Engine.synthesise_pieces`."""
         for piece, part in self._pixels(y_hat, quality, within):
             yield piece, np.clip(part * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
-    def synthesise_float_pieces(self, y_hat, quality, within=None):
+    def synthesise_float_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """As :meth:`Engine.synthesise_float_pieces`."""
         return self._pixels(y_hat, quality, within)
 
-    def strangeness(self, pixels):
+    def strangeness(self, pixels: Sliced) -> float:
         """Energy of a picture (H, W, 3) beyond the lowest frequencies, relative to that of photographs: 0.3 to 2."""
         total = count = 0
         for _, coefficients in self._coefficients(pixels):
@@ -367,7 +413,8 @@ class PlainTransforms(Transforms):
 
     def _pixels(self, y_hat, quality, within=None):
         """Yield (Piece, float32 (16 x piece's height, 16 x piece's width, 3))."""
-        for piece in pieces(*y_hat.shape[1:], within):
+        _, rows, columns = y_hat.shape
+        for piece in pieces(rows, columns, within):
             y = np.asarray(y_hat[:, piece.top : piece.bottom, piece.left : piece.right])
             y = y.reshape(len(y), -1).T.astype(np.float32) * self._step(quality)
             x = y @ self._matrix + np.float32(0.5)
@@ -380,7 +427,7 @@ class PlainTransforms(Transforms):
 
 
 class _Preview:
-    """What g_s makes of latents at an eighth of the size, if its blocks added nothing: a linear map of 3 x 3 latents."""
+    """What g_s makes of latents at an eighth of the size if its blocks added nothing: linear, of 3 x 3 latents."""
 
     def __init__(self, config, weights):
         enter, up, patch = (weights[f"g_s.{name}.weight"].astype(np.float64) for name in ("enter", "up", "patch"))
@@ -401,7 +448,7 @@ class _Preview:
         self._bias = (bias + b_patch + 0.5).astype(np.float32)  # the network makes x_hat - 1/2
 
     def __call__(self, y, piece, outer):
-        """y (h, w, M) of the outer piece, one latent larger than the piece where there are any -> (2 h, 2 w, 3) of it."""
+        """y (h, w, M) of the outer piece, one latent larger than the piece where there are any -> (2 h, 2 w, 3)."""
         margins = [
             (1 - piece.top + outer.top, 1 - outer.bottom + piece.bottom),
             (1 - piece.left + outer.left, 1 - outer.right + piece.right),
@@ -414,10 +461,10 @@ class _Preview:
         return total.transpose(0, 2, 1, 3, 4).reshape(2 * height, 2 * width, 3)
 
 
-# --- Pixels <-> rows of squares --------------------------------------------------------------------------------------
+# Pixels <-> rows of squares
 
 
-def in_pixels(piece):
+def in_pixels(piece: Piece) -> tuple[slice, slice]:
     """Slices of a picture's rows and columns."""
     return slice(STEP * piece.top, STEP * piece.bottom), slice(STEP * piece.left, STEP * piece.right)
 
@@ -452,7 +499,7 @@ class _Geometry(NamedTuple):
     """
 
     raster: np.ndarray
-    inputs: dict
+    inputs: dict[str, np.ndarray]
     out: np.ndarray
 
 
@@ -474,7 +521,7 @@ def _synthesis_geometry(piece, middle, outer, config):
     return _Geometry(stream16.raster, inputs, core.stream)
 
 
-# --- Loading ---------------------------------------------------------------------------------------------------------
+# Loading
 
 
 def _open(graph, arrays, threads, arena):
@@ -492,7 +539,7 @@ def _open(graph, arrays, threads, arena):
     options.add_external_initializers(list(arrays), values)
     try:
         return ort.InferenceSession(graph.serialise(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  its errors have no common base but this
+    except Exception as error:  # its errors have no common base but this
         if is_memory(error):
             raise
         raise ModelError(f"ONNX Runtime {ort.__version__} cannot run the network: {error}") from None
@@ -518,8 +565,10 @@ def _onnxruntime():
     return sys.modules["onnxruntime"]
 
 
-def read_folder(folder):
+def read_folder(folder: StrPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """``(ModelConfig, tensors)`` of a model folder: name -> array, nothing of it checked but the config.
+
+    What config.json says to the encoder alone joins the tensors: it has no part in what files mean, nor in the id.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -532,12 +581,15 @@ def read_folder(folder):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = ModelConfig.from_dict(values["architecture"])
         tensors = load_file(folder / "weights.safetensors")
+        for name, numbers in values.get("encoder", {}).items():
+            tensors[f"entropy.{name}"] = np.asarray(numbers, np.float32)
     except FileNotFoundError as error:
         raise ModelError(f"{folder}: no {Path(error.filename or 'weights.safetensors').name}") from None
     except (
         OSError,
         ValueError,
         KeyError,
+        AttributeError,
         TypeError,
         RecursionError,
         SafetensorError,
@@ -548,7 +600,7 @@ def read_folder(folder):
     return config, tensors
 
 
-def float_weights(config, tensors):
+def float_weights(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The float weights among a model's tensors, checked: name -> float16 or float32 array.
 
     Raises:

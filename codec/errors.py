@@ -14,7 +14,14 @@ Every message is one line in the user's terms, fit to follow ``codec: picture.bi
 escapes from the package (``TypeError``, ``AssertionError``, ...) is a mistake in a program, not in a file.
 """
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class CodecError(Exception):
@@ -53,7 +60,7 @@ class ImageError(CodecError):
     """A picture cannot be read, does not have a usable shape or type, or cannot be written."""
 
 
-def tensor(tensors, name):
+def tensor(tensors: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """The array of this name among a weights file's; ModelError where it is missing."""
     if name not in tensors:
         raise ModelError(f"the weights lack {name}")
@@ -67,7 +74,7 @@ _MEMORY_WORDS = (
 )  # fmt: skip
 
 
-def is_memory(error) -> bool:
+def is_memory(error: BaseException | None) -> bool:
     """Whether an exception that is not one of ours means that memory has run out."""
     if isinstance(error, (MemoryError, CodecError)):
         return isinstance(error, MemoryError)
@@ -76,7 +83,7 @@ def is_memory(error) -> bool:
     return any(words in str(error) for words in _MEMORY_WORDS)
 
 
-def not_enough_memory(width, height, name="") -> CodecError:
+def not_enough_memory(width: int, height: int, name: str = "") -> CodecError:
     """The error for a picture that is too large for this machine, now."""
     text = f"not enough memory for {width * height / 1e6:.3g} megapixels"
     return CodecError(f"{name}: {text}" if name else text)

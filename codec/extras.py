@@ -5,7 +5,10 @@
     eval    evaluate, bench, report, compare
     study   measurements of the theory
     remote  files behind URLs
+    ray     the work of a folder on a cluster
     imageio  the plugin for imageio
+    docs    make docs
+    lint    make lint
     test    the test suite
 
 ``pip install ".[eval]"``, in the folder of the sources, installs one of them.
@@ -13,6 +16,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 
 # Module -> what its makers call it; others are called by the name of the module.
 TITLES = {
@@ -22,6 +26,8 @@ TITLES = {
     "numpy": "NumPy",
     "onnxruntime": "ONNX Runtime",
     "pillow": "Pillow",
+    "pyarrow": "PyArrow",
+    "ray": "Ray",
     "pillow_jxl": "pillow-jxl-plugin",
     "scipy": "SciPy",
     "tensorboard": "TensorBoard",
@@ -29,7 +35,7 @@ TITLES = {
 }
 
 
-def installed(module):
+def installed(module: str) -> bool:
     """Whether a top-level module is there, without loading it."""
     try:
         return importlib.util.find_spec(module) is not None
@@ -37,17 +43,20 @@ def installed(module):
         return sys.modules.get(module) is not None
 
 
-def missing(*modules):
+def missing(*modules: str) -> list[str]:
     """List of those top-level modules that are not installed, in this order."""
     return [module for module in modules if not installed(module)]
 
 
-def how_to_install(extra):
-    """The command that brings an extra, and where: no registry has the package yet. In quotes that every shell understands."""
+def how_to_install(extra: str) -> str:
+    """The command that brings an extra, and where: no registry has the package yet.
+
+    In quotes that every shell understands.
+    """
     return f'pip install ".[{extra}]" in the folder of the sources'
 
 
-def lacks(who, extra, modules):
+def lacks(who: str, extra: str, modules: Sequence[str]) -> str:
     """The line for the user: who lacks which modules, and what brings them."""
     names = [TITLES.get(module, module) for module in modules]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

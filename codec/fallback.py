@@ -1,9 +1,11 @@
 """Smaller or as it was: pictures that others hold in fewer bytes are carried as they are.
 
-A transform codec is made for photographs. Text, drawings, screenshots and dithered pictures take fewer bytes without any
-loss, and a picture that has been compressed harder before only grows. Then the file carries the source's own bytes, or a
-lossless WebP of it, behind the same header (BITSTREAM.md, "Stored").
+A transform codec is made for photographs. Text, drawings, screenshots and dithered pictures take fewer bytes without
+any loss, and a picture that has been compressed harder before only grows. Then the file carries the source's own bytes,
+or a lossless WebP of it, behind the same header (BITSTREAM.md, "Stored").
 """
+
+from __future__ import annotations
 
 import io
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import bitstream, image_io, picture_files
+from .image_io import Picture
 
 MODES = ("never", "auto", "always")
 # Share of pixels that equal their left neighbour from which on a lossless coder is tried, and how many colours are few.
@@ -30,7 +33,7 @@ class Stored(NamedTuple):
     remark: str
 
 
-def looks_drawn(pixels) -> bool:
+def looks_drawn(pixels: np.ndarray) -> bool:
     """Whether a picture (H, W, 3) has flat areas or few colours, as text, drawings and screenshots have."""
     height, width = pixels.shape[:2]
     step = max(1, height * width // _SAMPLE)
@@ -43,10 +46,10 @@ def looks_drawn(pixels) -> bool:
     for top in range(0, height, rows):
         band = pixels[top : top + rows]
         equal += np.count_nonzero((band[:, 1:] == band[:, :-1]).all(axis=2))
-    return equal > _EQUAL_NEIGHBOURS * height * (width - 1)
+    return bool(equal > _EQUAL_NEIGHBOURS * height * (width - 1))
 
 
-def lossless_file(picture) -> bytes:
+def lossless_file(picture: Picture) -> bytes:
     """A lossless WebP of a picture; PNG where it has 16 bits or a side that WebP does not hold."""
     height, width = picture.pixels.shape[:2]
     if picture.pixels.dtype == np.uint16:
@@ -65,7 +68,7 @@ def lossless_file(picture) -> bytes:
     return file.getvalue()
 
 
-def stored_instead(picture, mode, coded_size=None, *, bare=False) -> Stored | None:
+def stored_instead(picture: Picture, mode: str, coded_size: int | None = None, *, bare: bool = False) -> Stored | None:
     """What to store in the place of a coded picture, or None to keep that.
 
     Args:
@@ -78,7 +81,7 @@ def stored_instead(picture, mode, coded_size=None, *, bare=False) -> Stored | No
         return None
     found = []
     source = picture.source
-    own = source and (source.bare if bare else source.data)
+    own = None if source is None else source.bare if bare else source.data
     if own is not None and (coded_size is None or len(own) <= coded_size):
         remark = "kept as it is, without loss"
         if coded_size is not None:

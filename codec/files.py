@@ -1,9 +1,9 @@
 """Writing files: whole or not at all. Standard library only.
 
 Contents are made in memory, written to a temporary file in the target's folder, flushed to the disk, and moved into
-place. Whatever happens meanwhile (a full disk, Ctrl-C, the end of the process, a power cut), under the target's name stands
-the old file or the new one. What a killed process leaves is ``.codec-<16 hex digits>.tmp``, and is removed by the first
-writer that comes by a day later.
+place. Whatever happens meanwhile (a full disk, Ctrl-C, the end of the process, a power cut), under the target's name
+stands the old file or the new one. What a killed process leaves is ``.codec-<16 hex digits>.tmp``, and is removed by
+the first writer that comes by a day later.
 """
 
 import contextlib
@@ -15,14 +15,19 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO, TypeAlias
 
 from .errors import CodecError
+
+StrPath: TypeAlias = str | os.PathLike[str]
+BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 LITTER_AGE = 24 * 3600  # seconds: nobody writes to one file for so long
 _TEMPORARY = re.compile(r"\.codec-[0-9a-f]{16}\.tmp")
 
 
-def write_bytes_atomic(path, data) -> None:
+def write_bytes_atomic(path: StrPath, data: BytesLike) -> None:
     """Write a file that appears whole or not at all; a device or a pipe is just written to.
 
     Args:
@@ -42,19 +47,16 @@ def write_bytes_atomic(path, data) -> None:
         raise CodecError(f"{path}: cannot write: {reason[:1].lower()}{reason[1:]}") from error
 
 
-def temporary_beside(path) -> str:
-    """A new name in the folder of ``path`` for a file or folder that is to be moved there."""
-    folder = os.path.dirname(path)
-    _remove_litter(os.path.abspath(folder))
-    # Of fixed length, as the name of the target may have the longest allowed.
-    return os.path.join(folder, f".codec-{secrets.token_hex(8)}.tmp")
+@contextlib.contextmanager
+def atomic_file(path: StrPath) -> Iterator[BinaryIO]:
+    """A binary file to write to, for ``with``: it gets that name, whole, at the end, and is gone where that raises.
 
+    Args:
+        path: str or path-like. A symbolic link stays one: what it points to is written.
 
-def _write(path, data):
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:  # a folder is refused here
-            file.write(data)
-        return
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
     target = os.path.realpath(path)
     # Moving a file over another one asks only the folder for permission; respect the file's, too.
     if os.path.exists(target) and not os.access(target, os.W_OK):
@@ -65,7 +67,7 @@ def _write(path, data):
     descriptor = os.open(temporary, flags, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(descriptor)  # contents before name: a power cut must not leave an empty file
         if os.path.exists(target):
@@ -77,8 +79,37 @@ def _write(path, data):
         raise
 
 
+def renamed(place: Any, suffix: str, keep: bool) -> Any:
+    """The path of a result: ``a.jpg`` -> ``a.bin``, or to keep its suffix ``a.jpg.bin``; ``a.png.bin`` -> ``a.png``.
+
+    Args:
+        place: a path as of pathlib, or RemotePath.
+    """
+    if keep:
+        return place.with_name(place.name + suffix)
+    bare = place.with_suffix("")
+    return bare if bare.suffix.lower() == suffix else place.with_name(place.stem + suffix)
+
+
+def temporary_beside(path: StrPath) -> str:
+    """A new name in the folder of ``path`` for a file or folder that is to be moved there."""
+    folder = os.path.dirname(path)
+    _remove_litter(os.path.abspath(folder))
+    # Of fixed length, as the name of the target may have the longest allowed.
+    return os.path.join(folder, f".codec-{secrets.token_hex(8)}.tmp")
+
+
+def _write(path: str, data: BytesLike) -> None:
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:  # a folder is refused here
+            file.write(data)
+        return
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 @functools.lru_cache(maxsize=1024)  # once a folder and process
-def _remove_litter(folder):
+def _remove_litter(folder: str) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if not _TEMPORARY.fullmatch(entry.name):

@@ -3,8 +3,8 @@
 The graphs are written when a model is loaded (:mod:`codec.onnx_bytes`) and never stored. A graph file would be one more
 thing that can be damaged, forged or out of step with the weights; what is not read needs no checks, the model id covers
 it by covering the config, and a better graph serves old models as well. They hold no weights: initialisers are external
-and come from arrays. ONNX Runtime keeps a copy of its own of them; Winograd kernels, four times as large as weights, are
-inputs, of which it keeps none. What depends on the quality is an input as well, so that one session serves all:
+and come from arrays. ONNX Runtime keeps a copy of its own of them; Winograd kernels, four times as large as weights,
+are inputs, of which it keeps none. What depends on the quality is an input as well, so that one session serves all:
 
     t + s (W_out u + b_out)  =  (t + (s W_out) u)  +  s b_out
 
@@ -14,9 +14,14 @@ of being added to it they go, through the next matrix, into the bias of whatever
 The streams are (rows, C), in the order of positions of :mod:`codec.winograd`; sizes of pictures are known at run time.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import numpy as np
 
 from . import winograd
+from .config import ModelConfig
 from .dct import PATCH
 from .onnx_bytes import FLOAT, INT32, UINT8, Graph
 
@@ -25,12 +30,12 @@ PARTS = 2  # convolutions at 1/8 take the tiles in that many turns, for less mem
 PIXELS = 3 * 16**2  # samples of a 16 x 16 square
 
 
-# --- What the weights file holds -------------------------------------------------------------------------------------
+# What the weights file holds
 
 
-def weight_shapes(config):
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of all float weights of a model (everything whose name does not begin with "entropy.")."""
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     width = config.analysis_width
     _linear(shapes, "g_a.enter", PIXELS, width)
     for i in range(config.analysis_depth):
@@ -74,10 +79,10 @@ def _block(shapes, name, channels, anchors):
     shapes[f"{name}.scale.table"] = (anchors, channels)
 
 
-# --- Graphs ----------------------------------------------------------------------------------------------------------
+# Graphs
 
 
-def analysis_graph(config, eight_bits):
+def analysis_graph(config: ModelConfig, eight_bits: bool) -> Graph:
     """g_a.
 
     Inputs: ``x`` (rows, 768), squares of 16 x 16 pixels, uint8 when ``eight_bits``, otherwise float in [0, 1], samples
@@ -98,14 +103,14 @@ def analysis_graph(config, eight_bits):
     return g
 
 
-def synthesis_graph(config, rounded):
+def synthesis_graph(config: ModelConfig, rounded: bool) -> Graph:
     """g_s.
 
     Inputs: ``y_hat`` float (rows, M), gain undone; ``neighbours16``; ``up``, int32 rows at 1/8 as 4 * row at 1/16 +
     2 i + j; ``neighbours8.0`` and so on, in PARTS parts; ``neighbours_patch.0`` and so on, of the tiles at 1/8 that are
     wanted; those of :func:`taps` and :func:`tables`.
-    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column, colour:
-    uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
+    Outputs: ``x_hat.0`` and so on, (16 * tiles, 192), squares of 8 x 8 pixels, samples in the order row, column,
+    colour: uint8 when ``rounded``, otherwise float, not clamped, nominally in [0, 1].
     """
     g, width16, width8 = Graph("synthesis"), config.synthesis_width16, config.synthesis_width8
     y_hat = g.input("y_hat", FLOAT, ["rows16", config.M])
@@ -130,7 +135,7 @@ def synthesis_graph(config, rounded):
     return g
 
 
-def hyper_graph(config):
+def hyper_graph(config: ModelConfig) -> Graph:
     """h_a. Input: ``y`` float (1, M, h, w), gained. Output: ``z`` float (1, N, h/4, w/4), not gained.
 
     Hardly 2 % of the encoder, so convolutions as they come. A matrix on a pixel_unshuffle(2) is a 2x2 convolution.
@@ -195,10 +200,10 @@ def _leaky(g, t):
     return g.add("LeakyRelu", t, alpha=SLOPE)
 
 
-# --- What a session is given -----------------------------------------------------------------------------------------
+# What a session is given
 
 
-def initialisers(graph, weights):
+def initialisers(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays for the external initialisers of a graph: float32, C order.
 
     Args:
@@ -219,8 +224,8 @@ def initialisers(graph, weights):
     return {name: made[name] for name in graph.weights}
 
 
-def taps(graph, weights):
-    """Arrays for the inputs that are weights of 3x3 layers: no initialisers, or the kernels would be made in advance."""
+def taps(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays for the inputs that are weights of 3x3 layers: initialisers would have their kernels made in advance."""
     made = {}
     for name in graph.inputs:
         layer, _, kind = name.rpartition(".")
@@ -230,7 +235,7 @@ def taps(graph, weights):
     return made
 
 
-def tables(graph, weights, position):
+def tables(graph: Graph, weights: Mapping[str, np.ndarray], position: float) -> dict[str, np.ndarray]:
     """Arrays for the inputs that depend on the quality.
 
     Args:
@@ -261,7 +266,7 @@ def tables(graph, weights, position):
     return made
 
 
-def interpolated(table, position):
+def interpolated(table: np.ndarray, position: float) -> np.ndarray:
     """Table (anchors, ...) between anchors -> float32 (...)."""
     left = min(int(position), len(table) - 2)
     weight = np.float32(position - left)

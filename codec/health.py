@@ -1,11 +1,21 @@
 """Is a network alive? Networks die quietly: they train on for hours with every unit of a layer switched off."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .nn.integer import TrainableLayer
+
+if TYPE_CHECKING:
+    from .files import StrPath
+    from .training.model import TrainableModel
+    from .training.vector_model import TrainableVectorModel
+
 
 PARTS = ("encoder", "entropy", "decoder")
 RARE = 1e-3  # a unit that is positive less often than this counts as dead
@@ -14,9 +24,9 @@ Z_SHARE = 5e-4  # of the bits; less means that nothing reads the side informatio
 
 
 @contextmanager
-def watched(model):
+def watched(model: nn.Module) -> Iterator[dict[str, list[float]]]:
     """Collects, while the model runs, the share of dead units of each activation: {part: [shares]}."""
-    shares = {part: [] for part in PARTS}
+    shares: dict[str, list[float]] = {part: [] for part in PARTS}
     handles = []
     for name, module in model.named_modules():
         integer = isinstance(module, TrainableLayer) and module.spec.activation != "none"
@@ -37,13 +47,13 @@ def watched(model):
             handle.remove()
 
 
-def mean_dead(shares):
+def mean_dead(shares: dict[str, list[float]]) -> dict[str, float]:
     """{"dead_encoder": share of dead units, ...} from what :func:`watched` collected, for parts that ran."""
     return {f"dead_{part}": sum(v) / len(v) for part, v in shares.items() if v}
 
 
 @torch.no_grad()
-def health(model, x, quality=60.0):
+def health(model: TrainableModel | TrainableVectorModel, x: torch.Tensor, quality: float = 60.0) -> dict[str, float]:
     """Share of z in the bits, and of dead units by part, of a trainable model: {"z_share", "dead_encoder", ...}.
 
     Args:
@@ -63,7 +73,7 @@ def health(model, x, quality=60.0):
     return result
 
 
-def complaints(figures):
+def complaints(figures: dict[str, Any]) -> dict[str, str]:
     """What is wrong with figures of :func:`health`: {part: sentence}, empty for a living network."""
     found = {}
     if figures.get("z_share", 1.0) < Z_SHARE:
@@ -74,7 +84,7 @@ def complaints(figures):
     return found
 
 
-def check(name, pictures, quality=60.0):
+def check(name: StrPath | None, pictures: Iterable[StrPath], quality: float = 60.0) -> dict[str, Any]:
     """Figures of :func:`health` for a model that compresses, over pictures. Needs what training needs.
 
     Args:
@@ -95,7 +105,7 @@ def check(name, pictures, quality=60.0):
     model.import_tensors(tensors)
     model.eval()
     z = y = 0.0
-    shares = {part: [] for part in PARTS}
+    shares: dict[str, list[float]] = {part: [] for part in PARTS}
     for picture in pictures:
         x = to_tensor(read_picture(picture).pixels)
         with watched(model) as seen, torch.inference_mode():

@@ -21,22 +21,24 @@ nothing rings across the edge.
 
 **Colour.** ICC profiles are kept, except those that act like sRGB to within one level: a picture without a profile is
 sRGB. Pictures in CMYK are converted to sRGB through their profile, which is then dropped with the inks it
-describes. Primaries and transfer functions that a file states in other words (cICP, cHRM, ``nclx``, tags of TIFF) become a
-profile, gAMA alone is applied; PQ and HLG are refused, as 8 bits of sRGB cannot hold what they mean.
+describes. Primaries and transfer functions that a file states in other words (cICP, cHRM, ``nclx``, tags of TIFF)
+become a profile, gAMA alone is applied; PQ and HLG are refused, as 8 bits of sRGB cannot hold what they mean.
 
-**EXIF, XMP, IPTC and the resolution** are kept (:mod:`codec.metadata`). The orientation is applied to the pixels and set to
-upright. Other metadata is not kept, and never in the way.
+**EXIF, XMP, IPTC and the resolution** are kept (:mod:`codec.metadata`). The orientation is applied to the pixels and
+set to upright. Other metadata is not kept, and never in the way.
 
 **A JPEG without its end marker** is read where all of its pixels are there; otherwise only on request.
 
 **Animations and pages** are reduced to their first frame, or the one that the caller asks for. A Pillow image that was
 moved to another frame is taken as it stands.
 
-**What is opened** is what :data:`READABLE` names, and TGA by its name: Pillow has formats whose readers start other programs. Pillow's limit on
-the number of pixels, which belongs to the whole process, has no say; ``max_pixels`` has.
+**What is opened** is what :data:`READABLE` names, and TGA by its name: Pillow has formats whose readers start other
+programs. Pillow's limit on the number of pixels, which belongs to the whole process, has no say; ``max_pixels`` has.
 
 Files are encoded in memory and appear whole or not at all (:mod:`codec.files`).
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -47,10 +49,13 @@ import os
 import struct
 import sys
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin
 
 from . import bitstream, colour, metadata, picture_files
 from .errors import (
@@ -61,8 +66,13 @@ from .errors import (
     is_memory,
     not_enough_memory,
 )
-from .files import write_bytes_atomic
+from .files import BytesLike, StrPath, write_bytes_atomic
 from .metadata import Metadata
+
+Readable: TypeAlias = StrPath | IO[bytes] | Image.Image | np.ndarray  # what read_picture takes
+_Image: TypeAlias = Any  # a PIL.Image.Image with what its format adds: tile, fp, tag_v2
+_Again: TypeAlias = Callable[[], _Image]  # opens the file of an image once more
+_Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
 # Pillow's names of the formats that are read, in the order in which they are tried; the last two come with packages of
 # their own. Each looks at the first bytes before anything else.
@@ -151,33 +161,34 @@ class Reading:
     keep_source: float = 0.0
 
 
-def read_picture(image, max_pixels=bitstream.MAX_PIXELS, **how) -> Picture:
+def read_picture(image: Readable, max_pixels: int = bitstream.MAX_PIXELS, **how: Any) -> Picture:
     """The pixels of a picture, and what belongs to them; see the module's docstring for what is kept.
 
     Args:
         image: a path (str or path-like), a binary file at its beginning, a ``PIL.Image.Image``, or an array of shape
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float from
-            0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an array's
-            memory.
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), grey, RGB or RGBA: uint8, bool, uint16 (white is 65535), or float
+            from 0 to 1, then also (1, H, W), (3, H, W) or (4, H, W). None of them is changed; the result may share an
+            array's memory.
         max_pixels, how: fields of Reading.
 
     Raises:
         ImageError: missing, unreadable, truncated, empty or too large; a type or shape not listed above.
         CodecError: not enough memory for it.
     """
-    how = Reading(max_pixels, **how)
-    if hasattr(image, "read") and not image.seekable():
-        image = io.BytesIO(_all_of(image))
+    reading = Reading(max_pixels, **how)
+    if hasattr(image, "read"):
+        file = cast("IO[bytes]", image)
+        image = file if file.seekable() else io.BytesIO(_all_of(file))
     try:
-        return _read(image, how)
+        return _read(image, reading)
     except Warning:
         # The program has made warnings errors, and Pillow warns about what does not matter to the picture.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read(image, how)
+            return _read(image, reading)
 
 
-def count_frames(path) -> int:
+def count_frames(path: StrPath) -> int:
     """Frames or pages of a picture file; 1 where it cannot be read."""
     try:
         with open(path, "rb") as file, _opened(file, os.fsdecode(path), Reading())[0] as image:
@@ -186,14 +197,14 @@ def count_frames(path) -> int:
         return 1
 
 
-def _read(image, how):
+def _read(image: Readable, how: Reading) -> Picture:
     if isinstance(image, (str, os.PathLike)):
         path = os.fsdecode(image)
         with _one_line_errors(f"{path}: cannot read"), open(path, "rb") as file:
             return _read_file(file, path, how)
     if hasattr(image, "read"):
         with _one_line_errors("cannot read"):
-            return _read_file(image, "", how)
+            return _read_file(cast("IO[bytes]", image), "", how)
     if isinstance(image, Image.Image):
         name = os.fsdecode(getattr(image, "filename", "") or "picture")
         with _one_line_errors(f"{name}: cannot read"):
@@ -203,12 +214,22 @@ def _read(image, how):
     raise ImageError(f"not a picture: {type(image).__name__}; needed a path, a file, a PIL image or a uint8 array")
 
 
-def to_image(pixels, alpha=None, grey=False, icc=None, exif=None, *, xmp=None, iptc=None, dpi=None) -> Image.Image:
+def to_image(
+    pixels: np.ndarray,
+    alpha: np.ndarray | None = None,
+    grey: bool = False,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    *,
+    xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> Image.Image:
     """The parts of a ``Picture`` as a Pillow image of mode L, LA, RGB or RGBA.
 
-    Metadata is in ``info``, under the names that Pillow's own readers use: ``icc_profile``, ``exif`` (only where Pillow can
-    read it: ``getexif`` would raise), ``xmp``, ``photoshop`` and ``dpi``. Grey pictures take the rounded mean of the three
-    channels: decoded channels may differ by a level or so.
+    Metadata is in ``info``, under the names that Pillow's own readers use: ``icc_profile``, ``exif`` (only where Pillow
+    can read it: ``getexif`` would raise), ``xmp``, ``photoshop`` and ``dpi``. Grey pictures take the rounded mean of
+    the three channels: decoded channels may differ by a level or so.
     """
     height, width = pixels.shape[:2]
     assert pixels.shape == (height, width, 3) and pixels.dtype == np.uint8
@@ -220,7 +241,13 @@ def to_image(pixels, alpha=None, grey=False, icc=None, exif=None, *, xmp=None, i
     return image
 
 
-def info_of(icc=None, exif=None, xmp=None, iptc=None, dpi=None) -> dict:
+def info_of(
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    iptc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> dict[str, Any]:
     """What is there of a picture's profile and metadata as the ``info`` of a Pillow image; see :func:`to_image`."""
     found = {
         "icc_profile": icc,
@@ -232,7 +259,7 @@ def info_of(icc=None, exif=None, xmp=None, iptc=None, dpi=None) -> dict:
     return {name: value for name, value in found.items() if value}
 
 
-def mean_channel(pixels) -> np.ndarray:
+def mean_channel(pixels: np.ndarray) -> np.ndarray:
     """(H, W), the rounded mean of the channels of pixels (H, W, 3), of the same type."""
     height, width = pixels.shape[:2]
     single = np.empty((height, width), pixels.dtype)
@@ -241,13 +268,13 @@ def mean_channel(pixels) -> np.ndarray:
     return single
 
 
-def has_equal_channels(pixels) -> bool:
+def has_equal_channels(pixels: np.ndarray) -> bool:
     """Whether all of pixels (H, W, 3) are grey."""
     bands = (pixels[rows] for rows in _row_bands(*pixels.shape[:2]))
     return all((band[..., 0] == band[..., 1]).all() and (band[..., 0] == band[..., 2]).all() for band in bands)
 
 
-def to_eight_bits(pixels) -> np.ndarray:
+def to_eight_bits(pixels: np.ndarray) -> np.ndarray:
     """uint8 of uint8 or uint16 samples, rounded."""
     if pixels.dtype == np.uint8:
         return pixels
@@ -257,7 +284,7 @@ def to_eight_bits(pixels) -> np.ndarray:
     return small
 
 
-def metadata_of_stored(data, grey=False) -> tuple[Metadata, bytes | None]:
+def metadata_of_stored(data: bytes, grey: bool = False) -> tuple[Metadata, bytes | None]:
     """(metadata, ICC profile) of a stored picture file, without decoding pixels; Corrupt where it is damaged.
 
     Args:
@@ -275,10 +302,10 @@ def metadata_of_stored(data, grey=False) -> tuple[Metadata, bytes | None]:
         raise Corrupt(f"corrupt: {error}") from error
 
 
-# --- Reading ------------------------------------------------------------------------------------------------
+# Reading
 
 
-def _read_file(file, name, how) -> Picture:
+def _read_file(file: IO[bytes], name: str, how: Reading) -> Picture:
     if not file.seekable():
         file = io.BytesIO(_all_of(file))
     image, opened, again = _opened(file, name, how)
@@ -290,7 +317,9 @@ def _read_file(file, name, how) -> Picture:
         return replace(picture, size=size, source=_source_of(image, file, picture, how, opened))
 
 
-def _source_of(image, file, picture, how, opened):
+def _source_of(
+    image: ImageFile.ImageFile, file: IO[bytes], picture: Picture, how: Reading, opened: picture_files.Opened | None
+) -> Source | None:
     """Source of a file of one frame, or None."""
     if how.frame or _frames_of(image) > 1 or image.format not in bitstream.STORED_KINDS:
         return None
@@ -300,13 +329,14 @@ def _source_of(image, file, picture, how, opened):
     data, bare = file.read(), None
     with contextlib.suppress(Corrupt):
         bitstream.stored_kind(data)  # some that Pillow reads begin in other ways
-        turned = opened and max(metadata.orientation(opened.exif or b""), metadata.xmp_orientation(opened.xmp))
-        if opened and not opened.cicp and opened.icc is None and turned <= 1:
-            bare = bytes(opened.data)
+        if opened and not opened.cicp and opened.icc is None:
+            turned = max(metadata.orientation(opened.exif or b""), metadata.xmp_orientation(opened.xmp))
+            bare = bytes(opened.data) if turned <= 1 else None
         return Source(data, bare)
+    return None
 
 
-def _opened(file, name, how):
+def _opened(file: IO[bytes], name: str, how: Reading) -> tuple[_Image, picture_files.Opened | None, _Again]:
     """(Pillow's image of a picture file, picture_files.Opened or None, a function that opens it once more).
 
     No pixels have been decoded, and of most formats only the header has been read.
@@ -327,7 +357,7 @@ def _opened(file, name, how):
     elif prefix.startswith(b"\xff\xd8\xff"):
         opened = picture_files.open_jpeg(prefix + file.read())
 
-    def again():
+    def again() -> _Image:
         # As Image.open does, but for Pillow's limit, which is global and would stand in the middle of ours.
         for make in _readers(prefix, name):
             if opened is None:
@@ -345,7 +375,7 @@ def _opened(file, name, how):
     return again(), opened, again
 
 
-def _readers(prefix, name=""):
+def _readers(prefix: bytes, name: str = "") -> list[Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]]:
     """What makes images of files that begin with these bytes, of the formats that we name."""
     Image.preinit()
     if not all(form in Image.OPEN for form in READABLE[:-2]):
@@ -360,7 +390,7 @@ def _readers(prefix, name=""):
     return makers
 
 
-def _load_plugin(form, module, package, name, quietly=False):
+def _load_plugin(form: str, module: str, package: str, name: str, quietly: bool = False) -> None:
     try:
         plugin = importlib.import_module(module)
     except ImportError:
@@ -371,19 +401,19 @@ def _load_plugin(form, module, package, name, quietly=False):
         plugin.register_heif_opener()
 
 
-def _frames_of(image) -> int:
+def _frames_of(image: Image.Image) -> int:
     with _damage_ignored():
         return getattr(image, "n_frames", 1) or 1
     return 1
 
 
-def _all_of(file):
+def _all_of(file: IO[bytes]) -> bytes:
     """The bytes of a file that cannot be wound back: those of a pipe; not all of it where it is no picture anyway."""
     start = file.read(32)
     return start + file.read() if _readers(start) else start
 
 
-def _read_array(array, how) -> Picture:
+def _read_array(array: np.ndarray, how: Reading) -> Picture:
     array = _samples(array, how.deep)
     height, width = array.shape[:2]
     _check_size(width, height, "array", how.max_pixels)
@@ -394,14 +424,14 @@ def _read_array(array, how) -> Picture:
         alpha = to_eight_bits(np.array(array[..., 3], order="C"))
         return _finish(Picture(np.array(array[..., :3], order="C"), alpha), how)
     # Writable, as torch.from_numpy asks for; copied only where it is not.
-    return Picture(np.require(array, requirements="CW"))
+    return Picture(np.require(array, requirements=["C", "W"]))
 
 
-def _samples(array, deep):
-    """An array of one of the kinds that are taken as (H, W), (H, W, 3) or (H, W, 4), uint8, or uint16 where it is deep."""
+def _samples(array: np.ndarray, deep: bool) -> np.ndarray:
+    """An array of any kind that is taken as (H, W), (H, W, 3) or (H, W, 4), uint8, or uint16 where it is deep."""
     wrong = ImageError(
-        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 of "
-        f"those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
+        "array: needed bool, uint8 or uint16 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or floats from 0 to 1 "
+        f"of those shapes or (1, H, W), (3, H, W), (4, H, W); found {array.dtype} {array.shape}"
     )
     floats = array.dtype.kind == "f"
     if not (floats or array.dtype in (np.bool_, np.uint8, np.uint16)):
@@ -410,10 +440,11 @@ def _samples(array, deep):
         array = array.transpose(1, 2, 0)  # as networks have it
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if not (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (3, 4)):
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise wrong
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        levels: np.ndarray = array.astype(np.uint8) * np.uint8(255)
+        return levels
     if floats:
         if array.size and not (-_OVERSHOOT <= array.min() and array.max() <= 1 + _OVERSHOOT):  # NaN, too
             raise ImageError(f"array: floats from {array.min():g} to {array.max():g}; needed 0 to 1")
@@ -421,7 +452,9 @@ def _samples(array, deep):
     return array if deep or not array.size else to_eight_bits(array)
 
 
-def _read_pillow(image, name, how, opened=None, again=None) -> Picture:
+def _read_pillow(
+    image: Image.Image, name: str, how: Reading, opened: picture_files.Opened | None = None, again: _Again | None = None
+) -> Picture:
     _check_size(*image.size, name, how.max_pixels)  # before load() allocates anything
     try:
         return _picture_of(image, name, how, opened, again)
@@ -431,7 +464,9 @@ def _read_pillow(image, name, how, opened=None, again=None) -> Picture:
     raise not_enough_memory(*image.size, name)
 
 
-def _picture_of(image, name, how, opened, again):
+def _picture_of(
+    image: Image.Image, name: str, how: Reading, opened: picture_files.Opened | None, again: _Again | None
+) -> Picture:
     remarks = []
     frames = _frames_of(image) if again else 1
     if how.frame:
@@ -449,10 +484,10 @@ def _picture_of(image, name, how, opened, again):
     orientation, found = _metadata_of(image, opened, again, remarks)
     _settle_colours(image, name, opened)
     samples = _stored_as(image)
-    wide = again is not None and not how.frame and (samples in _WIDE_LAYOUTS or samples == _WIDE_GREY)
+    wide = not how.frame and (samples in _WIDE_LAYOUTS or samples == _WIDE_GREY)
     top = _ppm_top(image) if again else None
     icc = image.info.get("icc_profile")
-    if wide and not (icc and len(icc) > bitstream.MAX_ICC):
+    if again and samples and wide and not (icc and len(icc) > bitstream.MAX_ICC):
         grey = samples == _WIDE_GREY
         pixels, alpha = _wide_planes(image, again, samples)
         icc = _profile_to_keep(image, "L" if grey else "RGB")
@@ -480,12 +515,12 @@ def _picture_of(image, name, how, opened, again):
     return _finish(Picture(_turn_upright(pixels, orientation), alpha, grey, icc, found, tuple(remarks)), how)
 
 
-def _is_deep(mode):
+def _is_deep(mode: str) -> bool:
     return mode in _DEEP_MODES or mode.startswith("I;16")
 
 
-def _with_sample_alpha(image, samples):
-    """The image, its one see-through sample at the depth of the others: in a grey PNG of 2 or 4 bits it is at the file's."""
+def _with_sample_alpha(image: Image.Image, samples: str | None) -> Image.Image:
+    """The image, its one see-through sample at the others' depth: in a grey PNG of 2 or 4 bits it is at the file's."""
     transparent = image.info.get("transparency")
     if samples in _SHALLOW_GREY and isinstance(transparent, int):
         depth = _SHALLOW_GREY[samples]
@@ -494,7 +529,7 @@ def _with_sample_alpha(image, samples):
     return image
 
 
-def _is_whole(opened):
+def _is_whole(opened: picture_files.Opened) -> bool:
     """Whether all pixels of a JPEG without an end marker are there: then it does not matter what follows."""
     if not picture_files.has_all_scans(bytes(opened.data)):
         return False
@@ -505,7 +540,7 @@ def _is_whole(opened):
     return len(found) == 1
 
 
-def _stored_as(image):
+def _stored_as(image: Image.Image) -> str | None:
     """Pillow's name of how the file stores samples, as long as they have not been loaded; else None."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
@@ -514,21 +549,21 @@ def _stored_as(image):
     return arguments if isinstance(arguments, str) else None
 
 
-def _finish(picture, how) -> Picture:
+def _finish(picture: Picture, how: Reading) -> Picture:
     """The picture without an alpha plane that says nothing, and perhaps filled; its pixels must be ours to change."""
     if picture.alpha is not None and picture.alpha.min() == 255:
         picture = replace(picture, alpha=None)
     return picture if how.exact else filled(picture)
 
 
-def filled(picture) -> Picture:
+def filled(picture: Picture) -> Picture:
     """The picture, colours under its transparent pixels replaced by a smooth fill, in place."""
     if picture.alpha is not None:
         _fill_transparent(picture.pixels, picture.alpha)
     return picture
 
 
-def _check_size(width, height, name, max_pixels):
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(_about(name, f"an empty picture of {width} x {height} pixels"))
     try:
@@ -537,23 +572,23 @@ def _check_size(width, height, name, max_pixels):
         raise ImageError(_about(name, error)) from None
 
 
-def _about(name, text):
+def _about(name: str, text: object) -> str:
     return f"{name}: {text}" if name else str(text)
 
 
-def _row_bands(height, width):
+def _row_bands(height: int, width: int) -> list[slice]:
     """Slices of rows: bands of a picture of about ``_STRIP_PIXELS``, in multiples of ``_FILL_BLOCK`` rows."""
     rows = max(1, _STRIP_PIXELS // width // _FILL_BLOCK) * _FILL_BLOCK
     return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
-def _strips(image):
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     """(rows, part of the image) from top to bottom."""
     for rows in _row_bands(image.height, image.width):
         yield rows, image.crop((0, rows.start, image.width, rows.stop))
 
 
-def _planes(image, convert):
+def _planes(image: Image.Image, convert: _Convert) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 (H, W, 3) and alpha (H, W) or None; ``convert`` maps parts of the image to L, LA, RGB or RGBA."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     alpha = None
@@ -571,13 +606,13 @@ def _planes(image, convert):
     return pixels, alpha
 
 
-def _wide_planes(image, again, samples):
+def _wide_planes(image: _Image, again: _Again, samples: str) -> tuple[np.ndarray, np.ndarray | None]:
     """uint16 (H, W, 3) and alpha uint8 (H, W) or None of colours, or grey with alpha, of 16 bits."""
     transparent = image.info.get("transparency")
     if samples == _WIDE_GREY:
         image.tile = [_relaid(tile, "RGBA") for tile in image.tile]  # as many bits: high and low byte of both channels
         image.load()
-        halves = (image, (0, 2)), (image, (1, 3))
+        halves: list[tuple[_Image, tuple[int, ...]]] = [(image, (0, 2)), (image, (1, 3))]
     else:
         layout, order = samples[:-1], samples[-1]
         first, second = image, again()
@@ -585,7 +620,7 @@ def _wide_planes(image, again, samples):
             part.tile = [_relaid(tile, layout + byte) for tile in part.tile]
             part.load()
         channels = tuple(range(len(image.getbands())))
-        halves = (first, channels), (second, channels)
+        halves = [(first, channels), (second, channels)]
         if order == "L" or (order == "N" and sys.byteorder == "little"):
             halves = halves[::-1]
 
@@ -596,7 +631,7 @@ def _wide_planes(image, again, samples):
         alpha = np.empty((image.height, image.width), np.uint8)
     for (rows, top), (_, bottom) in zip(_strips(high), _strips(low), strict=True):
         part = np.asarray(top)[..., high_bands].astype(np.uint16) << 8 | np.asarray(bottom)[..., low_bands]
-        if len(high_bands) != 3:
+        if alpha is not None and len(high_bands) != 3:
             alpha[rows] = (part[..., -1].astype(np.uint32) + 128) // 257
             part = part[..., :-1]
         elif alpha is not None:
@@ -605,7 +640,7 @@ def _wide_planes(image, again, samples):
     return pixels, alpha
 
 
-def _ppm_top(image):
+def _ppm_top(image: _Image) -> int | None:
     """The highest sample of a binary PPM of colours of more than 8 bits; else None. Pillow makes 8 of them."""
     if image.format == "PPM" and image.mode == "RGB" and image.tile and image.tile[0][0] == "ppm":
         top = image.tile[0][3][1]
@@ -613,7 +648,7 @@ def _ppm_top(image):
     return None
 
 
-def _ppm_plane(image, top):
+def _ppm_plane(image: _Image, top: int) -> np.ndarray:
     """uint16 (H, W, 3) of a PPM file with samples of two bytes, high byte first."""
     image.fp.seek(image.tile[0][2])
     pixels = np.empty((image.height, image.width, 3), np.uint16)
@@ -627,18 +662,20 @@ def _ppm_plane(image, top):
     return pixels
 
 
-def _relaid(tile, layout):
+def _relaid(tile: Any, layout: str) -> Any:
     """A tile of Pillow's whose samples are unpacked in another way."""
     arguments = layout if isinstance(tile[3], str) else (layout, *tile[3][1:])
     parts = *tile[:3], arguments
     return tile._make(parts) if hasattr(tile, "_make") else parts
 
 
-def _deep_planes(image, name):
+def _deep_planes(image: _Image, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Like ``_planes`` for one channel of more than 8 bits; uint16."""
     extrema = [(strip.min(), strip.max()) for strip in (np.asarray(part) for _, part in _strips(image))]
     low, high = np.array(extrema).T
     low, high = low.min(), high.max()  # NaN if there is one, unlike Pillow's getextrema
+    scale: float
+    slack: float
     if image.mode == "F":
         scale, limit = (65535, 1) if high <= 1 + _OVERSHOOT else (257, 255)
         slack = _OVERSHOOT * limit
@@ -667,15 +704,15 @@ def _deep_planes(image, name):
     return pixels, alpha
 
 
-def _tiff_bits(image):
+def _tiff_bits(image: _Image) -> int | None:
     """Bits a sample that a TIFF of 9 to 15 says it has; Pillow leaves their values as they are."""
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
     return bits if 8 < bits < 16 else None
 
 
-def _turn_upright(plane, orientation):
+def _turn_upright(plane: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, ...) as the camera meant it; EXIF 2.32, section 4.6.5.1. Unknown values mean upright."""
-    turned = {
+    ways: dict[int, Callable[[], np.ndarray]] = {
         2: lambda: plane[:, ::-1],
         3: lambda: plane[::-1, ::-1],
         4: lambda: plane[::-1],
@@ -683,11 +720,13 @@ def _turn_upright(plane, orientation):
         6: lambda: np.rot90(plane, -1),
         7: lambda: plane.swapaxes(0, 1)[::-1, ::-1],
         8: lambda: np.rot90(plane),
-    }.get(orientation, lambda: plane)()
-    return np.ascontiguousarray(turned)
+    }
+    return np.ascontiguousarray(ways.get(orientation, lambda: plane)())
 
 
-def _metadata_of(image, opened, again, remarks):
+def _metadata_of(
+    image: _Image, opened: picture_files.Opened | None, again: _Again | None, remarks: list[str]
+) -> tuple[int, Metadata]:
     """(orientation, Metadata) of an image: upright, and what is damaged or too long is left out with a remark."""
     turned = 0
     if opened:
@@ -715,7 +754,7 @@ def _metadata_of(image, opened, again, remarks):
     return turned, found
 
 
-def _exif_of(image):
+def _exif_of(image: _Image) -> bytes | None:
     """EXIF of a Pillow image in its TIFF form: as it was read, unless it has been changed since; or None."""
     raw = image.info.get("exif")
     raw = raw.removeprefix(metadata.PREFIX) if isinstance(raw, bytes) else None
@@ -734,7 +773,7 @@ def _exif_of(image):
     return None
 
 
-def _resolution_of(image):
+def _resolution_of(image: Image.Image) -> tuple[float, float] | None:
     """Pixels per inch, across and down, or None."""
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         across, down = (float(number) for number in image.info["dpi"])
@@ -743,7 +782,7 @@ def _resolution_of(image):
     return None
 
 
-def _is_readable(exif) -> bool:
+def _is_readable(exif: bytes) -> bool:
     """Whether Pillow can read all of EXIF in its TIFF form, values included."""
     if not metadata.is_sound(exif):  # of which Pillow would warn
         return False
@@ -760,7 +799,7 @@ def _is_readable(exif) -> bool:
 
 
 @contextlib.contextmanager
-def _damage_ignored():
+def _damage_ignored() -> Iterator[None]:
     """Pillow raises errors of many kinds on damaged EXIF. The pixels are worth having anyway."""
     try:
         yield
@@ -770,11 +809,11 @@ def _damage_ignored():
         pass
 
 
-# --- Colour -------------------------------------------------------------------------------------------------
+# Colour
 
 
-def _settle_colours(image, name, opened):
-    """Give an image that was opened here the profile that its file means, in whatever words; ImageError for PQ and HLG."""
+def _settle_colours(image: _Image, name: str, opened: picture_files.Opened | None) -> None:
+    """Give an image that was opened here the profile that its file means, however said; ImageError for PQ and HLG."""
     info, code = image.info, None
     if opened and image.format == "PNG":
         info["icc_profile"] = opened.icc
@@ -802,7 +841,7 @@ def _settle_colours(image, name, opened):
             info.pop("gamma", None)
 
 
-def _nclx(file):
+def _nclx(file: IO[bytes]) -> tuple[int, int] | None:
     """(primaries, transfer) of H.273 in the colour box of an AVIF or HEIF file, or None."""
     place = file.tell()
     file.seek(0)
@@ -814,7 +853,7 @@ def _nclx(file):
     return struct.unpack(">HH", start[position + 8 : position + 12])
 
 
-def _colour_plan(image):
+def _colour_plan(image: Image.Image) -> tuple[_Convert, bool, bytes | None]:
     """(convert, grey, icc): how parts of an 8-bit image become L, LA, RGB or RGBA, and their profile then."""
     icc = image.info.get("icc_profile")
     if image.mode == "CMYK":
@@ -834,21 +873,21 @@ def _colour_plan(image):
     return lambda strip: strip.convert(mode), grey, icc
 
 
-def _profile_to_keep(image, mode) -> bytes | None:
+def _profile_to_keep(image: Image.Image, mode: str) -> bytes | None:
     """The image's profile, if it is one for pixels of ``mode`` (L, RGB) and does not just act like sRGB."""
-    icc = image.info.get("icc_profile")
+    icc: bytes | None = image.info.get("icc_profile")
     if not icc or _profile_space(icc) != _SPACES[mode] or _acts_like_srgb(icc, mode):
         return None
     return icc
 
 
-def _profile_space(icc) -> str:
+def _profile_space(icc: bytes) -> str:
     """The colour space field of a profile's header; ICC.1:2010, section 7.2.6."""
     return icc[16:20].decode("latin-1")
 
 
 @functools.lru_cache(maxsize=16)
-def _acts_like_srgb(icc, mode) -> bool:
+def _acts_like_srgb(icc: bytes, mode: str) -> bool:
     """Whether a profile maps a lattice of colours to sRGB with errors of at most one level.
 
     Measured, not looked up: profiles named sRGB differ in bytes, and some only claim to be.
@@ -865,7 +904,7 @@ def _acts_like_srgb(icc, mode) -> bool:
     return bool(np.abs(np.asarray(to_srgb(image)) - wanted).max() <= 1)
 
 
-def _srgb_transform(icc, mode):
+def _srgb_transform(icc: bytes, mode: str) -> _Convert | None:
     """A function from images of ``mode`` (L, RGB, CMYK) in a profile to RGB in sRGB; None if unusable."""
     if _profile_space(icc) != _SPACES[mode]:
         return None
@@ -873,28 +912,28 @@ def _srgb_transform(icc, mode):
     with contextlib.suppress(Exception):
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-        return lambda image: ImageCms.applyTransform(image, transform)
+        return lambda image: cast("Image.Image", ImageCms.applyTransform(image, transform))  # not in place
     return None
 
 
-def _srgb_levels(info, top):
-    """The sRGB level of each level of a PNG that states gAMA and nothing that outranks it; None where they are the same."""
+def _srgb_levels(info: dict[Any, Any], top: int) -> np.ndarray | None:
+    """The sRGB level of each level of a PNG that states gAMA and nothing that outranks it; None where none changes."""
     exponent = info.get("gamma")
     if not exponent or info.get("srgb") is not None or info.get("icc_profile") or colour.means_srgb(exponent):
         return None
     return colour.srgb_levels(exponent, top)
 
 
-# --- Stored pictures ----------------------------------------------------------------------------------------
+# Stored pictures
 
 
-def read_stored(container, deep=False) -> Picture:
+def read_stored(container: bitstream.Container, deep: bool = False) -> Picture:
     """The picture that a bitstream.Container carries as a file.
 
     Raises:
         Corrupt: not a picture of the kind that it says, or of another size, or with other channels.
     """
-    data = container.tiles[0].data
+    data = bitstream.stored_file(container)
     kind = bitstream.stored_kind(data)
     try:
         with _one_line_errors("the stored picture"):
@@ -916,10 +955,10 @@ def read_stored(container, deep=False) -> Picture:
     return picture
 
 
-# --- Alpha --------------------------------------------------------------------------------------------------
+# Alpha
 
 
-def encode_alpha(alpha, quality=100) -> bytes:
+def encode_alpha(alpha: np.ndarray, quality: float = 100) -> bytes:
     """A uint8 (H, W) plane as a grey PNG; 1 bit a pixel if it holds only 0 and 255.
 
     Args:
@@ -962,7 +1001,7 @@ def decode_alpha(data: bytes, width: int, height: int) -> np.ndarray:
         raise wrong from None
 
 
-def _png_chunks(data):
+def _png_chunks(data: bytes) -> list[bytes]:
     """The chunk types of a PNG in order; empty if the chunks do not fill the file exactly."""
     kinds, position = [], 8
     while position < len(data):
@@ -971,7 +1010,7 @@ def _png_chunks(data):
     return kinds if position == len(data) else []
 
 
-def _fill_transparent(pixels, alpha):
+def _fill_transparent(pixels: np.ndarray, alpha: np.ndarray) -> None:
     """Replace, in place, the colour of fully transparent pixels by a smooth continuation of the visible ones.
 
     Blocks of 8 x 8 pixels take the mean of their visible colours, blocks without any are interpolated from a
@@ -990,18 +1029,18 @@ def _fill_transparent(pixels, alpha):
         sums.append(_pool(pixels[rows] * (weight / np.float32(unit)), _FILL_BLOCK))
         weights.append(_pool(weight, _FILL_BLOCK))
     blocks = _fill_blocks(np.concatenate(sums), np.concatenate(weights))
-    blocks = Image.fromarray(np.floor(blocks + 0.5).clip(0, 255).astype(np.uint8))
+    small = Image.fromarray(np.floor(blocks + 0.5).clip(0, 255).astype(np.uint8))
     width = alpha.shape[1]
     for rows in bands:
-        box = [0, rows.start / _FILL_BLOCK, width / _FILL_BLOCK, rows.stop / _FILL_BLOCK]
-        fill = np.asarray(blocks.resize((width, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box))
+        box = (0, rows.start / _FILL_BLOCK, width / _FILL_BLOCK, rows.stop / _FILL_BLOCK)
+        fill = np.asarray(small.resize((width, rows.stop - rows.start), Image.Resampling.BILINEAR, box=box))
         hidden = alpha[rows] == 0
         pixels[rows][hidden] = fill[hidden] * pixels.dtype.type(unit)
 
 
-def _fill_blocks(sums, weights):
+def _fill_blocks(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3) from weighted sums (h, w, 3) and weights (h, w, 1), not all of them zero."""
-    colours = sums / np.maximum(weights, 1)  # weights are whole numbers
+    colours: np.ndarray = sums / np.maximum(weights, 1)  # weights are whole numbers
     empty = weights[..., 0] == 0
     if empty.any():
         coarse = _fill_blocks(_pool(sums, 2), _pool(weights, 2))
@@ -1014,24 +1053,24 @@ def _fill_blocks(sums, weights):
     return colours
 
 
-def _pool(values, size):
+def _pool(values: np.ndarray, size: int) -> np.ndarray:
     """Sums over blocks of size x size, those at the lower and right edge as far as they go."""
     for axis in (0, 1):
         values = np.add.reduceat(values, np.arange(0, values.shape[axis], size), axis=axis)
     return values
 
 
-# --- Writing ------------------------------------------------------------------------------------------------
+# Writing
 
 
 @dataclass(frozen=True)
 class _Format:
     name: str  # Pillow's
-    modes: tuple = ("L", "LA", "RGB", "RGBA")  # that it holds
+    modes: tuple[str, ...] = ("L", "LA", "RGB", "RGBA")  # that it holds
     icc: bool = True
-    metadata: tuple = ()  # of exif, xmp, iptc, dpi: what it holds
+    metadata: tuple[str, ...] = ()  # of exif, xmp, iptc, dpi: what it holds
     lossy: bool = False  # with Writing.quality or without
-    options: tuple = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 _OPAQUE = ("L", "RGB")
@@ -1066,6 +1105,8 @@ FORMATS = {
 DEEP_EXTENSIONS = (".png", ".ppm", ".pgm", ".pnm")  # of formats that are written with 16 bits a sample
 _LOSSY_QUALITY = {"JPEG": 95, "AVIF": 90}  # where nobody has said otherwise
 _JPEG_SEGMENT = 65533  # bytes of a segment's contents
+# Rows of each of three bands on which the strategy for a PNG is tried, at least, and how much larger it may be.
+_BAND, _RUNS_COST = 8, 1.05
 _WORDS = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
 
 
@@ -1082,7 +1123,7 @@ class Writing:
     background: tuple[int, int, int] = (255, 255, 255)
 
 
-def save_picture(image, path, how=Writing()) -> list[str]:
+def save_picture(image: Image.Image | Picture, path: StrPath, how: Writing = Writing()) -> list[str]:
     """Write an image of mode L, LA, RGB or RGBA; the extension, one of ``FORMATS``, chooses the format.
 
     The file appears whole or not at all; for what is written and returned, see :func:`encode_picture`.
@@ -1096,13 +1137,15 @@ def save_picture(image, path, how=Writing()) -> list[str]:
     return remarks
 
 
-def encode_picture(image, extension, name="picture", how=Writing()):
+def encode_picture(
+    image: Image.Image | Picture, extension: str, name: str = "picture", how: Writing = Writing()
+) -> tuple[BytesLike, list[str]]:
     """The bytes of a picture file, and remarks.
 
     Without loss, except for JPEG (quality 95, full chroma) and AVIF (90, full chroma), unless ``how`` asks for loss.
-    Formats without alpha get the picture on white, as paper and browsers show it: who asks for a JPEG of a cut-out wants
-    a picture, not a refusal. Formats that cannot carry a profile get sRGB. Metadata that the format has no room for is
-    left out.
+    Formats without alpha get the picture on white, as paper and browsers show it: who asks for a JPEG of a cut-out
+    wants a picture, not a refusal. Formats that cannot carry a profile get sRGB. Metadata that the format has no room
+    for is left out.
 
     Args:
         image: of mode L, LA, RGB or RGBA; or a Picture of 16 bits, for one of ``DEEP_EXTENSIONS``.
@@ -1117,8 +1160,7 @@ def encode_picture(image, extension, name="picture", how=Writing()):
         ImageError: a picture that the format cannot hold. CodecError: not enough memory.
     """
     form = FORMATS[extension]
-    deep = isinstance(image, Picture)
-    if not deep and image.mode not in ("L", "LA", "RGB", "RGBA"):
+    if not isinstance(image, Picture) and image.mode not in ("L", "LA", "RGB", "RGBA"):
         raise ImageError(f"{name}: cannot write mode {image.mode}; needed L, LA, RGB or RGBA")
     if form.name == "JXL" and "JXL" not in Image.SAVE:
         _load_plugin("JXL", *_PLUGINS["JXL"][:2], name)
@@ -1129,15 +1171,15 @@ def encode_picture(image, extension, name="picture", how=Writing()):
         raise ImageError(f"{name}: this Pillow cannot write {form.name}")
     try:
         with _one_line_errors(f"{name}: cannot write"):
-            return _encode_deep(image, form, how) if deep else _encode(image, form, how)
+            return _encode_deep(image, form, how) if isinstance(image, Picture) else _encode(image, form, how)
     except CodecError as error:
         if not is_memory(error.__cause__):
             raise
-    height, width = image.pixels.shape[:2] if deep else image.size[::-1]
+    width, height = image.pixels.shape[1::-1] if isinstance(image, Picture) else image.size
     raise not_enough_memory(width, height, name)
 
 
-def _encode(image, form, how):
+def _encode(image: Image.Image, form: _Format, how: Writing) -> tuple[BytesLike, list[str]]:
     icc, found = image.info.get("icc_profile"), _written_metadata(image.info)
     image, icc, remarks = _fitted_modes(image, icc, form, how)
     found, left_out = _with_room(found, form)
@@ -1150,13 +1192,28 @@ def _encode(image, form, how):
     elif form.name in ("WEBP", "JXL"):
         options.update({"lossless": True, "exact": True} if how.quality is None else {"quality": how.quality})
     image.info = {}  # Pillow adds what it finds there, in some formats
-    data = _saved(image, form.name, **options, **_metadata_options(found, form))
+    if form.name == "PNG":
+        options["compress_type"] = _png_strategy(image)
+    data: BytesLike = _saved(image, form.name, **options, **_metadata_options(found, form))
     if form.name == "TIFF" and (found.exif or found.xmp or found.iptc):
         data = metadata.into_tiff(data, found)
     return data, [*remarks, *left_out]
 
 
-def _written_metadata(info):
+def _png_strategy(image: Image.Image) -> int:
+    """zlib's strategy for a PNG: runs alone where they are hardly larger, as of photographs, in a fifth of the time."""
+    height = max(_BAND, image.height // (8 * _BAND))
+    if image.height < 4 * height:
+        return zlib.Z_FILTERED
+    sizes = {zlib.Z_FILTERED: 0, zlib.Z_RLE: 0}
+    for top in (image.height * place // 4 for place in (1, 2, 3)):
+        band = image.crop((0, top, image.width, min(top + height, image.height)))
+        for strategy in sizes:
+            sizes[strategy] += len(_saved(band, "PNG", compress_type=strategy))
+    return zlib.Z_RLE if sizes[zlib.Z_RLE] <= _RUNS_COST * sizes[zlib.Z_FILTERED] else zlib.Z_FILTERED
+
+
+def _written_metadata(info: dict[Any, Any]) -> Metadata:
     """Metadata of a Pillow image's info; EXIF only where it can be read again."""
     exif = info.get("exif")
     exif = exif.removeprefix(metadata.PREFIX) if isinstance(exif, bytes) else None
@@ -1164,7 +1221,9 @@ def _written_metadata(info):
     return Metadata(exif if exif and metadata.is_sound(exif) else None, info.get("xmp"), iptc, info.get("dpi"))
 
 
-def _fitted_modes(image, icc, form, how):
+def _fitted_modes(
+    image: Image.Image, icc: bytes | None, form: _Format, how: Writing
+) -> tuple[Image.Image, bytes | None, list[str]]:
     """(image of a mode that the format holds, its profile or None, remarks)."""
     image, remarks = image.copy(), []
     if image.mode in ("LA", "RGBA") and not any(mode in form.modes for mode in ("LA", "RGBA")):
@@ -1180,7 +1239,7 @@ def _fitted_modes(image, icc, form, how):
     return image, icc, remarks
 
 
-def _with_room(found, form):
+def _with_room(found: Metadata, form: _Format) -> tuple[Metadata, list[str]]:
     """(what of the metadata the format holds, remarks about the rest)."""
     remarks = []
     for name, word in _WORDS.items():
@@ -1199,9 +1258,9 @@ def _with_room(found, form):
     return found, remarks
 
 
-def _metadata_options(found, form):
+def _metadata_options(found: Metadata, form: _Format) -> dict[str, Any]:
     """Options of Pillow's for metadata; TIFF gets most of it afterwards."""
-    options = {}
+    options: dict[str, Any] = {}
     if found.dpi and "dpi" in form.metadata:
         options["dpi"] = found.dpi
     if form.name == "TIFF":
@@ -1223,7 +1282,7 @@ def _metadata_options(found, form):
     return options
 
 
-def _encode_deep(picture, form, how):
+def _encode_deep(picture: Picture, form: _Format, how: Writing) -> tuple[bytes, list[str]]:
     """The bytes of a PNG or PNM file of 16 bits a sample, and remarks."""
     samples, alpha, icc, remarks = picture.pixels, picture.alpha, picture.icc, []
     if picture.grey:
@@ -1257,13 +1316,13 @@ def _encode_deep(picture, form, how):
     return head + samples.astype(">u2").tobytes(), remarks
 
 
-def _saved(image, form, **options):
+def _saved(image: Image.Image, form: str, **options: Any) -> memoryview:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getbuffer()
 
 
-def _extension_of(path) -> str:
+def _extension_of(path: str) -> str:
     extension = os.path.splitext(path)[1].lower()
     if extension not in FORMATS:
         named = f"the extension {extension}" if extension else "a name without extension"
@@ -1271,19 +1330,17 @@ def _extension_of(path) -> str:
     return extension
 
 
-def _on_background(image, ground):
+def _on_background(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
     opaque = image.mode[:-1]
-    if opaque == "L":
-        if len(set(ground)) > 1:
-            return _on_background(image.convert("RGBA"), ground)
-        ground = ground[0]
-    paper = Image.new(opaque, image.size, ground)
+    if opaque == "L" and len(set(ground)) > 1:
+        return _on_background(image.convert("RGBA"), ground)
+    paper = Image.new(opaque, image.size, ground[0] if opaque == "L" else ground)
     paper.paste(image.convert(opaque), mask=image.getchannel("A"))
     paper.info = dict(image.info)
     return paper
 
 
-def _in_srgb(image, icc):
+def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     """The image in sRGB, its alpha kept; unchanged if its profile is unusable."""
     colour = image.convert("L" if image.mode in ("L", "LA") else "RGB")
     to_srgb = _srgb_transform(icc, colour.mode)
@@ -1298,7 +1355,7 @@ def _in_srgb(image, icc):
 
 
 @contextlib.contextmanager
-def _one_line_errors(what):
+def _one_line_errors(what: str) -> Iterator[None]:
     """Whatever Pillow or the system raises inside becomes an ``ImageError`` of one line, ``what`` first."""
     try:
         yield

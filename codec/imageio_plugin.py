@@ -1,4 +1,4 @@
-"""Compressed files in imageio: ``import codec.imageio_plugin``; ``imread``, ``imwrite``, ``imiter`` ... know them. Needs imageio.
+"""Compressed files in imageio, which it needs: after ``import codec.imageio_plugin``, ``imread`` and all know them.
 
     import codec.imageio_plugin
     import imageio.v3 as iio
@@ -10,11 +10,16 @@
 Arrays are those of :meth:`codec.Codec.compress` and ``decompress(..., as_array=True)``. A file holds one picture.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
 import numpy as np
 from imageio.config import known_extensions, known_plugins
 from imageio.config.extensions import FileExtension
 from imageio.config.plugins import PluginConfig
-from imageio.core.request import InitializationError, IOMode
+from imageio.core.request import InitializationError, IOMode, Request
 from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from PIL import Image
 
@@ -27,7 +32,7 @@ _RETURN_BYTES = "<bytes>"  # imageio's name of a file whose contents are the res
 class CodecPlugin(PluginV3):
     """Reads and writes one compressed file."""
 
-    def __init__(self, request):
+    def __init__(self, request: Request) -> None:
         super().__init__(request)
         if request.mode.io_mode == IOMode.read:
             if request.get_file().read(len(bitstream.MAGIC)) != bitstream.MAGIC:
@@ -35,19 +40,19 @@ class CodecPlugin(PluginV3):
         elif request.extension not in pillow_plugin.EXTENSIONS:
             raise InitializationError(f"names of files of this codec end in {', '.join(pillow_plugin.EXTENSIONS)}")
 
-    def read(self, *, index=None):
-        """The picture as uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2); with ``index=...``, as (1, H, W, 3) and so on."""
+    def read(self, *, index: Any = None) -> np.ndarray:
+        """The picture as uint8 (H, W, 3), (H, W), (H, W, 4) or (H, W, 2); with ``index=...`` as (1, H, W, 3) etc."""
         import codec
 
         _check_index(index)
         pixels = codec.decompress(self._file(), as_array=True)
         return pixels[None] if index is ... else pixels
 
-    def iter(self):
+    def iter(self) -> Iterator[np.ndarray]:
         """Yield the picture."""
         yield self.read()
 
-    def write(self, ndimage, **options):
+    def write(self, ndimage: Any, **options: Any) -> bytes | None:
         """Write one picture; options are those of ``codec.compress``. Returns its bytes where those are asked for.
 
         Raises:
@@ -64,7 +69,7 @@ class CodecPlugin(PluginV3):
         self.request.get_file().write(data)
         return data if self.request.raw_uri == _RETURN_BYTES else None
 
-    def properties(self, index=None):
+    def properties(self, index: Any = None) -> ImageProperties:
         """Shape and type of what :meth:`read` returns, from the header."""
         _check_index(index)
         header = bitstream.read_header(self._file())
@@ -78,19 +83,19 @@ class CodecPlugin(PluginV3):
             is_batch=whole,
         )
 
-    def metadata(self, index=None, exclude_applied=True):
+    def metadata(self, index: Any = None, exclude_applied: bool = True) -> dict[str, Any]:
         """``quality``, ``model_id``, and what else Pillow's ``info`` holds: ``icc_profile``, ``exif``, ``xmp`` ..."""
         _check_index(index)
         with Image.open(self._file()) as image:
             return dict(image.info)
 
-    def _file(self):
+    def _file(self) -> IO[bytes]:
         file = self.request.get_file()
         file.seek(0)
         return file
 
 
-def _check_index(index):
+def _check_index(index: Any) -> None:
     if index not in (None, 0, ...):
         raise IndexError(f"a file of this codec holds one picture; there is no {index}")
 

@@ -2,6 +2,7 @@
 
 from math import prod
 
+from .config import ModelConfig
 from .graphs import weight_shapes
 from .latents import hierarchy, networks
 
@@ -11,9 +12,9 @@ _SIDES = {
 }  # fmt: skip
 
 
-def multiply_adds(config, side=64):
+def multiply_adds(config: ModelConfig, side: int = 64) -> dict[str, float]:
     """Thousands of multiply-adds per pixel of ``g_a``, ``g_s``, ``h_a`` and ``entropy`` (h_s and contexts)."""
-    counts = {}
+    counts: dict[str, float] = {}
     for name, shape in weight_shapes(config).items():
         if name.endswith(".weight"):
             part, layer = name.split(".")[0], ".".join(name.split(".")[:2])
@@ -25,12 +26,12 @@ def multiply_adds(config, side=64):
     return {part: total / 1e3 for part, total in counts.items()}
 
 
-def parameters(config):
+def parameters(config: ModelConfig) -> dict[str, int]:
     """Number of parameters of ``g_a``, ``g_s``, ``h_a`` and ``entropy``; tables per quality included.
 
     With latents made of codes ``entropy`` counts the codebooks, and the networks of two levels.
     """
-    counts = {}
+    counts: dict[str, int] = {}
     for name, shape in weight_shapes(config).items():
         part = name.split(".")[0]
         if part in ("g_a", "g_s", "h_a"):

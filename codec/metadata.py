@@ -1,30 +1,34 @@
-"""What a picture file says besides its pixels: EXIF, XMP, IPTC, resolution, ICC profile; from files, edited, into sections.
+"""What a picture file says besides its pixels, from files, edited, into sections: EXIF, XMP, IPTC, resolution, ICC.
 
-Kept byte for byte but for four things. The orientation is set to 1, as the pixels are turned upright. The thumbnail of EXIF
-is taken out: it shows the picture as it was, sideways or before it was cropped. Of a TIFF file, whose EXIF describes the
-file too, only what describes the picture is copied. And GPS positions are taken out on request. EXIF is edited where it
-stands, so that nothing moves and the notes of camera makers, which point into it, stay readable.
+Kept byte for byte but for four things. The orientation is set to 1, as the pixels are turned upright. The thumbnail of
+EXIF is taken out: it shows the picture as it was, sideways or before it was cropped. Of a TIFF file, whose EXIF
+describes the file too, only what describes the picture is copied. And GPS positions are taken out on request. EXIF is
+edited where it stands, so that nothing moves and the notes of camera makers, which point into it, stay readable.
 
 The structure of EXIF is that of TIFF 6.0 (1992), with the tags of CIPA DC-008. Everything comes from strangers: every
 offset is checked, and what is damaged is left out, never guessed at.
 """
+
+from __future__ import annotations
 
 import io
 import re
 import struct
 import zlib
 from dataclasses import dataclass, field
+from typing import IO, Protocol
 
 from . import bitstream
 from .errors import Corrupt
+from .files import BytesLike
 
 PREFIX = b"Exif\x00\x00"  # stands before the TIFF structure in JPEG, and in Pillow's info["exif"]
 
 ORIENTATION, XMP_TAG, IPTC_TAG, EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x0112, 700, 33723, 0x8769, 0x8825, 0xA005
 _THUMBNAIL, _THUMBNAIL_BYTES = 0x0201, 0x0202
-# What somebody said about the picture, in the first directory of a TIFF file: ImageDescription, Make, Model, XResolution,
-# YResolution, ResolutionUnit, Software, DateTime, Artist, HostComputer, Rating, RatingPercent, Copyright, XPTitle to
-# XPSubject. The rest says how the file stores its pixels.
+# What somebody said about the picture, in the first directory of a TIFF file: ImageDescription, Make, Model,
+# XResolution, YResolution, ResolutionUnit, Software, DateTime, Artist, HostComputer, Rating, RatingPercent, Copyright,
+# XPTitle to XPSubject. The rest says how the file stores its pixels.
 _DESCRIPTIVE = frozenset(
     [270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 0x4746, 0x4749, 33432, *range(40091, 40096)]
 )
@@ -59,7 +63,26 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-# --- EXIF -----------------------------------------------------------------------------------------------------------
+class Sections(Protocol):
+    """The metadata sections of a file: a bitstream.Container, or what has its fields."""
+
+    @property
+    def exif(self) -> bytes | None: ...
+    @property
+    def icc(self) -> bytes | None: ...
+    @property
+    def xmp(self) -> bytes | None: ...
+    @property
+    def iptc(self) -> bytes | None: ...
+    @property
+    def resolution(self) -> bytes | None: ...
+    @property
+    def packed_exif(self) -> bytes | None: ...
+    @property
+    def packed_icc(self) -> bytes | None: ...
+
+
+# EXIF
 
 
 @dataclass(frozen=True)
@@ -84,7 +107,7 @@ class Directories:
         ValueError: it does not begin like one.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         start = self._at(0, 8)
         if start[:4] not in (b"II*\0", b"MM\0*"):
@@ -92,7 +115,7 @@ class Directories:
         self.order = "<" if start[:2] == b"II" else ">"
         self.first = self._number(start[4:8])
 
-    def entries(self, offset):
+    def entries(self, offset: int) -> tuple[list[Entry], int]:
         """(entries of the directory there, offset of the next one); ValueError where it is damaged."""
         (count,) = struct.unpack(self.order + "H", self._at(offset, 2))
         if count > _MAX_ENTRIES:
@@ -120,12 +143,12 @@ class Directories:
     def _number(self, data):
         return struct.unpack(self.order + "I", data)[0]
 
-    def value(self, entry):
+    def value(self, entry: Entry) -> int:
         """The first number of an entry of short or long integers."""
         return int.from_bytes(entry.data[: _SIZES.get(entry.type, 0)], "little" if self.order == "<" else "big")
 
 
-def orientation(exif) -> int:
+def orientation(exif: bytes) -> int:
     """1 to 8; 0 where EXIF says nothing about it, or is damaged before it comes to that."""
     try:
         found = Directories(io.BytesIO(exif))
@@ -139,7 +162,7 @@ def orientation(exif) -> int:
     return 0
 
 
-def is_sound(exif) -> bool:
+def is_sound(exif: bytes) -> bool:
     """Whether all directories of EXIF can be read."""
     try:
         found = Directories(io.BytesIO(exif))
@@ -162,7 +185,7 @@ def _walk(found):
     return directories, following
 
 
-def upright_exif(exif, without_gps=False) -> bytes | None:
+def upright_exif(exif: bytes, without_gps: bool = False) -> bytes | None:
     """EXIF in the TIFF form, its orientation set to 1, without thumbnail and perhaps positions.
 
     None where it is damaged, or says nothing else.
@@ -185,12 +208,12 @@ def upright_exif(exif, without_gps=False) -> bytes | None:
         edited[place : place + 4] = bytes(4)
     if without_gps and GPS_IFD in directories:
         _without_positions(found, edited, directories)
-    edited = bytes(edited[:end])
+    upright = bytes(edited[:end])
     try:
-        left = _walk(Directories(io.BytesIO(edited)))[0][0]
+        left = _walk(Directories(io.BytesIO(upright)))[0][0]
     except ValueError:
         return None
-    return edited if left else None
+    return upright if left else None
 
 
 def _without_thumbnail(found, edited, following):
@@ -252,8 +275,8 @@ def _without_positions(found, edited, directories):
     edited[start : start + 6 + 12 * len(first)] = table.ljust(6 + 12 * len(first), b"\0")
 
 
-def of_tiff(file) -> tuple[Metadata, int]:
-    """(metadata, orientation) of a TIFF file: what its first directory says about the picture, and those for EXIF and GPS."""
+def of_tiff(file: IO[bytes]) -> tuple[Metadata, int]:
+    """(metadata, orientation) of a TIFF file: what its first directory says of the picture, and those of EXIF, GPS."""
     try:
         found = Directories(file)
         directories, _ = _walk(found)
@@ -271,12 +294,12 @@ def of_tiff(file) -> tuple[Metadata, int]:
     return Metadata(exif, xmp, iptc), turned if 1 <= turned <= 8 else 0
 
 
-def into_tiff(tiff, metadata) -> bytes:
+def into_tiff(tiff: BytesLike, metadata: Metadata) -> bytes:
     """A TIFF file, as Pillow writes it, with metadata; ValueError where EXIF is damaged."""
     target = Directories(io.BytesIO(tiff))
     own, following = target.entries(target.first)
     taken = {entry.tag for entry in own}
-    added = {0: []}
+    added: dict[int, list[Entry]] = {0: []}
     if metadata.exif:
         source = Directories(io.BytesIO(metadata.exif))
         directories, _ = _walk(source)
@@ -337,16 +360,16 @@ def _directory(entries, order, offset, pointers, following):
     return b"".join([*table, struct.pack(order + "I", following), *values])
 
 
-# --- XMP and IPTC -----------------------------------------------------------------------------------------------------
+# XMP and IPTC
 
 
-def xmp_orientation(xmp) -> int:
+def xmp_orientation(xmp: bytes | None) -> int:
     """1 to 8; 0 where XMP says nothing about it."""
     found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])\b", xmp or b"")
     return int(found[1]) if found else 0
 
 
-def upright_xmp(xmp, without_gps=False) -> bytes | None:
+def upright_xmp(xmp: bytes, without_gps: bool = False) -> bytes | None:
     """An XMP packet whose orientation is 1, perhaps without positions."""
     xmp = re.sub(rb"(tiff:Orientation(?:=[\"']|>))[0-9]", rb"\g<1>1", xmp)
     if without_gps:
@@ -359,8 +382,8 @@ IPTC_RESOURCE = 1028
 PHOTOSHOP = b"Photoshop 3.0\0"  # how the segment of JPEG that holds resources begins
 
 
-def iptc_of_resources(data) -> bytes | None:
-    """The IPTC records among the image resources of Photoshop (Adobe Photoshop File Formats, "Image Resource Blocks")."""
+def iptc_of_resources(data: bytes) -> bytes | None:
+    """The IPTC records among Photoshop's image resources (Adobe Photoshop File Formats, "Image Resource Blocks")."""
     position = 0
     while data[position : position + 4] == b"8BIM" and position + 12 <= len(data):
         number = int.from_bytes(data[position + 4 : position + 6], "big")
@@ -374,23 +397,22 @@ def iptc_of_resources(data) -> bytes | None:
     return None
 
 
-def resources_of_iptc(iptc) -> bytes:
+def resources_of_iptc(iptc: bytes) -> bytes:
     """Inverse of :func:`iptc_of_resources`."""
     head = b"8BIM" + IPTC_RESOURCE.to_bytes(2, "big") + b"\0\0" + len(iptc).to_bytes(4, "big")
     return head + iptc + bytes(len(iptc) % 2)
 
 
-# --- Sections ----------------------------------------------------------------------------------------------------------
+# Sections
 
 
-def sections(metadata, icc) -> dict:
+def sections(metadata: Metadata, icc: bytes | None) -> dict[str, bytes]:
     """Fields of a bitstream.Container."""
     found = {"xmp": metadata.xmp and zlib.compress(metadata.xmp, 9), "iptc": metadata.iptc}
     for name, data in (("icc", icc), ("exif", metadata.exif)):
         packed = data and zlib.compress(data, 9)
-        found[f"packed_{name}" if packed and len(packed) < len(data) else name] = (
-            packed if packed and len(packed) < len(data) else data
-        )
+        shorter = data is not None and packed is not None and len(packed) < len(data)
+        found[f"packed_{name}" if shorter else name] = packed if shorter else data
     if metadata.dpi:
         across, down = (round(10000 * number) for number in metadata.dpi)
         numbers = (across,) if across == down else (across, down)
@@ -399,7 +421,7 @@ def sections(metadata, icc) -> dict:
     return {name: data for name, data in found.items() if data}
 
 
-def of_container(container) -> tuple[Metadata, bytes | None]:
+def of_container(container: Sections) -> tuple[Metadata, bytes | None]:
     """(metadata, ICC profile) of a bitstream.Container; Corrupt where they cannot be unpacked."""
     dpi = None
     if container.resolution:
@@ -427,7 +449,7 @@ def _unpacked(name, data, limit):
     return contents
 
 
-def without_positions(metadata) -> Metadata:
+def without_positions(metadata: Metadata) -> Metadata:
     """The metadata without GPS positions."""
     return Metadata(
         metadata.exif and upright_exif(metadata.exif, without_gps=True),
@@ -437,7 +459,7 @@ def without_positions(metadata) -> Metadata:
     )
 
 
-def fitted(metadata) -> tuple[Metadata, list[str]]:
+def fitted(metadata: Metadata) -> tuple[Metadata, list[str]]:
     """(what of it a file may hold, a remark for each part that is too long)."""
     remarks, kept = [], {}
     limits = {"exif": bitstream.MAX_EXIF, "xmp": bitstream.MAX_XMP, "iptc": bitstream.MAX_IPTC}

@@ -8,21 +8,31 @@ no seams. Both go through a picture piece by piece, and tiles are coded on sever
 rows of tiles, whatever the size.
 """
 
+from __future__ import annotations
+
 import threading
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import latents
-from .bitstream import TILE_SIDE, Tile, tile_grid
-from .config import STEP, padded_size
-from .engine import PIECE, Engine, PlainTransforms, float_weights, read_folder
+from .bitstream import TILE_SIDE, Container, Tile, tile_grid
+from .config import STEP, ModelConfig, padded_size
+from .engine import PIECE, Engine, PlainTransforms, Transforms, float_weights, read_folder
 from .errors import CodecError, Corrupt, ModelError, Truncated
 from .extras import installed, lacks
+from .files import StrPath
 from .latents import rans
 from .threads import current_threads
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from .nn.engine import TorchEngine
+
 
 TILE = TILE_SIDE // STEP  # side of a tile in latent positions
 # Strangeness of pictures: almost without detail below FLAT, a soft gradient below SMOOTH, and hardly a photograph from
@@ -48,12 +58,12 @@ class View(NamedTuple):
     reduce: int = 1
 
     @property
-    def corner(self):
+    def corner(self) -> tuple[int, int]:
         """(row, column) of the smaller picture that it begins with."""
         return self.top // self.reduce, self.left // self.reduce
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """(rows, columns) of what it gives."""
         row, column = self.corner
         return -(-(self.top + self.height) // self.reduce) - row, -(-(self.left + self.width) // self.reduce) - column
@@ -69,13 +79,13 @@ class Coded(NamedTuple):
         dependent: whether the latents were quantised by a trellis.
     """
 
-    tiles: tuple
+    tiles: tuple[Tile, ...]
     plain: bool = False
     flat: bool = False
     dependent: bool = False
 
     @property
-    def bits(self):
+    def bits(self) -> int:
         """Of all tiles, the file's header excluded."""
         return 8 * sum(len(tile.data) for tile in self.tiles)
 
@@ -93,7 +103,13 @@ class Model:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
 
-    def __init__(self, config, tensors, threads=None, engine=None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, np.ndarray],
+        threads: int | None = None,
+        engine: Engine | TorchEngine | None = None,
+    ) -> None:
         self.config = config
         self.threads = threads
         self.latents = latents.from_tensors(config, tensors)
@@ -102,7 +118,9 @@ class Model:
         self.plain = PlainTransforms(config) if config.scalar else None
 
     @classmethod
-    def from_folder(cls, folder, threads=None, backend="onnx", device="cpu"):
+    def from_folder(
+        cls, folder: StrPath, threads: int | None = None, backend: str = "onnx", device: str = "cpu"
+    ) -> Model:
         """Model of a folder with ``config.json`` and ``weights.safetensors``.
 
         Args:
@@ -128,9 +146,20 @@ class Model:
     def _workers(self):
         return self.threads or current_threads()
 
-    # --- Pixels -> tiles --------------------------------------------------------------------------------------------
+    # Where the thread that goes through a picture may wait for those that work on its tiles.
 
-    def encode(self, pixels, quality, plain=None, dependent=None):
+    def _start(self, pool, work, *arguments):
+        """Hand work on a tile to a _Pool, which has room for a few tiles; its future."""
+        return pool.submit(work, *arguments)
+
+    def _result(self, future):
+        return future.result()
+
+    # Pixels -> tiles
+
+    def encode(
+        self, pixels: np.ndarray, quality: int, plain: bool | None = None, dependent: bool | None = None
+    ) -> Coded:
         """A picture as coded tiles.
 
         Args:
@@ -145,14 +174,13 @@ class Model:
         Returns:
             Coded.
         """
-        if pixels.dtype == np.uint16:
-            pixels = _Deep(pixels)
+        picture = _Deep(pixels) if pixels.dtype == np.uint16 else pixels
         if plain is None:
-            colours = _tile_colours(pixels)
+            colours = _tile_colours(picture)
             if colours is not None:
                 return Coded(tuple(Tile(colour, 1, zlib.crc32(colour)) for colour in colours), flat=True)
-            plain = self._plain_is_better(pixels, quality, dependent)
-        return self._encode(pixels, quality, plain, dependent)
+            plain = self._plain_is_better(picture, quality, dependent)
+        return self._encode(picture, quality, plain, dependent)
 
     def _encode(self, pixels, quality, plain, dependent):
         dependent = not plain and (self.latents.dependent if dependent is None else dependent)
@@ -171,7 +199,7 @@ class Model:
         costs = []
         for plain in (False, True):
             coded = self._encode(middle, quality, plain, dependent)
-            decoded = self.decode(coded, *middle.shape[:2], quality)
+            decoded = self.decode(coded, middle.shape[0], middle.shape[1], quality)
             error = np.square(decoded.astype(np.float32) - wanted).sum(dtype=np.float64) / 3
             costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)
         return costs[1] < costs[0]
@@ -179,17 +207,17 @@ class Model:
     def _encode_tiles(self, pixels, quality, *how):
         """Tiles in raster order."""
         columns, rows = tile_grid(pixels.shape[1], pixels.shape[0])
-        found = [None] * (columns * rows)
+        found: list[Any] = [None] * (columns * rows)
         with _Pool(self._workers() if columns * rows > 1 else 1) as pool:
-            transforms = self.plain if how[0] else self.engine
+            transforms = self._transforms(how[0])
             for piece, y in transforms.analyse_pieces(pixels, quality):
                 # Tiles of a piece: its grid is a multiple of theirs.
                 for top in range(0, y.shape[1], TILE):
                     for left in range(0, y.shape[2], TILE):
                         number = (piece.top + top) // TILE * columns + (piece.left + left) // TILE
                         part = y[:, top : top + TILE, left : left + TILE]
-                        found[number] = pool.submit(self._encode_tile, part, quality, *how)
-            return [future.result() for future in found]
+                        found[number] = self._start(pool, self._encode_tile, part, quality, *how)
+            return [self._result(future) for future in found]
 
     def _encode_tile(self, y, quality, *how):
         z = self.engine.side_information(y, quality)
@@ -199,9 +227,18 @@ class Model:
         lanes, data = coder.flush()
         return Tile(data, lanes, encoded.crc)
 
-    # --- Tiles -> pixels --------------------------------------------------------------------------------------------
+    # Tiles -> pixels
 
-    def decode(self, coded, height, width, quality, dtype=np.uint8, view=None, lost=None):
+    def decode(
+        self,
+        coded: Coded | Container,
+        height: int,
+        width: int,
+        quality: int,
+        dtype: DTypeLike = np.uint8,
+        view: View | None = None,
+        lost: list[int] | None = None,
+    ) -> np.ndarray:
         """Inverse of :meth:`encode`, up to quantisation: uint8 or uint16 (height, width, 3).
 
         Args:
@@ -219,13 +256,13 @@ class Model:
             _fill(pixels, coded.tiles, width, height, view, lost)
             return pixels
         self._check_kind(coded)
-        transforms = self.plain if coded.plain else self.engine
+        transforms = self._transforms(coded.plain)
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
             y_hat = _Latents(self, coded, height, width, quality, pool, view, lost)
             transforms.synthesise_into(pixels, y_hat, quality, view.corner, view.reduce)
         return pixels
 
-    def verify(self, coded, height, width, quality):
+    def verify(self, coded: Coded | Container, height: int, width: int, quality: int) -> None:
         """Decode the symbols of all tiles, which their checksums confirm, and no pixels.
 
         Arguments and errors are those of :meth:`decode`.
@@ -239,6 +276,9 @@ class Model:
             _, rows, columns = y_hat.shape
             for top in range(0, rows, TILE):
                 y_hat[:, top : min(top + TILE, rows), 0:columns]
+
+    def _transforms(self, plain: bool) -> Transforms:
+        return self.plain if plain and self.plain else self.engine
 
     def _check_kind(self, coded):
         """Corrupt where the file asks for what this model does not have."""
@@ -303,7 +343,7 @@ class _Latents:
                 self._start(r, right + 1)
         part = np.empty((self.shape[0], rows.stop - rows.start, columns.stop - columns.start), np.float32)
         for r, c in wanted:
-            y_hat = self._futures[r * self._columns + c].result()
+            y_hat = self._model._result(self._futures[r * self._columns + c])
             top, low = max(rows.start, r * TILE), min(rows.stop, r * TILE + y_hat.shape[1])
             west, east = max(columns.start, c * TILE), min(columns.stop, c * TILE + y_hat.shape[2])
             part[:, top - rows.start : low - rows.start, west - columns.start : east - columns.start] = y_hat[
@@ -315,7 +355,8 @@ class _Latents:
         number = row * self._columns + column
         if number not in self._futures:
             size = (min(TILE, self.shape[1] - row * TILE), min(TILE, self.shape[2] - column * TILE))
-            self._futures[number] = self._pool.submit(self._decode, number, self._coded.tiles[number], size)
+            work = self._decode, number, self._coded.tiles[number], size
+            self._futures[number] = self._model._start(self._pool, *work)
 
     def _decode(self, number, tile, size):
         """y_hat of a tile; zeros where it is lost and that is to be borne."""
@@ -376,7 +417,7 @@ def _tile_colours(pixels):
 
 
 def _fill(pixels, tiles, width, height, view, lost):
-    """Paint the part of each tile that a view shows in its colour; Corrupt where that is not the one that was written."""
+    """Paint the part of each tile that a view shows in its colour; Corrupt where that is not the one written."""
     top, left = view.corner
     side = TILE_SIDE // view.reduce
     for row, column in np.ndindex(*tile_grid(width, height)[::-1]):
@@ -386,7 +427,8 @@ def _fill(pixels, tiles, width, height, view, lost):
         if not part.size:
             continue
         number = row * tile_grid(width, height)[0] + column
-        tile, colour = tiles[number], 128
+        tile = tiles[number]
+        colour: Any = 128
         if tile is not None and zlib.crc32(tile.data) == tile.symbols_crc:
             colour = np.frombuffer(tile.data, np.uint8)
         elif lost is None:

@@ -5,7 +5,10 @@ neither the ``onnx`` package nor graph files. Field numbers are those of onnx.pr
 https://protobuf.dev/programming-guides/encoding.
 """
 
+from __future__ import annotations
+
 import struct
+from collections.abc import Sequence
 
 IR_VERSION, OPSET = 8, 17  # ONNX 1.12, mid 2022: read by every ONNX Runtime since 1.12
 FLOAT, UINT8, INT32, INT64 = 1, 2, 6, 7  # TensorProto.DataType
@@ -15,41 +18,45 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 class Graph:
     """A graph in the making: each call of :meth:`add` appends a node and returns the name of its output."""
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.weights, self.inputs = {}, {}  # name -> shape of external initialisers, of inputs
-        self._nodes, self._constants, self._inputs, self._outputs = [], {}, [], []
+        self.weights: dict[str, tuple[int, ...]] = {}  # name -> shape of external initialisers
+        self.inputs: dict[str, tuple[int | str, ...]] = {}  # name -> shape
+        self._nodes: list[bytes] = []
+        self._constants: dict[str, bytes] = {}
+        self._inputs: list[bytes] = []
+        self._outputs: list[bytes] = []
 
-    def input(self, name, kind, shape):
+    def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
         """Declare an input, once; a str in the shape is a size that is known at run time. Returns its name."""
         if name not in self.inputs:
             self.inputs[name] = tuple(shape)
             self._inputs.append(_value_info(name, kind, shape))
         return name
 
-    def output(self, value, name, kind, shape):
+    def output(self, value: str, name: str, kind: int, shape: Sequence[int | str]) -> None:
         """Declare a value to be an output called ``name``."""
         self._nodes.append(_text(1, value) + _text(2, name) + _text(4, "Identity"))
         self._outputs.append(_value_info(name, kind, shape))
 
-    def weight(self, name, shape):
+    def weight(self, name: str, shape: Sequence[int]) -> str:
         """Declare a float32 initialiser that the session is given as an array. Returns its name."""
         self.weights[name] = tuple(shape)
         return name
 
-    def integers(self, *values):
+    def integers(self, *values: int) -> str:
         """Constant int64 (len(values),); equal ones are stored once. Returns its name."""
         name = "i" + "_".join(map(str, values))
         self._constants[name] = _tensor(name, INT64, [len(values)], struct.pack(f"<{len(values)}q", *values))
         return name
 
-    def number(self, value):
+    def number(self, value: float) -> str:
         """Constant float32 scalar. Returns its name."""
         name = f"f{value}"
         self._constants[name] = _tensor(name, FLOAT, [], struct.pack("<f", value))
         return name
 
-    def add(self, operator, *inputs, **attributes):
+    def add(self, operator: str, *inputs: str, **attributes: int | float | str | Sequence[int]) -> str:
         """Append a node with one output, whose name is returned. Attributes are int, float, str or lists of int."""
         output = f"t{len(self._nodes)}"
         node = b"".join(_text(1, name) for name in inputs) + _text(2, output) + _text(4, operator)
@@ -57,7 +64,7 @@ class Graph:
         self._nodes.append(node)
         return output
 
-    def serialise(self):
+    def serialise(self) -> bytes:
         """The ModelProto."""
         graph = b"".join(_bytes(1, node) for node in self._nodes) + _text(2, self.name)
         graph += b"".join(_bytes(5, constant) for constant in self._constants.values())

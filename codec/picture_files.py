@@ -1,20 +1,25 @@
-"""PNG and JPEG files as chunks and segments: what they say besides the pixels, and a file that Pillow reads without trouble.
+"""PNG and JPEG files as chunks and segments: what they say besides the pixels, and a file that Pillow just reads.
 
-Pillow refuses a PNG for a long comment, or for a damaged one, warns about EXIF that it does not need, and refuses a JPEG
-without its last two bytes. So metadata is taken out here, and Pillow sees what is left: the pixels, and what gives them
-their meaning.
+Pillow refuses a PNG for a long comment, or for a damaged one, warns about EXIF that it does not need, and refuses a
+JPEG without its last two bytes. So metadata is taken out here, and Pillow sees what is left: the pixels, and what gives
+them their meaning.
 
 PNG: W3C, Portable Network Graphics, third edition. JPEG: ITU-T T.81, annex B.
 """
 
+from __future__ import annotations
+
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from . import bitstream, metadata
+from .files import BytesLike
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
@@ -35,7 +40,7 @@ class Opened:
         whole: False: a JPEG whose end marker is missing; ``data`` has one.
     """
 
-    data: object
+    data: BytesLike
     exif: bytes | None = None
     xmp: bytes | None = None
     iptc: bytes | None = None
@@ -44,10 +49,10 @@ class Opened:
     whole: bool = True
 
 
-# --- PNG --------------------------------------------------------------------------------------------------------------
+# PNG
 
 
-def open_png(data) -> Opened:
+def open_png(data: bytes) -> Opened:
     """The parts of a PNG file. Ancillary chunks with a wrong checksum are dropped."""
     found = Opened(data)
     kept, position, start = [], 8, 0
@@ -123,7 +128,7 @@ def _inflated(data, limit):
     return contents if inflater.eof else None
 
 
-def iptc_text(iptc) -> str:
+def iptc_text(iptc: bytes) -> str:
     """IPTC records as the text of a PNG chunk that :func:`open_png` understands."""
     resources = metadata.resources_of_iptc(iptc).hex()
     lines = [resources[n : n + 72] for n in range(0, len(resources), 72)]
@@ -133,7 +138,7 @@ def iptc_text(iptc) -> str:
 IPTC_KEYWORD = (_RAW_PROFILE + b"8bim").decode()
 
 
-def write_png16(samples, chunks=()) -> bytes:
+def write_png16(samples: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
     """A PNG of 16 bits a sample.
 
     Args:
@@ -159,7 +164,9 @@ def _chunk(part):
     return len(contents).to_bytes(4, "big") + kind + contents + crc.to_bytes(4, "big")
 
 
-def png_chunks(icc, exif, xmp, dpi):
+def png_chunks(
+    icc: bytes | None, exif: bytes | None, xmp: bytes | None, dpi: tuple[float, float] | None
+) -> list[tuple[bytes, bytes]]:
     """The ancillary chunks for :func:`write_png16` of a profile, EXIF, XMP and pixels per inch, where there are any."""
     found = []
     if icc:
@@ -173,23 +180,23 @@ def png_chunks(icc, exif, xmp, dpi):
     return found
 
 
-# --- WebP -------------------------------------------------------------------------------------------------------------
+# WebP
 
 
-def webp_size(start):
+def webp_size(start: bytes) -> tuple[int, int] | None:
     """(width, height) in the first 30 bytes of a WebP file, or None (RFC 9649)."""
     kind, body = start[12:16], start[20:30]
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
-        return tuple(int.from_bytes(body[n : n + 2], "little") & 0x3FFF for n in (6, 8))
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
     if kind == b"VP8L" and body[:1] == b"\x2f":
         bits = int.from_bytes(body[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"VP8X":
-        return tuple(int.from_bytes(body[n : n + 3], "little") + 1 for n in (4, 7))
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
     return None
 
 
-def open_large_webp(file):
+def open_large_webp(file: IO[bytes]) -> Image.Image:
     """A PIL.Image of a WebP file whose size is beyond Pillow's limit: its reader knows no other."""
     from PIL import _webp
 
@@ -204,10 +211,10 @@ def open_large_webp(file):
     return image
 
 
-# --- JPEG -------------------------------------------------------------------------------------------------------------
+# JPEG
 
 
-def open_jpeg(data) -> Opened:
+def open_jpeg(data: bytes) -> Opened:
     """The parts of a JPEG file: of several pictures in one, the first."""
     found = Opened(data)
     view = memoryview(data)
@@ -236,7 +243,7 @@ def open_jpeg(data) -> Opened:
     found.exif = b"".join(exif) or None
     found.iptc = metadata.iptc_of_resources(b"".join(resources))
     found.whole = data.find(_END, position) >= 0
-    tail = view[start:]
+    tail: BytesLike = view[start:]
     if not found.whole:
         # A cut between the two bytes of a marker must not leave the first of them.
         tail = bytes(tail).rstrip(b"\xff") + _END
@@ -245,12 +252,12 @@ def open_jpeg(data) -> Opened:
     return found
 
 
-def with_tail(data, junk) -> bytes:
+def with_tail(data: BytesLike, junk: bytes) -> bytes:
     """A JPEG that :func:`open_jpeg` gave an end marker, with other bytes before it."""
     return bytes(data[: -len(_END)]) + junk + _END
 
 
-def has_all_scans(data) -> bool:
+def has_all_scans(data: bytes) -> bool:
     """Whether the scans of a JPEG bring every coefficient of every component, to its last bit."""
     wanted, missing = None, {}
     position = 2

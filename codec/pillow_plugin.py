@@ -6,24 +6,32 @@
     Image.open("picture.bin").resize((400, 300)).save("small.png")
     Image.open("photo.jpg").save("photo.bin", quality=60)
 
-Opening a file reads its header and metadata only: size, mode, profile and EXIF cost no network; pixels arrive with the first
-access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other format in Pillow.
+Opening a file reads its header and metadata only: size, mode, profile and EXIF cost no network; pixels arrive with the
+first access to them. ``verify`` checks all checksums, and makes no pixels. Errors are ``OSError``, as with any other
+format in Pillow.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import IO, Any, TypeVar
 
 from PIL import Image, ImageFile, ImageOps
 
 from . import bitstream, metadata
 from .errors import BitstreamError, CodecError
 
+T = TypeVar("T")
+
 FORMAT = "LQC"
 EXTENSIONS = [".bin", ".lqc"]
 _INFO = ("exif", "xmp", "icc_profile", "dpi")  # options that take the place of what the image's ``info`` holds
 OPTIONS = (
-    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback", "strip_gps",
+    "quality", "effort", *_INFO, "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "fallback",
+    "strip_gps",
     "alpha_quality",
 )  # fmt: skip
 
@@ -35,9 +43,10 @@ class CodecImageFile(ImageFile.ImageFile):
     format_description = "learned quantisation codec"
 
     _waiting = False  # the header has been read, the pixels have not
-    _scale = 1  # that draft has chosen
+    _scale: float = 1  # that draft has chosen
 
-    def _open(self):
+    def _open(self) -> None:
+        assert self.fp is not None
         try:
             header, sections = bitstream.read_metadata(self.fp)
         except BitstreamError as error:
@@ -52,7 +61,7 @@ class CodecImageFile(ImageFile.ImageFile):
         self.tile = []  # nothing for Pillow's own decoders
         self._waiting = True
 
-    def load(self):
+    def load(self) -> Any:
         if self._waiting:
             import codec  # here, as decoding loads networks and looking at a header must not
 
@@ -64,7 +73,7 @@ class CodecImageFile(ImageFile.ImageFile):
             self._close()
         return super().load()
 
-    def draft(self, mode, size):
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> tuple[str, tuple[int, int, float, float]] | None:
         """Before the pixels are there: half, a quarter or an eighth of the size, if that is still at least ``size``.
 
         ``thumbnail`` calls it. The mode stays. Returns None where nothing changes, otherwise mode and box as for JPEG.
@@ -79,7 +88,7 @@ class CodecImageFile(ImageFile.ImageFile):
         self._scale, self._size = 1 / reduce, (-(-width // reduce), -(-height // reduce))
         return self.mode, (0, 0, width / reduce, height / reduce)
 
-    def verify(self):
+    def verify(self) -> None:
         """Raise OSError where a checksum says that the file is damaged. It is closed; open it anew to load it."""
         if self._waiting:
             import codec
@@ -87,7 +96,7 @@ class CodecImageFile(ImageFile.ImageFile):
             self._with_file(codec.verify)
         self._close()
 
-    def _with_file(self, work):
+    def _with_file(self, work: Callable[[bytes], T]) -> T:
         """What ``work`` makes of the file's bytes."""
         if self.fp is None:
             raise OSError("the file has been closed, by verify perhaps; open it again")
@@ -97,13 +106,13 @@ class CodecImageFile(ImageFile.ImageFile):
         except CodecError as error:
             raise OSError(str(error)) from error
 
-    def _close(self):
+    def _close(self) -> None:
         if self._exclusive_fp and self.fp is not None:
             self.fp.close()
         self.fp = None
 
 
-def _info(sections, grey):
+def _info(sections: dict[str, bytes | None], grey: bool) -> dict[str, Any]:
     """What the metadata of a file is called in the ``info`` of an image; what is damaged is left to ``load``."""
     from . import image_io
 
@@ -118,15 +127,15 @@ def _info(sections, grey):
     return info
 
 
-def _accept(prefix):
+def _accept(prefix: bytes) -> bool:
     return prefix.startswith(bitstream.MAGIC)
 
 
-def _save(image, file, filename):
+def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Behind ``Image.save(..., quality=50.0, exif=..., icc_profile=..., effort=1, target_size=...)``; see OPTIONS.
 
-    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they are
-    given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
+    As for other formats, profile and resolution default to the image's own, and EXIF and XMP are kept only where they
+    are given. An orientation, given or the image's own, is applied to the pixels: a saved picture is always upright.
     """
     import codec
 
@@ -145,7 +154,7 @@ def _save(image, file, filename):
     file.write(data)
 
 
-def _described(image, given):
+def _described(image: Image.Image, given: dict[str, Any]) -> Image.Image:
     """The image with other metadata; EXIF that names an orientation speaks of the pixels as they are."""
     exif = given.get("exif", b"")
     given["exif"] = exif = exif.tobytes() if isinstance(exif, Image.Exif) else bytes(exif)
@@ -158,7 +167,7 @@ def _described(image, given):
     return described
 
 
-def _save_all(image, file, filename):
+def _save_all(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     raise OSError(f"a {FORMAT} file holds one picture: save each frame to a file of its own")
 
 

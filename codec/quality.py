@@ -5,7 +5,16 @@ evenly over that range; between two of them tables are mixed linearly. Where the
 all engines agree on it. NumPy is loaded by what needs it alone, so that a header or a config can be read without.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Number = TypeVar("Number", float, "np.ndarray", "Tensor")
 
 QUALITY_UNIT = 100  # hundredths in one step of the user's scale
 QUALITY_MAX = 100 * QUALITY_UNIT
@@ -14,7 +23,7 @@ PRESETS = {"web": 40, "default": 50, "archive": 90}
 EFFORT_MAX = 1  # of an encoder that looks for the best symbols; 0 is without a search
 
 
-def hundredths(quality):
+def hundredths(quality: float | str) -> int:
     """A quality in [0, 100], or one of PRESETS, as an int in [0, 10000].
 
     Raises:
@@ -29,7 +38,7 @@ def hundredths(quality):
     return round(quality * QUALITY_UNIT)
 
 
-def checked_effort(effort):
+def checked_effort(effort: float) -> int:
     """An effort, 0 to EFFORT_MAX, as an int.
 
     Raises:
@@ -40,7 +49,7 @@ def checked_effort(effort):
     return int(effort)
 
 
-def between(quality, anchors):
+def between(quality: int, anchors: int) -> tuple[int, int]:
     """``(left, weight)``: a quality lies ``weight`` / QUALITY_MAX of the way from anchor ``left`` to the next.
 
     Args:
@@ -54,17 +63,17 @@ def between(quality, anchors):
     return left, quality * last - left * QUALITY_MAX
 
 
-def position(quality, anchors):
+def position(quality: float, anchors: int) -> float:
     """Where a quality in hundredths lies between the anchors, as a float from 0 to anchors - 1."""
     return min(max(quality / QUALITY_MAX, 0.0), 1.0) * (anchors - 1)
 
 
-def nearest(quality, anchors):
+def nearest(quality: int, anchors: int) -> int:
     """The anchor that is nearest to a quality in hundredths, the upper one of two."""
     return (quality * (anchors - 1) + QUALITY_MAX // 2) // QUALITY_MAX
 
 
-def interpolate(table, quality):
+def interpolate(table: np.ndarray, quality: int) -> np.ndarray:
     """Row of a float table (anchors, ...) at a quality in hundredths: float32 (...).
 
     ``torch.lerp`` to the last bit, where the processor has fused multiply-adds: the difference from the nearer end,
@@ -76,23 +85,26 @@ def interpolate(table, quality):
     start, end = table[left].astype(np.float32), table[left + 1].astype(np.float32)
     step, share = (end - start).astype(np.float64), np.float32(weight) / np.float32(QUALITY_MAX)
     mixed = start + step * share if share < 0.5 else end - step * (np.float32(1) - share)
-    return mixed.astype(np.float32)
+    found: np.ndarray = mixed.astype(np.float32)
+    return found
 
 
-def interpolate_integers(table, quality):
+def interpolate_integers(table: np.ndarray, quality: int) -> np.ndarray:
     """Row of an integer table (anchors, C) at a quality in hundredths: int64 (C,), rounded floor(x + 1/2), exact."""
     if len(table) == 1:
-        return table[0].astype("int64")
+        single: np.ndarray = table[0].astype("int64")
+        return single
     left, weight = between(quality, len(table))
-    mixed = table[left].astype("int64") * (QUALITY_MAX - weight) + table[left + 1].astype("int64") * weight
+    mixed: np.ndarray = table[left].astype("int64") * (QUALITY_MAX - weight) + table[left + 1].astype("int64") * weight
     return (mixed + QUALITY_MAX // 2) // QUALITY_MAX
 
 
-def lmbda(quality, lmbda_min, lmbda_max):
+def lmbda(quality: Number, lmbda_min: float, lmbda_max: float) -> Number:
     """Rate-distortion trade-off at a quality in [0, 100] (number, array or tensor): logarithmic from min to max."""
-    return lmbda_min * (lmbda_max / lmbda_min) ** (quality / 100)
+    found: Number = lmbda_min * (lmbda_max / lmbda_min) ** (quality / 100)
+    return found
 
 
-def quality_of(trade_off, lmbda_min, lmbda_max):
+def quality_of(trade_off: float, lmbda_min: float, lmbda_max: float) -> float:
     """Inverse of :func:`lmbda`, for a float."""
     return 100 * math.log(trade_off / lmbda_min) / math.log(lmbda_max / lmbda_min)

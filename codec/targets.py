@@ -2,20 +2,28 @@
 
 A trial compresses the picture at some quality, and for a fidelity decompresses it too. The logarithm of the size, PSNR
 and SSIMULACRA2 are nearly straight over quality, so that a parabola through the last trials, read backwards, meets them
-after three to five; where it does not fit, a bracket is closed by straight lines. The answer is the file of one of the trials: what compressing at its quality gives.
+after three to five; where it does not fit, a bracket is closed by straight lines. The answer is the file of one of the
+trials: what compressing at its quality gives.
 
 The analysis transform has scales of its own for every quality, which is why it runs in each trial.
 """
+
+from __future__ import annotations
 
 import functools
 import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import CodecError
 from .quality import QUALITY_MAX, QUALITY_UNIT
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 TRIALS = 8  # at most
 SMALLEST = 0.99  # share of a size that is filled, at least, where some quality does so
@@ -40,7 +48,7 @@ class Target:
     kind: str
     value: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         return {
             "size": f"{self.value:,.0f} bytes",
             "bpp": f"{self.value:g} bpp",
@@ -49,7 +57,12 @@ class Target:
         }[self.kind]
 
 
-def target_of(target_size=None, target_bpp=None, target_psnr=None, target_ssimulacra2=None):
+def target_of(
+    target_size: float | str | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    target_ssimulacra2: float | None = None,
+) -> Target | None:
     """The one Target that is given, or None.
 
     Args:
@@ -58,20 +71,20 @@ def target_of(target_size=None, target_bpp=None, target_psnr=None, target_ssimul
     Raises:
         ValueError: more than one of them, or a value that makes no sense.
     """
-    values = {"size": target_size, "bpp": target_bpp, "psnr": target_psnr, "ssimulacra2": target_ssimulacra2}
+    size = parse_size(target_size) if isinstance(target_size, str) else target_size
+    values = {"size": size, "bpp": target_bpp, "psnr": target_psnr, "ssimulacra2": target_ssimulacra2}
     given = {kind: value for kind, value in values.items() if value is not None}
     if not given:
         return None
     if len(given) > 1:
         raise ValueError("a picture can have one target: " + " or ".join(f"target_{kind}" for kind in given))
     ((kind, value),) = given.items()
-    value = parse_size(value) if isinstance(value, str) and kind == "size" else value
     if not math.isfinite(value) or (kind != "ssimulacra2" and value <= 0) or (kind == "ssimulacra2" and value > 100):
         raise ValueError(f"target_{kind} of {value} makes no sense")
     return Target(kind, value)
 
 
-def parse_size(text) -> int:
+def parse_size(text: str) -> int:
     """Bytes that a text means: ``200kB``, ``1.5 MB``, ``64KiB``, ``5000``; k is 1000, Ki is 1024.
 
     Raises:
@@ -99,7 +112,9 @@ class Trial(NamedTuple):
     data: bytes
 
 
-def reach(target, pixels, compress, decompress) -> bytes:
+def reach(
+    target: Target, pixels: np.ndarray, compress: Callable[[int], bytes], decompress: Callable[[bytes], np.ndarray]
+) -> bytes:
     """The file of a picture that meets a target.
 
     Args:
@@ -112,8 +127,8 @@ def reach(target, pixels, compress, decompress) -> bytes:
         CodecError: no quality meets it; says which comes nearest.
     """
     measure = functools.partial(_trial, target, pixels, compress, decompress)
-    trials = {}
-    quality = QUALITY_MAX // 2
+    trials: dict[int, Trial] = {}
+    quality: int | None = QUALITY_MAX // 2
     while quality is not None:
         trial = trials[quality] = measure(quality)
         if _meets(target, pixels, trial.reached):
@@ -122,7 +137,13 @@ def reach(target, pixels, compress, decompress) -> bytes:
     return _nearest(target, pixels, list(trials.values()))
 
 
-def _trial(target, pixels, compress, decompress, quality):
+def _trial(
+    target: Target,
+    pixels: np.ndarray,
+    compress: Callable[[int], bytes],
+    decompress: Callable[[bytes], np.ndarray],
+    quality: int,
+) -> Trial:
     data = compress(quality)
     if target.kind in ("size", "bpp"):
         aim = (1 + SMALLEST) / 2 * _limit(target, pixels)
@@ -133,25 +154,25 @@ def _trial(target, pixels, compress, decompress, quality):
     return Trial(quality, reached - target.value, reached, data)
 
 
-def _metric(target):
+def _metric(target: Target) -> Callable[[np.ndarray, np.ndarray], float | None]:
     from .evaluation import metrics
 
     return metrics.psnr_db if target.kind == "psnr" else metrics.ssimulacra2
 
 
-def _limit(target, pixels):
+def _limit(target: Target, pixels: np.ndarray) -> float:
     """Bytes that a file may have."""
     height, width = pixels.shape[:2]
     return target.value if target.kind == "size" else target.value * height * width / 8
 
 
-def _meets(target, pixels, reached):
+def _meets(target: Target, pixels: np.ndarray, reached: float) -> bool:
     if target.kind in ("size", "bpp"):
         return SMALLEST * _limit(target, pixels) <= reached <= _limit(target, pixels)
     return abs(reached - target.value) <= _MARGIN * _TOLERANCES[target.kind]
 
 
-def _next(target, trials):
+def _next(target: Target, trials: list[Trial]) -> int | None:
     """Quality of the next trial in hundredths, between those that are known to be too low and too high.
 
     None where there is none.
@@ -174,8 +195,8 @@ def _next(target, trials):
     return round(min(max(guess, bottom + 1, 0), top - 1, QUALITY_MAX))
 
 
-def _between(low, high, trials):
-    """Where the straight line between two trials passes distance 0, an end that stays being drawn nearer (Illinois method).
+def _between(low: Trial, high: Trial, trials: list[Trial]) -> float:
+    """Where the line between two trials passes distance 0, an end that stays being drawn nearer (Illinois method).
 
     Dowell, Jarratt 1971, "A modified regula falsi method for computing the root of an equation".
     """
@@ -186,8 +207,8 @@ def _between(low, high, trials):
     return low.quality + (high.quality - low.quality) * under / (under - over)
 
 
-def _at_zero(trials):
-    """Where the polynomial through some trials, quality over distance, passes distance 0; None where it tells nothing."""
+def _at_zero(trials: list[Trial]) -> float | None:
+    """Where the polynomial through trials, quality over distance, passes distance 0; None where it tells nothing."""
     rising = sorted(trials)
     if len(trials) < 2 or any(one.distance >= two.distance for one, two in itertools.pairwise(rising)):
         return None
@@ -198,7 +219,7 @@ def _at_zero(trials):
     return guess
 
 
-def _nearest(target, pixels, trials) -> bytes:
+def _nearest(target: Target, pixels: np.ndarray, trials: list[Trial]) -> bytes:
     """What to do where no trial has met the target: the largest file below a limit, if no quality comes nearer."""
     best = min(trials, key=lambda trial: abs(trial.distance))
     if target.kind in ("size", "bpp"):

@@ -10,24 +10,34 @@ A process that is forked has none of its parent's threads, and finds locks that 
 threads or locks says so by :func:`after_fork`.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
-_chosen = None  # the latest number that was set; None: libraries choose
-
-
-_forked = weakref.WeakSet()  # whose method ``after_fork`` is called in every forked child
+_chosen: int | None = None  # the latest number that was set; None: libraries choose
 
 
-def after_fork(thing):
+class Forkable(Protocol):
+    """What is told that it is in a forked child."""
+
+    def after_fork(self) -> None: ...
+
+
+_forked: weakref.WeakSet[Forkable] = weakref.WeakSet()  # whose method ``after_fork`` is called in every forked child
+
+
+def after_fork(thing: Forkable) -> None:
     """Have ``thing.after_fork()`` called in every child that this process is forked into, while ``thing`` lives."""
     _forked.add(thing)
 
 
-def _after_fork():
+def _after_fork() -> None:
     for thing in list(_forked):
         thing.after_fork()
 
@@ -39,34 +49,34 @@ if hasattr(os, "register_at_fork"):
 class Lock:
     """A ``threading.Lock`` for ``with``: a forked child, a copy and a pickle have one of their own, which is open."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.after_fork()
         after_fork(self)
 
-    def after_fork(self):
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Lock], tuple[()]]:
         return Lock, ()
 
 
-def cores():
+def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def current_threads():
+def current_threads() -> int:
     """The number of threads that :func:`set_threads` has set; all cores before it is called."""
     return _chosen or cores()
 
 
-def set_threads(threads):
+def set_threads(threads: int) -> None:
     """Use so many threads from now on, in the whole process."""
     global _chosen
     _chosen = threads
@@ -77,7 +87,7 @@ def set_threads(threads):
 
 
 @contextmanager
-def restored():
+def restored() -> Iterator[None]:
     """Afterwards the threads are those of before, whatever :func:`set_threads` is told meanwhile."""
     global _chosen
     chosen, blas, torch = _chosen, _blas(None), sys.modules.get("torch")
@@ -92,7 +102,16 @@ def restored():
             torch.set_num_threads(of_torch)
 
 
-def _blas(threads):
+def set_product_threads(threads: int) -> None:
+    """Use so many threads for NumPy's matrix products from now on, in the whole process, and leave all else as it is.
+
+    One is best for us: where several threads work on tiles, OpenBLAS lets one after the other of them use its own
+    threads, which wait by spinning, and in small pictures they gain little.
+    """
+    _blas(threads)
+
+
+def _blas(threads: int | None) -> Any:
     """Set the threads of the matrix products, or None to look only; what can restore them, or None without it."""
     try:
         from threadpoolctl import threadpool_limits

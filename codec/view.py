@@ -1,4 +1,4 @@
-"""A local page to look at pictures and what the codec makes of them: ``codec view``, by the standard library's http.server.
+"""A local page to look at pictures and what the codec makes of them: ``codec view``, by http.server.
 
     GET /TOKEN/                               the page
     GET /TOKEN/0/original                     the first picture's pixels, without loss
@@ -10,6 +10,8 @@ know the token, which is new each time; a name of another host that leads here (
 header. Pictures are asked for by their number, so that a request cannot name a file.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import math
@@ -18,9 +20,11 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -29,6 +33,13 @@ from . import bitstream, image_io
 from .errors import CodecError
 from .evaluation import pages
 from .evaluation.metrics import psnr_db
+from .files import StrPath
+
+if TYPE_CHECKING:
+    from .api import Codec
+
+
+CodedView: TypeAlias = tuple[bytes, dict[str, Any], bytes, str]  # see Pictures.coded
 
 ADDRESS = "127.0.0.1"
 KEPT = 8  # results that are held for a slider that goes back
@@ -47,17 +58,26 @@ class Pictures:
         paths: of pictures and of this codec's files; each is read once at the start.
         coder: :class:`codec.Codec`.
         step: called without arguments after each of them, for a progress display.
-        failed: called as ``failed(path, error)`` for one that cannot be read or decoded, which is then left out. Without
-            it the error is raised.
+        failed: called as ``failed(path, error)`` for one that cannot be read or decoded, which is then left out.
+            Without it the error is raised.
 
     Raises:
         CodecError: such an error, or none is left. OSError: a file cannot be read.
     """
 
-    def __init__(self, paths, coder, step=None, failed=None):
-        self.paths, self.coder, self.described = [], coder, []
-        self._busy, self._tickets = threading.Lock(), {}
-        self._results = OrderedDict()  # (index, quality) -> (data, figures, picture)
+    def __init__(
+        self,
+        paths: Iterable[StrPath],
+        coder: Codec,
+        step: Callable[[], object] | None = None,
+        failed: Callable[[Path, Exception], object] | None = None,
+    ) -> None:
+        self.paths: list[Path] = []
+        self.coder = coder
+        self.described: list[dict[str, Any]] = []
+        self._busy = threading.Lock()
+        self._tickets: dict[int, int] = {}
+        self._results: OrderedDict[tuple[int, float], CodedView] = OrderedDict()
         for path in map(Path, paths):
             self.paths.append(path)
             try:
@@ -72,7 +92,7 @@ class Pictures:
         if not self.paths:
             raise CodecError("none of the files can be shown")
 
-    def _describe(self, index):
+    def _describe(self, index: int) -> dict[str, Any]:
         """What the page says of a picture before anything is compressed."""
         height, width = self._read(index).shape[:2]
         size = self.paths[index].stat().st_size
@@ -81,27 +101,27 @@ class Pictures:
             "bpp": 8 * size / (width * height), "compressed": self._is_ours(index),
         }  # fmt: skip
 
-    def _is_ours(self, index):
+    def _is_ours(self, index: int) -> bool:
         with open(self.paths[index], "rb") as file:
             return file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the page
-    def pixels(self, index):
+    def pixels(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) of the original, or of one of our files."""
         return self._read(index)
 
-    def _read(self, index):
+    def _read(self, index: int) -> np.ndarray:
         path = self.paths[index]
         if self._is_ours(index):
             return np.asarray(self.coder.decompress(path).convert("RGB"))
         return image_io.read_picture(path).pixels
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  lives as long as the page
-    def original(self, index):
+    def original(self, index: int) -> tuple[bytes, str]:
         """Its pixels as a picture file without loss: (bytes, MIME type)."""
         return pages.lossless(self.pixels(index))
 
-    def coded(self, index, quality):
+    def coded(self, index: int, quality: float) -> CodedView:
         """The picture at a quality: (compressed file, figures, picture file without loss, its MIME type).
 
         Raises:
@@ -121,7 +141,7 @@ class Pictures:
                 self._results.popitem(last=False)
             return self._results[key]
 
-    def _coded(self, index, quality):
+    def _coded(self, index: int, quality: float) -> CodedView:
         started = time.perf_counter()
         data = self.coder.compress(self.paths[index], quality)
         compressed = time.perf_counter()
@@ -136,7 +156,7 @@ class Pictures:
         }  # fmt: skip
         return (data, figures, *pages.lossless(decoded))
 
-    def page(self, quality):
+    def page(self, quality: float) -> str:
         """The text of the page."""
         viewer = []
         for index, found in enumerate(self.described):
@@ -164,30 +184,31 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False  # another program's port stays its own
 
-    def __init__(self, pictures, quality=50, port=0):
+    def __init__(self, pictures: Pictures, quality: float = 50, port: int = 0) -> None:
         self.pictures, self.quality = pictures, quality
         self.token = secrets.token_urlsafe(16)
         super().__init__((ADDRESS, port), _Handler)
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
         self.url = f"http://{ADDRESS}:{self.server_port}/{self.token}/"
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # a browser that hangs up is no news
 
 
 class _Refused(Exception):
     """An answer other than 200: status and a line."""
 
-    def __init__(self, status, line):
+    def __init__(self, status: HTTPStatus, line: str) -> None:
         super().__init__(line)
         self.status = status
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: Server
     timeout = TIMEOUT
     server_version, sys_version = "codec", ""
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         try:
             kind, body, headers = self._answer()
             status = HTTPStatus.OK
@@ -210,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _answer(self):
+    def _answer(self) -> tuple[str, bytes, dict[str, str]]:
         """(MIME type, body, further headers) of what is asked for."""
         if self.headers.get("Host") not in self.server.hosts:
             raise _Refused(HTTPStatus.MISDIRECTED_REQUEST, "this page is of another host")
@@ -235,11 +256,11 @@ class _Handler(BaseHTTPRequestHandler):
             return bitstream.MIME_TYPE, data, {"Content-Disposition": f'attachment; filename="{name}"'}
         return kind, body, {"Codec-Figures": json.dumps(figures)}
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def _quality(query):
+def _quality(query: str) -> float:
     """The quality that a query string names, in the hundredths that a file can hold."""
     try:
         ((name, text),) = parse_qsl(query, strict_parsing=True, max_num_fields=1)

@@ -1,13 +1,15 @@
 """Find models: folders with ``weights.safetensors`` (WEIGHTS.md names its keys), ``config.json`` and ``CARD.md``.
 
-A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that decides
-the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded: a file
-is decoded with exactly the weights that made it.
+A model's id is the beginning of a SHA-256 over its architecture and its weights file, which hold everything that
+decides the bits. It stands in every compressed file, names the model's folder, and is checked when the model is loaded:
+a file is decoded with exactly the weights that made it.
 
 Models are *experimental* until index.json lists them as *released*: then they are never changed nor removed, and what
 they wrote can be read by every later version. They come with the installation, or the user adds them to a folder of
 their own, which upgrades leave alone. Standard library and platformdirs only.
 """
+
+from __future__ import annotations
 
 import difflib
 import hashlib
@@ -15,31 +17,35 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from .errors import ModelError
-from .files import temporary_beside, write_bytes_atomic
+from .files import StrPath, temporary_beside, write_bytes_atomic
 
 ID_DIGITS = 16
 TUNES = ("eyes", "psnr")  # what the shipped models are trained for: SSIMULACRA2, or squared error
 FILES = ("weights.safetensors", "config.json", "CARD.md")
 
 
-def shipped_folder():
+def shipped_folder() -> Path:
     """Folder of the models of this installation: inside the package (wheel), or ``models/`` beside it (checkout)."""
     package = Path(__file__).resolve().parent
     inside = package / "_models"
     return inside if inside.is_dir() else package.parent / "models"
 
 
-def user_folder():
+def user_folder() -> Path:
     """Folder of the models that the user has added, in the user's data folder: an upgrade leaves it alone."""
     from platformdirs import user_data_path
 
     return user_data_path("lqc-codec", appauthor=False) / "models"
 
 
-def _index():
-    """``{"default": id, "tunes": {tune: id}, "released": [ids]}``; ModelError where the installation's file is missing or something else."""
+def _index() -> dict[str, Any]:
+    """``{"default": id, "tunes": {tune: id}, "released": [ids]}``.
+
+    ModelError where the installation's file is missing or something else.
+    """
     path = shipped_folder() / "index.json"
     index = _read_index(path)
     if index is None or not _is_id(index.get("default")):
@@ -47,7 +53,7 @@ def _index():
     return index
 
 
-def _read_index(path):
+def _read_index(path: Path) -> dict[str, Any] | None:
     """The contents of an index; None where it is something else."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -60,21 +66,21 @@ def _read_index(path):
     return index if sound else None
 
 
-def default_model_id():
+def default_model_id() -> str:
     """Id of the model that is used when none is named: the user's choice, if that is installed, or the shipped one.
 
     Raises:
         ModelError: the installation has none.
     """
-    shipped = _index()["default"]
+    shipped: str = _index()["default"]
     try:
         chosen = json.loads((user_folder() / "default.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return shipped
-    return chosen if _is_id(chosen) and _installed(chosen) else shipped
+    return str(chosen) if _is_id(chosen) and _installed(chosen) else shipped
 
 
-def tuned_model_id(tune):
+def tuned_model_id(tune: str) -> str:
     """Id of the shipped model that is trained for "eyes" or for "psnr".
 
     Raises:
@@ -83,20 +89,21 @@ def tuned_model_id(tune):
     tunes = _index().get("tunes", {})
     if tune not in tunes:
         raise ModelError(f"no model is tuned for {tune}; there are {', '.join(tunes) or 'none'}")
-    return tunes[tune]
+    found: str = tunes[tune]
+    return found
 
 
-def tune_of(model_id):
+def tune_of(model_id: str) -> str | None:
     """What a shipped model is trained for: "eyes", "psnr", or None for any other model."""
     return next((tune for tune, own in _index().get("tunes", {}).items() if own == model_id), None)
 
 
-def is_released(model_id):
+def is_released(model_id: str) -> bool:
     """Whether every later version will read what this model wrote."""
     return model_id in _index().get("released", [])
 
 
-def list_models():
+def list_models() -> list[str]:
     """Ids of the installed models, the default first."""
     default = default_model_id()
     found = {
@@ -108,28 +115,31 @@ def list_models():
     return sorted(found, key=lambda name: (name != default, name))
 
 
-def _installed(model_id):
+def _installed(model_id: str) -> Path | None:
     """Folder of an installed model, the shipped one where there are two; None without one."""
     folders = (parent / model_id for parent in (shipped_folder(), user_folder()))
     return next(filter(_is_whole, folders), None)
 
 
-def _is_whole(folder):
+def _is_whole(folder: Path) -> bool:
     return all((folder / name).is_file() for name in FILES[:2])
 
 
-def find_model(name=None):
+def find_model(name: StrPath | None = None) -> Path:
     """Folder of a model.
 
     Args:
-        name: None for the default, the id of an installed model, or a path to a model folder.
+        name: None for the default, the id of an installed model, a path to a model folder, or one of :data:`TUNES`,
+            unless that is such a path.
 
     Raises:
         ModelError: there is no such model.
     """
     if name is None:
         name = default_model_id()
-    folder = (_installed(name) if _is_id(str(name)) else None) or Path(name)
+    folder = (_installed(str(name)) if _is_id(str(name)) else None) or Path(name)
+    if not (folder / "weights.safetensors").is_file() and name in TUNES:
+        folder = find_model(tuned_model_id(str(name)))
     if not (folder / "weights.safetensors").is_file():
         close = difflib.get_close_matches(str(name), list_models(), n=1)
         guess = f"; did you mean {close[0]}?" if close else ""
@@ -137,7 +147,7 @@ def find_model(name=None):
     return folder
 
 
-def model_id(folder):
+def model_id(folder: StrPath) -> str:
     """Id of the model in a folder, from its architecture and its weights file.
 
     Raises:
@@ -150,7 +160,7 @@ def model_id(folder):
     return found
 
 
-def _id_of(folder):
+def _id_of(folder: Path) -> str:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architecture = json.dumps(values["architecture"], sort_keys=True, separators=(",", ":"))
@@ -165,7 +175,7 @@ def _id_of(folder):
     return digest.hexdigest()[:ID_DIGITS]
 
 
-def install(source, default=False):
+def install(source: Path, default: bool = False) -> str:
     """Copy an exported model's folder into the user's, under its id, whole or not at all; returns the id.
 
     Args:
@@ -200,7 +210,7 @@ def install(source, default=False):
     return found
 
 
-def remove(name):
+def remove(name: str) -> None:
     """Remove a model that the user has added; if it was the default, the shipped one is again.
 
     Raises:
@@ -220,7 +230,7 @@ def remove(name):
         raise ModelError(f"{user_folder() / name}: cannot be removed: {error}") from None
 
 
-def _remove(folder):
+def _remove(folder: Path) -> None:
     """Remove a folder that may not be there: first its name, then what is in it."""
     if folder.is_dir():
         part = Path(temporary_beside(folder))
@@ -228,5 +238,5 @@ def _remove(folder):
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _is_id(text):
+def _is_id(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{ID_DIGITS}}}", text) is not None

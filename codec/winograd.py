@@ -15,6 +15,8 @@ border by naming border positions more than once, and lets a picture be any numb
 that stick out hold values that no gather names.
 """
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import numpy as np
@@ -33,7 +35,7 @@ KERNELS = np.kron(_G, _G).astype(np.float32)  # (36, 9)
 BACKWARD = np.kron(_A, _A).astype(np.float32)  # (16, 36)
 
 
-def taps(weight):
+def taps(weight: np.ndarray) -> np.ndarray:
     """float (D, C, 3, 3), as a convolution has it -> float32 (9, C D); :data:`KERNELS` times that are the kernels.
 
     They take four times the memory, and are made within the network for one layer at a time.
@@ -55,7 +57,7 @@ class Layout:
         neighbours: int32 (36 * tiles,), the rows that :data:`FORWARD` combines.
     """
 
-    def __init__(self, height, width, rows_at_least=0):
+    def __init__(self, height: int, width: int, rows_at_least: int = 0) -> None:
         down, across = -(-height // TILE), -(-width // TILE)
         self.height, self.width = height, width
         tiles = max(down * across, -(-rows_at_least // TILE**2))
@@ -68,7 +70,7 @@ class Layout:
         self.stream[(r * width + c)[inside]] = (position * tiles + tile)[inside]
         self.neighbours = self.stream[_filled(_windows(height, width, down, across, REACH, -1), tiles)]
 
-    def core_neighbours(self, top, left, core):
+    def core_neighbours(self, top: int, left: int, core: Layout) -> np.ndarray:
         """``neighbours`` for the tiles of another layout, ``core``, whose position (0, 0) is (top, left) here."""
         down, across = -(-core.height // TILE), -(-core.width // TILE)
         positions = _windows(self.height, self.width, down, across, REACH, -1, top, left)
@@ -76,7 +78,7 @@ class Layout:
 
 
 @lru_cache(16)
-def layout(height, width, rows_at_least=0):
+def layout(height: int, width: int, rows_at_least: int = 0) -> Layout:
     """The :class:`Layout`, remembered: most pieces of a picture have the same size."""
     return Layout(height, width, rows_at_least)
 

@@ -144,7 +144,7 @@ def alpha(data):
 TARGETS = {target.__name__: target for target in (container, coder, model, exif, alpha)}
 
 
-# --- Seeds ----------------------------------------------------------------------------------------------------------
+# Seeds
 
 
 def seeds():

@@ -147,6 +147,20 @@ def test_anchors_are_found_by_name_in_the_order_asked_for():
         find_anchors(["jpg"])
 
 
+def test_our_own_codec_with_another_model_is_an_anchor(photo):
+    from codec import Codec, weights
+
+    (anchor,) = find_anchors(["model:psnr"])
+    own = weights.tuned_model_id("psnr")
+    assert (anchor.name, anchor.title) == ("model:psnr", f"model {own} (psnr)")
+    assert anchor.settings()["options"]["model"] == own
+    data = pickle.loads(pickle.dumps(anchor)).compress(photo, 40)
+    assert data == Codec(own, fallback="never").compress(photo, 40)
+    assert anchor.decompress(data).size == photo.shape[1::-1]
+    with pytest.raises(CodecError, match="no model nowhere .*installed"):
+        find_anchors(["model:nowhere"])
+
+
 def test_a_pillow_without_the_library_is_said_at_once(monkeypatch):
     monkeypatch.setattr(features, "check", lambda feature: feature != "webp")
     assert find_anchors(["jpeg"])

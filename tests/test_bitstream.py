@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import bitstream as format2
-from codec.bitstream import Container, Tile, pack, read_header, tile_grid, unpack
+from codec.bitstream import Container, Tile, pack, read_header, tile_grid, unpack, unpack_damaged
 from codec.errors import BitstreamError, Corrupt, NotThisFormat, TooLarge, Truncated, UnsupportedVersion
 from codec.latents import rans
 
@@ -92,7 +92,7 @@ def documented_dump():
     return [(bytes.fromhex(hexadecimal), text.strip()) for hexadecimal, text in lines]
 
 
-# --- Literal bytes -------------------------------------------------------------------------------------------------
+# Literal bytes
 
 
 def test_literal_bytes_of_a_plain_file():
@@ -145,7 +145,7 @@ def test_documented_limits_are_those_of_the_program():
     table = re.findall(r"^\| `(MAX_\w+)` \| (\d+) \|", DOCUMENT, re.MULTILINE)
     assert [name for name, _ in table] == [
         "MAX_SIDE", "MAX_PIXELS", "MAX_QUALITY", "MAX_LANES", "MAX_SECTIONS", "MAX_EXIF", "MAX_ICC", "MAX_XMP",
-        "MAX_IPTC", "MAX_RESOLUTION", "MAX_SKIPPED", "MAX_TILE_RATE", "MAX_STORED_RATE",
+        "MAX_IPTC", "MAX_RESOLUTION", "MAX_SKIPPED", "MAX_BACKGROUND", "MAX_TILE_RATE", "MAX_STORED_RATE",
     ]  # fmt: skip
     for name, limit in table:
         assert int(limit) == getattr(format2, name)
@@ -158,7 +158,7 @@ def test_limits_of_tiles_are_those_of_the_coder():
     assert format2.MAX_LANES == rans.MAX_LANES and format2.LANE_BYTES == rans.STATE_BYTES
 
 
-# --- There and back ------------------------------------------------------------------------------------------------
+# There and back
 
 
 @st.composite
@@ -285,7 +285,7 @@ def test_header_needs_only_the_beginning_of_a_file():
             read_header(data[: header.size - 1])
 
 
-# --- Files ---------------------------------------------------------------------------------------------------------
+# Files
 
 
 class Counted(io.BytesIO):
@@ -353,7 +353,7 @@ def test_foreign_and_lying_files_cost_no_memory(tmp_path):
             tracemalloc.stop()
 
 
-# --- Damage --------------------------------------------------------------------------------------------------------
+# Damage
 
 
 @pytest.mark.parametrize("container", [PLAIN, FULL], ids=["plain", "full"])
@@ -367,6 +367,13 @@ def test_every_truncation_is_refused(container):
 def test_truncation_says_how_much_is_missing():
     with pytest.raises(Truncated, match="^truncated: needed 38 bytes, found 33$"):
         unpack(PLAIN_BYTES[:33])
+
+
+def test_a_container_that_has_lost_a_tile_is_not_packed():
+    found, lost = unpack_damaged(pack(PLAIN)[:-1])
+    assert found.tiles == (None,) and not lost
+    with pytest.raises(Corrupt, match="tile 0 is lost"):
+        pack(found)
 
 
 @pytest.mark.parametrize("container", [PLAIN, FULL], ids=["plain", "full"])
@@ -459,9 +466,11 @@ def test_unknown_flags_are_refused_as_a_newer_version():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"flat": True}, {"plain": True}, {"dependent": True}, {"equal": True}, {"model_id": PLAIN.model_id}, {"quality": 5000},
+        {"flat": True}, {"plain": True}, {"dependent": True}, {"equal": True}, {"model_id": PLAIN.model_id},
+        {"quality": 5000},
         {"alpha": b"alpha"}, {"tiles": STORED.tiles * 4}, {"tiles": (Tile(b"GIF89a...", 1, 7),)}, {"stored": False},
-        {"tiles": (Tile(b"GIF89a...", 2, STORED.tiles[0].symbols_crc),)}, {"tiles": (Tile(b"BM anything", 1, zlib.crc32(b"BM anything")),)},
+        {"tiles": (Tile(b"GIF89a...", 2, STORED.tiles[0].symbols_crc),)},
+        {"tiles": (Tile(b"BM anything", 1, zlib.crc32(b"BM anything")),)},
         {"icc": b"twice"}, {"exif": b"twice"},
     ],
     ids=str,
@@ -535,7 +544,7 @@ def test_the_largest_varint_is_read():
         unpack(plain_with(20, bytes.fromhex("ffffffff0f"), 1))
 
 
-# --- Sections ------------------------------------------------------------------------------------------------------
+# Sections
 
 
 def test_a_section_of_the_future_is_skipped_and_kept():
@@ -587,6 +596,7 @@ def test_too_many_sections_are_refused_both_ways():
 def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
     bare = name.removeprefix("packed_").upper()
     limit = 3 * 768 * 512 + 1024 if name == "alpha" else getattr(format2, f"MAX_{bare}")
+    limit += 96 * 64 // 8 if name == "background" else 0  # a bit for each of 96 x 64 blocks
     with pytest.raises(TooLarge, match=name):
         pack(dataclasses.replace(PLAIN, **{name: bytes(limit + 1)}))
     with pytest.raises(TooLarge, match=name):  # before any of it has been seen
@@ -601,7 +611,7 @@ def test_metadata_is_bounded_and_not_empty_both_ways(name, type_):
         unpack(data)
 
 
-# --- Limits --------------------------------------------------------------------------------------------------------
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -709,7 +719,7 @@ def test_reserved_quality_is_refused():
         unpack(plain_with(14, (10001).to_bytes(2, "little")))
 
 
-# --- Whatever the bytes --------------------------------------------------------------------------------------------
+# Whatever the bytes
 
 
 def mutations(count):

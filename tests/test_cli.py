@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
-from typing import Literal, Optional
+from typing import Literal
 
 import click
 import numpy as np
@@ -98,7 +98,7 @@ def _touch(folder, *names):
         path.write_bytes(b"")
 
 
-# Which file becomes which -----------------------------------------------------------------------------------
+# Which file becomes which
 
 
 def _plan(inputs, output=None, **options):
@@ -240,7 +240,7 @@ def test_an_existing_output_is_refused_before_any_work(tmp_path, picture, monkey
     assert output.read_bytes() == b"precious"
 
 
-# Compress and decompress ------------------------------------------------------------------------------------
+# Compress and decompress
 
 
 def test_a_picture_becomes_a_file_and_comes_back(tmp_path, picture, photo):
@@ -412,7 +412,7 @@ def test_progress_lets_lines_through(capfd, monkeypatch):
     assert capfd.readouterr().out == "first\n"
 
 
-# info, models, demo -----------------------------------------------------------------------------------------
+# info, models, demo
 
 
 def test_info_shows_header_and_parts(compressed):
@@ -479,7 +479,7 @@ def test_demo_prints_a_row_for_each_picture_and_quality(tmp_path, picture):
     assert "demo" not in succeed("--help").split("Commands:")[1]
 
 
-# train ------------------------------------------------------------------------------------------------------
+# train
 
 
 @dataclasses.dataclass
@@ -491,7 +491,7 @@ class Settings:
     name: str = "x"
     flag: bool = False
     folder: pathlib.Path = pathlib.Path("runs")
-    limit: Optional[int] = None
+    limit: int | None = None
     widths: tuple[int, ...] = (1, 2)
     names: list = dataclasses.field(default_factory=list)
     kind: Literal["a", "b"] = "a"
@@ -579,7 +579,7 @@ def test_every_training_option_is_a_setting():
     from codec.training.config import TrainingConfig
 
     fields = {field.name for field in dataclasses.fields(TrainingConfig)}
-    own = {"until", "fit_tables", "config_file", "overrides", "show_config", "no_progress"}
+    own = {"until", "fit_tables", "fit_slopes", "measure", "config_file", "overrides", "show_config", "no_progress"}
     everywhere = {"quiet", "verbose"}
     assert {parameter.name for parameter in train_command.params} - own - everywhere <= fields
 
@@ -644,7 +644,7 @@ def test_until_is_a_time_in_the_future(tmp_path):
     assert 29 < shown["max_minutes"] <= 30
 
 
-# The command as a whole -------------------------------------------------------------------------------------
+# The command as a whole
 
 
 def test_every_command_is_there_and_explains_itself():

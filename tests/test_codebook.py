@@ -12,9 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from codec.quantise import CategoricalQuantiser, Codebook, FiniteScalarQuantiser, HierarchicalVectorQuantiser
-from codec.quantise import ResidualVectorQuantiser, SimVQ, VectorQuantiser, commit_codebooks, discard_codebooks
-from codec.quantise import reference
+from codec.quantise import (
+    CategoricalQuantiser,
+    Codebook,
+    FiniteScalarQuantiser,
+    HierarchicalVectorQuantiser,
+    ResidualVectorQuantiser,
+    SimVQ,
+    VectorQuantiser,
+    commit_codebooks,
+    discard_codebooks,
+    reference,
+)
 
 
 def latents(*shape, seed=0):
@@ -439,7 +448,7 @@ def test_random_codebooks_have_vectors_of_length_one():
         assert drawn.square().sum(1).mean().item() == pytest.approx(1, rel=0.05)
 
 
-# --- Codebooks side by side ----------------------------------------------------------------------------------------
+# Codebooks side by side
 
 
 def groups(**options):
@@ -640,7 +649,7 @@ def test_processes_agree_on_the_codebooks_of_all_their_vectors(tmp_path):
     assert a["commits"] == 6 and a["entries"].abs().max() < 10
 
 
-# --- Hierarchies, SimVQ, categorical codes -------------------------------------------------------------------------
+# Hierarchies, SimVQ, categorical codes
 
 
 def test_levels_decode_to_what_the_synthesis_saw_and_all_learn():
@@ -726,7 +735,7 @@ def test_quantisers_turn_gradients_by_the_rotation_trick_where_asked():
         torch.testing.assert_close(lengths[0] / lengths[1], lengths[2] / lengths[3])
 
 
-# --- The referee ---------------------------------------------------------------------------------------------------
+# The referee
 
 
 def test_the_library_vector_quantize_pytorch_finds_the_same():

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from test_report import Page, pixels_of
-from tiny import trainable
 
 import codec
 from cli.main import codec as codec_command
@@ -14,6 +12,8 @@ from codec.errors import ImageError
 from codec.evaluation import compare
 from codec.evaluation.metrics import psnr_db
 from codec.training.loop import export
+from test_report import Page, pixels_of
+from tiny import trainable
 
 
 def run(*arguments):

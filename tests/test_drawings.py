@@ -1,3 +1,4 @@
+import itertools
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from codec.training.drawings import KINDS, draw
 from codec.weights import find_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import drawings  # noqa: E402
+import drawings
 
 PICTURES = drawings.pictures()
 
@@ -44,7 +45,7 @@ def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(model, n
         bound = drawings.cost(*drawings.coded(pixels, model, quality, plain=True)[:2], model.config, quality)
         assert drawings.cost(bpp, psnr, model.config, quality) <= 1.05 * bound, (quality, kind)
         decibels.append(psnr)
-    assert all(later >= earlier for earlier, later in zip(decibels, decibels[1:])), decibels
+    assert all(later >= earlier for earlier, later in itertools.pairwise(decibels)), decibels
 
 
 def test_costs_add_bits_and_weighted_squared_errors(model):

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
-from tiny import CONFIG
 
 from codec import engine as engine_module
 from codec import graphs, winograd
@@ -19,6 +18,7 @@ from codec.engine import Engine, PlainTransforms, float_weights, read_folder
 from codec.errors import ModelError
 from codec.nn.dct import coarse_deviation, coarse_to_pixels, haar_matrix, quantisation_step
 from codec.nn.transforms import Transforms, interpolate
+from tiny import CONFIG
 
 CONFIGS = [
     CONFIG,
@@ -202,12 +202,13 @@ def test_graphs_are_small_and_use_few_operators(tmp_path, monkeypatch):
         onnx.checker.check_model(model)
         assert len(data) < 16384
         assert {node.op_type for node in model.graph.node} <= {
-            "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log", "MatMul",
+            "Abs", "Add", "Cast", "Clip", "Concat", "Conv", "Div", "Gather", "Gemm", "Identity", "LeakyRelu", "Log",
+            "MatMul",
             "Mul", "Reshape", "Sign",
         }  # fmt: skip
 
 
-# --- Loading ---------------------------------------------------------------------------------------------------------
+# Loading
 
 
 @pytest.fixture

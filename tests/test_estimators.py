@@ -190,7 +190,7 @@ def test_what_is_not_said_is_as_in_the_papers():
     assert torch.equal(*drawn) and 0 < drawn[0].min() and drawn[0].max() < 1
 
 
-# --- ReinMax, and the prior of a discrete VAE ----------------------------------------------------------------------
+# ReinMax, and the prior of a discrete VAE
 
 
 def mean_gradient(logits, function, draw):

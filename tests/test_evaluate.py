@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -77,7 +78,7 @@ def fake_codec(monkeypatch):
     torch.set_num_threads(threads)
 
 
-# Measuring --------------------------------------------------------------------------------------------------
+# Measuring
 
 
 def test_a_row_is_about_the_real_file(photo):
@@ -218,7 +219,7 @@ def test_a_picture_that_comes_back_in_another_mode_is_compared_as_rgb(photo, mon
         assert rd.measure(entrant(), "grey.png", grey, 50).psnr_db == CAP_DB
 
 
-# Going on where a run was stopped ----------------------------------------------------------------------------
+# Going on where a run was stopped
 
 
 def interrupted_after(number):
@@ -320,7 +321,7 @@ def test_equal_pictures_of_two_names_share_rows_under_their_own_names(pictures, 
     assert row.picture == "c.png" and journal.found == 1
 
 
-# Fresh processes --------------------------------------------------------------------------------------------
+# Fresh processes
 
 
 def test_a_fresh_process_is_timed_and_its_memory_is_its_own(photo):
@@ -344,7 +345,7 @@ def test_a_fresh_process_builds_the_codec_itself(photo):
         cold(entrant(limit=1), "photo.png", photo, 50, runs=1)
 
 
-# What follows from the rows ---------------------------------------------------------------------------------
+# What follows from the rows
 
 
 def test_means_give_every_picture_the_same_weight():
@@ -505,7 +506,7 @@ def test_a_codec_is_zero_per_cent_from_itself():
     assert [figure.percent for figure in figures] == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-# Files ------------------------------------------------------------------------------------------------------
+# Files
 
 
 def test_csv_has_the_promised_columns_and_full_numbers(tmp_path):
@@ -542,7 +543,7 @@ def test_conditions_name_versions_processor_and_threads():
     json.dumps(found, allow_nan=False)
 
 
-# The command ------------------------------------------------------------------------------------------------
+# The command
 
 
 def test_the_printed_tables(pictures, fake_codec, monkeypatch):
@@ -569,6 +570,10 @@ def test_the_printed_tables(pictures, fake_codec, monkeypatch):
     low, high = map(float, below.split("]")[0].strip(" [").split(","))
     assert low <= float(jpeg444.split()[2]) <= high
     assert any(line.startswith("BD-PSNR of codec") for line in lines)
+    start = lines.index("BD-rate of codec by PSNR, picture by picture")
+    own = dict(re.findall(r"(\S+\.png) ([+-]\S+?)(?:,|$)", lines[start + 2]))
+    assert sorted(own) == ["a.png", "b.png"] and list(own.values()) == sorted(own.values(), key=float, reverse=True)
+    assert float(lines[start + 2].split()[2]) == pytest.approx(np.mean([float(own[name]) for name in own]), abs=0.11)
     assert max(map(len, lines)) <= 110
 
 
@@ -747,7 +752,7 @@ def test_a_missing_extra_is_named(pictures, fake_codec, monkeypatch):
     assert result.stderr == 'codec: evaluate needs SciPy: pip install ".[eval]" in the folder of the sources\n'
 
 
-# End to end -------------------------------------------------------------------------------------------------
+# End to end
 
 
 def test_the_shipped_model_from_pictures_to_files(tmp_path, samples):

@@ -1,5 +1,7 @@
 """What an installation may lack: names, the line about it, and the number of threads of what is there."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -64,6 +66,35 @@ def test_threads_without_torch(unset, monkeypatch):
         threads.set_threads(3)
         assert threads.current_threads() == 3
     assert threads.current_threads() == threads.cores()
+
+
+def test_commands_leave_matrix_products_to_one_thread(root, samples, tmp_path):
+    pytest.importorskip("threadpoolctl")
+    code = """if True:
+        import sys
+        import numpy
+        from threadpoolctl import threadpool_info
+        from cli.main import codec
+        from codec.threads import set_product_threads
+
+        def found():
+            return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+        for arguments in (["compress", sys.argv[1], "-o", "a.lqc"], ["decompress", "a.lqc", "-o", "a.png"]):
+            set_product_threads(2)
+            before = found()
+            codec([*arguments, "--threads", "2"], standalone_mode=False)
+            print("threads", before, found())
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment.update(PYTHONPATH=str(root), OPENBLAS_NUM_THREADS="2")
+    command = [sys.executable, "-c", code, str(samples / "dog.png")]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("threads")]
+    if lines[0] == "threads {1} {1}":
+        pytest.skip("these libraries know one thread alone")
+    assert lines == ["threads {2} {1}"] * 2
 
 
 def test_matrix_products_have_as_many_threads(unset):

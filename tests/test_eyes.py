@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CONFIG, weights_of
-from tiny import training_config as config
 
 from codec.errors import ModelError
 from codec.evaluation.ssimulacra2 import ssimulacra2
@@ -14,6 +12,8 @@ from codec.training.config import TrainingConfig
 from codec.training.eyes import Eyes, ssimulacra2_loss
 from codec.training.loop import picture_losses, train
 from codec.training.model import TrainableModel
+from tiny import CONFIG, weights_of
+from tiny import training_config as config
 
 
 def tensor(*pictures):
@@ -84,7 +84,7 @@ def test_shapes_that_no_crop_has_are_refused():
         ssimulacra2_loss(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64))
 
 
-# --- In training ---------------------------------------------------------------------------------------------------
+# In training
 
 
 @pytest.fixture(scope="module")

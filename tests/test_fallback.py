@@ -51,7 +51,7 @@ def dither():
     return Image.linear_gradient("L").resize((200, 160)).convert("1")
 
 
-# --- What is chosen ---------------------------------------------------------------------------------------------------
+# What is chosen
 
 
 def test_text_is_kept_without_loss_and_said_so(screenshot):
@@ -129,7 +129,8 @@ def test_lossless_pictures_come_back_exactly(photo, screenshot):
     hidden = np.dstack([photo, np.where(photo[..., :1] > 128, 0, photo[..., 1:2])])
     for image in (
         photo, photo[..., 0].copy(), hidden, np.asarray(screenshot), Image.fromarray(hidden).convert("LA"),
-        Image.fromarray(photo).quantize(7), Image.fromarray(rng.integers(0, 256, (9, 7, 4), np.uint8)), dither_of(photo),
+        Image.fromarray(photo).quantize(7), Image.fromarray(rng.integers(0, 256, (9, 7, 4), np.uint8)),
+        dither_of(photo),
     ):  # fmt: skip
         data = compressed(image, fallback="always")
         wanted = image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -203,7 +204,7 @@ def test_wrong_settings_are_refused(photo):
         compressed(photo, strip_everything=True)
 
 
-# --- Hostile files ----------------------------------------------------------------------------------------------------
+# Hostile files
 
 
 def container(payload, width=40, height=30, **changes):
@@ -220,9 +221,11 @@ def test_stored_pictures_that_are_not_what_the_header_says_are_corrupt(photo):
     assert codec.decompress(container(sound)).size == (40, 30)
     large = file_of(Image.new("1", (20000, 20000)), "PNG")
     for data in (
-        container(file_of(picture.convert("RGB").resize((40, 31)))), container(sound, 30, 40), container(sound, grey=True),
-        container(sound, stored_alpha=True), container(file_of(picture.convert("L"))), container(sound[:-40]), container(sound[:60]),
-        container(large), container(large, 16383, 16383), container(b"RIFF\xff\0\0\0WEBPVP8X" + bytes(30)), container(b"\xff\xd8\xff" + bytes(50)),
+        container(file_of(picture.convert("RGB").resize((40, 31)))), container(sound, 30, 40),
+        container(sound, grey=True),
+        container(sound, stored_alpha=True), container(file_of(picture.convert("L"))), container(sound[:-40]),
+        container(sound[:60]), container(large), container(large, 16383, 16383),
+        container(b"RIFF\xff\0\0\0WEBPVP8X" + bytes(30)), container(b"\xff\xd8\xff" + bytes(50)),
         container(b"\xff\xd8\xff\xe0" + bytes(5)), container(b"GIF89a" + bytes(20)),
         container(file_of(picture, "JPEG")[:-100]),
     ):  # fmt: skip
@@ -261,7 +264,7 @@ def test_mutated_stored_pictures_end_in_a_picture_or_a_bitstream_error(photo):
                 assert "\n" not in str(error)
 
 
-# --- Commands ---------------------------------------------------------------------------------------------------------
+# Commands
 
 
 def run(*arguments):

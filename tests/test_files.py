@@ -13,13 +13,13 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, succeed, without_warning
 
 import codec
 from codec import bitstream
 from codec.errors import CodecError
 from codec.files import write_bytes_atomic
 from codec.image_io import FORMATS, READABLE
+from test_cli import fail, succeed, without_warning
 
 
 def test_bytes_are_written_with_the_usual_permissions(tmp_path):
@@ -90,7 +90,7 @@ def test_write_protected_files_are_respected(tmp_path, monkeypatch):
     write_bytes_atomic(tmp_path / "new.bin", b"new")
 
 
-# --- What a killed process leaves ---------------------------------------------------------------------------------------
+# What a killed process leaves
 
 
 def age(path, hours):
@@ -122,7 +122,8 @@ def test_a_process_that_is_killed_leaves_the_old_file_or_the_new_one(root, tmp_p
     path.write_bytes(b"0" * size)
     code = (
         "import itertools, sys\nfrom codec.files import write_bytes_atomic\n"
-        f"for n in itertools.count():\n    write_bytes_atomic({str(path)!r}, b'%d' % (n % 10) * {size})\n    print(n, flush=True)\n"
+        f"for n in itertools.count():\n    write_bytes_atomic({str(path)!r}, b'%d' % (n % 10) * {size})\n"
+        "    print(n, flush=True)\n"
     )
     for pause in (0, 0.001, 0.003, 0.008):
         child = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE)
@@ -199,7 +200,7 @@ def test_a_closed_pipe_and_a_full_device_end_quietly(root, folder):
         )
 
 
-# --- Full disks and little memory, by the limits of a process -----------------------------------------------------------
+# Full disks and little memory, by the limits of a process
 
 LIMITED = """
 import functools, json, os, resource, sys
@@ -262,7 +263,8 @@ for arguments, output in jobs:
             if os.path.exists(output):
                 with open(output, "rb") as file: left = file.read()
                 os.unlink(output)
-            found.append([output, size, status, said, left == old, sorted(os.listdir()) == sorted(set(before) - {{output}})])
+            same = sorted(os.listdir()) == sorted(set(before) - {{output}})
+            found.append([output, size, status, said, left == old, same])
 print(json.dumps(found))
 """
     found, _ = limited(root, code)
@@ -306,7 +308,8 @@ run("decompress", "small", *ALONE, "-o", "out")
 found = []
 for megabytes in (1, 3):
     for name in os.listdir("out"): os.unlink("out/" + name)
-    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, "decompress", "a.bin", "b.bin", "-o", "out", *ALONE)
+    arguments = ["decompress", "a.bin", "b.bin", "-o", "out", *ALONE]
+    result = limited(resource.RLIMIT_AS, used() + megabytes * 2**20, *arguments)
     found.append([*result, sorted(os.listdir("out"))])
 print(json.dumps(found))
 """
@@ -328,7 +331,7 @@ print(json.dumps(found))
         assert said == ""  # nor does a library talk
 
 
-# --- Folders as they are ------------------------------------------------------------------------------------------------
+# Folders as they are
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
@@ -342,9 +345,8 @@ def test_a_pipe_in_a_folder_does_not_block(root, folder):
     lines = without_warning(said).splitlines()
     assert lines[0] == f"codec: {folder / 'dangling.png'}: cannot read: No such file or directory"
     assert lines[1].endswith("1 failed, 1 passed over (no regular files)") and len(lines) == 2
-    assert (
-        "3 files" in (said := succeed("decompress", folder, "--force")) and "1 passed over (no regular files)" in said
-    )
+    said = succeed("decompress", folder, "--force")
+    assert "3 files" in said and "1 passed over (no regular files)" in said
 
 
 def test_files_of_other_programs_are_passed_over_and_counted(folder):
@@ -424,7 +426,7 @@ def test_a_folder_that_cannot_be_written_to_costs_its_files_one_line_each(folder
     assert lines[3] == "codec: 0 files, 3 failed" and list(folder.glob("*.bin")) == []
 
 
-# --- Large and hostile files --------------------------------------------------------------------------------------------
+# Large and hostile files
 
 
 def peak(root, *arguments, data=None):
@@ -432,11 +434,13 @@ def peak(root, *arguments, data=None):
     code = (
         "import re, sys\nfrom cli.main import codec\n"
         "try:\n    codec.main(sys.argv[1:], prog_name='codec')\n"
-        "finally:\n    print(1024 * int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1]), file=sys.stderr)\n"
+        "finally:\n    peak = re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())\n"
+        "    print(1024 * int(peak[1]), file=sys.stderr)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(root)}
     result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=100,
         stdin=data, check=False,
     )  # fmt: skip
     *said, memory = result.stderr.splitlines()

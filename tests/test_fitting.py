@@ -8,8 +8,6 @@ import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 from scipy.stats import norm
-from test_vector_entropy import VQ_CONFIG
-from tiny import CONFIG, coding
 
 from cli.main import codec as codec_command
 from codec.engine import read_folder
@@ -18,6 +16,9 @@ from codec.image_io import read_picture
 from codec.model import Model
 from codec.training import fitting
 from codec.training.scale_mixture import ScaleMixture, coder_rows
+from codec.weights import model_id
+from test_vector_entropy import VQ_CONFIG
+from tiny import CONFIG, coding
 
 FEW = ["--set", "fit_crops=3", "--seed", "5", "--no-progress"]
 
@@ -32,6 +33,12 @@ def folders(tmp_path_factory, pictures):
     )
     assert done.exit_code == 0, done.output
     return source, fitted
+
+
+def test_the_card_names_the_model_as_it_is_after_fitting(folders):
+    titles = [(folder / "CARD.md").read_text(encoding="utf-8").splitlines()[0] for folder in folders]
+    assert titles == [f"# Model {model_id(folder)}, made with codec train" for folder in folders]
+    assert titles[0] != titles[1]
 
 
 def test_only_tables_and_shifts_change(folders):

@@ -1,9 +1,10 @@
 """What fuzzing has found worth keeping, once more, and any bytes that hypothesis thinks of (tests/fuzz.py)."""
 
-import fuzz
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import fuzz
 
 INPUTS = sorted(path for path in fuzz.CORPUS.rglob("*") if path.is_file())
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about the damage
@@ -31,11 +32,18 @@ def test_seeds_are_what_the_program_writes():
             assert (fuzz.CORPUS / name / file).read_bytes() == data
 
 
-@pytest.mark.parametrize("name", sorted(fuzz.TARGETS))
-def test_any_bytes_end_as_they_must(name):
+@pytest.mark.parametrize(
+    ("name", "examples"),
+    [
+        pytest.param(name, examples, marks=[pytest.mark.slow] if examples > 100 else [], id=f"{name}-{examples}")
+        for name in sorted(fuzz.TARGETS)
+        for examples in (60, 2000)
+    ],
+)
+def test_any_bytes_end_as_they_must(name, examples):
     seeds = [path.read_bytes() for path in INPUTS if path.parent.name == name][:40]
 
-    @settings(derandomize=True, deadline=None, database=None, max_examples=60)
+    @settings(derandomize=True, deadline=None, database=None, max_examples=examples)
     @given(
         st.sampled_from(seeds),
         st.lists(st.tuples(st.integers(0, 4095), st.binary(max_size=4)), max_size=4),

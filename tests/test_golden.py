@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from golden.make import FOLDER, PICTURES, encoded
 from PIL import Image
 
 from codec import Codec, bitstream, weights
-from codec.latents import rans
 from codec.config import STEP, padded_size
+from codec.latents import rans
 from codec.model import TILE
+from golden.make import FOLDER, PICTURES, encoded
 
 FILES = sorted(FOLDER.glob("*/*.bin"))
 NAMES = [f"{path.parent.name[:4]}-{path.stem}" for path in FILES]
@@ -57,10 +57,10 @@ def test_default_and_released_models_have_files():
 
 def test_they_are_small_and_hold_every_kind():
     containers = [bitstream.unpack(path.read_bytes()) for path in FILES]
-    for attribute in ("grey", "plain", "flat", "dependent", "alpha"):
+    for attribute in ("grey", "plain", "flat", "dependent", "alpha", "background"):
         assert any(getattr(container, attribute) for container in containers)
-    newest = FOLDER / weights.default_model_id()
-    assert sum(path.stat().st_size for path in newest.iterdir()) < 80_000
+    for folder in {path.parent for path in FILES}:
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 80_000
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])

@@ -1,4 +1,4 @@
-"""The command line as people know it from other codecs: patterns, names, what is said, dates, closed streams, the manual."""
+"""The command line as known from other codecs: patterns, names, what is said, dates, closed streams, the manual."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, run, shell, succeed, without_warning
 
 import codec
 from cli import progress
@@ -20,6 +19,7 @@ from cli.common import Progress, share
 from codec import bitstream
 from codec.threads import cores
 from codec.weights import list_models
+from test_cli import fail, run, shell, succeed, without_warning
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def made(folder="."):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.bin"))
 
 
-# --- Which files --------------------------------------------------------------------------------------------------------
+# Which files
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,11 @@ def test_names_that_are_no_utf_8_are_names(root, tmp_path, photo, options):
     (tmp_path / name).write_bytes(b"damage")
     run = shell(root, "compress", tmp_path, "--force", *options)
     assert (
-        run.returncode == 1
-        and b"caf\xe9.png: cannot read" in run.stderr.replace(rb"\udce9", b"\xe9")
-        or b"not a picture" in run.stderr
-    )
+        run.returncode == 1 and b"caf\xe9.png: cannot read" in run.stderr.replace(rb"\udce9", b"\xe9")
+    ) or b"not a picture" in run.stderr
 
 
-# --- What is said -------------------------------------------------------------------------------------------------------
+# What is said
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(tree):
@@ -141,7 +139,8 @@ def test_json_is_a_line_a_file_and_names_what_failed(tree):
     data = (tree / "in" / "a.bin").read_bytes()
     header = bitstream.read_header(data)
     wanted = {
-        "input": "in/a.png", "output": "in/a.bin", "bytes": len(data), "bpp": round(8 * len(data) / (48 * 32), 4), "width": 48,
+        "input": "in/a.png", "output": "in/a.bin", "bytes": len(data), "bpp": round(8 * len(data) / (48 * 32), 4),
+        "width": 48,
         "height": 32, "quality": 30.0, "model": header.model_id,
     }  # fmt: skip
     assert {key: done[1][key] for key in wanted} == wanted and done[1]["seconds"] > 0
@@ -234,7 +233,7 @@ def test_info_verifies_the_picture_on_request(tree):
     assert fail("info", "in/a.bin", "--verify").startswith("codec: in/a.bin: ")
 
 
-# --- Dates, streams -----------------------------------------------------------------------------------------------------
+# Dates, streams
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
@@ -276,7 +275,7 @@ def test_closed_streams_cost_no_more_than_what_they_carry(root, tmp_path, photo,
         assert (tmp_path / "x.bin").read_bytes() == codec.compress(tmp_path / "a.png")
 
 
-# --- Finding one's way --------------------------------------------------------------------------------------------------
+# Finding one's way
 
 
 def test_what_is_misspelt_is_guessed(tmp_path):
@@ -329,7 +328,7 @@ def test_the_manual_holds_every_command_and_option():
         assert subprocess.run(command, input=page, capture_output=True, text=True, check=False).stderr == ""
 
 
-# --- Several at a time -------------------------------------------------------------------------------------------------
+# Several at a time
 
 
 def test_files_at_work_at_a_time_change_neither_bytes_nor_order(tree):

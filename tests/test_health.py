@@ -5,12 +5,12 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from PIL import Image
-from tiny import CONFIG, training_config
 
 from codec.health import check, complaints, health
 from codec.model import Model
 from codec.training import loop
 from codec.training.model import TrainableModel
+from tiny import CONFIG, training_config
 
 X = torch.rand(8, 3, 192, 192, generator=torch.Generator().manual_seed(0))
 

@@ -15,8 +15,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from codec import bitstream, image_io
 from codec.errors import CodecError, Corrupt, ImageError
-from codec.image_io import decode_alpha, encode_alpha, read_picture
-from codec.image_io import save_picture, to_image
+from codec.image_io import decode_alpha, encode_alpha, read_picture, save_picture, to_image
 
 
 def gradient(height=40, width=56):
@@ -52,7 +51,7 @@ def small_strips(monkeypatch):
     monkeypatch.setattr(image_io, "_STRIP_PIXELS", 56 * 8)
 
 
-# --- What may be read ---------------------------------------------------------------------------------------
+# What may be read
 
 
 def test_path_image_and_array_give_the_same_picture(tmp_path):
@@ -114,7 +113,7 @@ def test_other_things_are_refused(thing):
         read_picture(thing)
 
 
-# --- Modes --------------------------------------------------------------------------------------------------
+# Modes
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBX", "RGBA", "RGBa", "HSV", "YCbCr", "CMYK", "LAB"])
@@ -305,7 +304,7 @@ def test_animations_give_their_first_frame(tmp_path):
         assert (read_picture(tmp_path / name).pixels == (255, 0, 0)).all()
 
 
-# --- EXIF ---------------------------------------------------------------------------------------------------
+# EXIF
 
 
 def as_stored(upright, orientation):
@@ -441,7 +440,7 @@ def test_broken_exif_costs_nothing_but_itself(exif):
     assert sorted(picture.pixels.shape) == sorted(gradient().shape)
 
 
-# --- ICC ----------------------------------------------------------------------------------------------------
+# ICC
 
 
 def icc_profile(space, tags):
@@ -486,7 +485,7 @@ def cmyk_profile():
     """A press with four inks that are all grey: anything but the usual idea of cyan."""
     identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
     ramp = bytes(range(256))
-    corners = b"".join(bytes([255 - 255 * bin(ink).count("1") // 4, 128, 128]) for ink in range(16))
+    corners = b"".join(bytes([255 - 255 * ink.bit_count() // 4, 128, 128]) for ink in range(16))
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + ramp * 4 + corners + ramp * 3
     return icc_profile(b"CMYK", [WHITE, (b"A2B0", table)])
 
@@ -539,7 +538,7 @@ def test_profile_beyond_the_limit_is_applied_instead_of_kept(monkeypatch, small_
     assert visible(picture, gradient()) > 5
 
 
-# --- Alpha --------------------------------------------------------------------------------------------------
+# Alpha
 
 
 def planes():
@@ -680,7 +679,7 @@ def test_fill_of_grey_stays_grey():
     assert picture.grey and np.ptp(picture.pixels, axis=2).max() == 0
 
 
-# --- Bad input ----------------------------------------------------------------------------------------------
+# Bad input
 
 
 def refusal(source):
@@ -800,7 +799,7 @@ def test_mutated_files_end_in_a_picture_or_an_image_error(tmp_path):
                     assert picture.pixels.dtype == np.uint8 and picture.pixels.shape[2] == 3
 
 
-# --- Back to Pillow and to files ----------------------------------------------------------------------------
+# Back to Pillow and to files
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -818,6 +817,23 @@ def test_to_image_has_the_mode_of_the_picture(grey, alpha, small_strips):
 def test_to_image_rounds_the_mean_of_grey_channels():
     pixels = np.array([[[1, 1, 2], [1, 2, 2], [255, 255, 255], [0, 0, 1], [254, 255, 255]]], np.uint8)
     assert np.asarray(to_image(pixels, grey=True)).tolist() == [[1, 2, 255, 0, 255]]
+
+
+def test_a_png_is_made_by_runs_where_that_costs_hardly_anything(photo):
+    i, j = np.mgrid[:128, :192]
+    pattern = np.repeat(255 * ((i + 2 * j) // 3 % 2)[..., None], 3, axis=2).astype(np.uint8)
+    for pixels, strategy in ((photo, zlib.Z_RLE), (pattern, zlib.Z_FILTERED)):
+        for channels in (3, 1):
+            image = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+            found, _ = image_io.encode_picture(image.copy(), ".png")
+            sizes = {}
+            for each in (zlib.Z_RLE, zlib.Z_FILTERED):
+                file = io.BytesIO()
+                image.save(file, "PNG", compress_type=each)
+                sizes[each] = file.tell()
+                assert (file.getvalue() == found) == (each == strategy)
+            assert len(found) < 1.06 * sizes[zlib.Z_FILTERED]
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(found))), np.asarray(image))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])

@@ -7,7 +7,7 @@ import codec
 
 iio = pytest.importorskip("imageio.v3")
 
-import codec.imageio_plugin  # noqa: E402, F401  (registers the format)
+import codec.imageio_plugin  # noqa: E402  (registers the format)
 
 
 def test_pictures_go_there_and_back(tmp_path, photo):

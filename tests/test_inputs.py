@@ -3,17 +3,18 @@
 import contextlib
 import io
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, succeed, without_warning
 
 import codec
 from codec.errors import BitstreamError, CodecError, ImageError
 from codec.image_io import read_picture
 from codec.remote import is_url
+from test_cli import fail, succeed, without_warning
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def png(pixels):
     return file.getvalue()
 
 
-# --- Files --------------------------------------------------------------------------------------------------------------
+# Files
 
 
 def test_bytes_files_and_paths_are_taken_on_both_sides(tmp_path, coder, small, wanted):
@@ -70,7 +71,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, coder, wanted):
         coder.decompress("a\0b")
 
 
-# --- Arrays -------------------------------------------------------------------------------------------------------------
+# Arrays
 
 
 def test_arrays_of_every_kind_are_the_picture_they_mean(coder, small, wanted):
@@ -111,8 +112,9 @@ def test_alpha_comes_in_any_depth(coder, small):
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4, 3), np.int32), np.zeros((4, 4, 2), np.uint8), np.zeros((3, 40, 40), np.uint8), np.zeros((2, 4, 4, 3), np.uint8),
-        np.zeros(4, np.uint8), np.zeros((4, 4), complex), np.full((4, 4), np.nan), np.full((4, 4, 3), 255.0), np.full((4, 4), -1.0),
+        np.zeros((4, 4, 3), np.int32), np.zeros((4, 4, 2), np.uint8), np.zeros((3, 40, 40), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8), np.zeros(4, np.uint8), np.zeros((4, 4), complex), np.full((4, 4), np.nan),
+        np.full((4, 4, 3), 255.0), np.full((4, 4), -1.0),
         np.zeros((0, 4), np.uint8), np.zeros((0, 4)),
     ],
 )  # fmt: skip
@@ -157,7 +159,7 @@ def test_a_url_is_told_from_a_path(name, url):
     assert is_url(name) is url
 
 
-# --- URLs ---------------------------------------------------------------------------------------------------------------
+# URLs
 
 
 @pytest.fixture
@@ -194,11 +196,20 @@ def test_urls_are_taken_by_functions_and_commands(tmp_path, monkeypatch, coder, 
         assert image.size == (56, 40)
 
 
+def test_frames_behind_a_url_are_refused_in_one_line_and_the_rest_goes_on(tmp_path, monkeypatch, store, small):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(small).save("b.png")
+    said = without_warning(fail("compress", "memory://shop/a.png", "b.png", "--all-frames", "-o", "out"))
+    first, *rest = said.splitlines()
+    assert first == "codec: memory://shop/a.png: URLs are for compress, decompress and info; --all-frames needs files"
+    assert os.listdir("out") == ["b.bin"] and len(rest) <= 2 and "Traceback" not in said
+
+
 def test_what_is_not_behind_a_url_is_one_line(coder, store, monkeypatch):
     said = without_warning(fail("compress", "memory://shop/missing.png", "-o", "memory://shop/x.bin"))
     assert said.startswith("codec: memory://shop/missing.png: ") and said.count("\n") == 1
     assert "nothing matches" in fail("compress", "memory://shop/*.tif")
-    assert "measuring needs files" in fail("evaluate", "memory://shop/a.png", "--against", "none")
+    assert "measuring needs files" in fail("bench", "memory://shop/a.png", "--against", "none")
     with pytest.raises(CodecError, match="nowhere://a.png: "):
         coder.compress("nowhere://a.png")
     monkeypatch.setattr("codec.remote.installed", lambda _: False)

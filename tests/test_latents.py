@@ -10,10 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from test_integer import SPECS, random_input, random_layer, reference, run
-from test_vector_entropy import CONFIGS, VQ_CONFIG
-from test_vector_entropy import trainable as trainable_vq
-from tiny import CONFIG, coding
 
 from codec import latents
 from codec.errors import Corrupt, ModelError
@@ -23,10 +19,14 @@ from codec.latents.scalar import ScalarLatents
 from codec.latents.vector import VectorLatents, squared_error_per_bit
 from codec.latents.vector import to_groups as vector_groups
 from codec.nn import latents as entropy
-from codec.quality import interpolate_integers
 from codec.nn.vector import to_groups
+from codec.quality import interpolate_integers
 from codec.quantise import nearest
 from codec.training.loop import export
+from test_integer import SPECS, random_input, random_layer, reference, run
+from test_vector_entropy import CONFIGS, VQ_CONFIG
+from test_vector_entropy import trainable as trainable_vq
+from tiny import CONFIG, coding
 
 QUALITIES = (0, 4321, 10000)
 
@@ -91,7 +91,7 @@ def random_latents(height=8, width=12, seed=0):
     return z.astype(np.float32), y.astype(np.float32)
 
 
-# --- Quadtree ------------------------------------------------------------------------------------------------------
+# Quadtree
 
 
 def test_passes_are_those_of_the_torch_engine():
@@ -129,7 +129,7 @@ def test_a_pass_sees_what_the_passes_before_it_said_and_no_more(scalar):
         assert same == [k <= changed for k in range(4)]
 
 
-# --- Exact layers --------------------------------------------------------------------------------------------------
+# Exact layers
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ class IntegerLayer:
         )
 
         def forward(a, quality):
-            height, width, channels = a.shape
+            height, width, _ = a.shape
             a = a.astype(np.int64)
             if spec.depthwise:
                 padded = np.pad(a, ((1, 1), (1, 1), (0, 0)))
@@ -306,7 +306,7 @@ def test_multiply_adds_are_those_of_the_layers():
     assert networks.multiply_adds(CONFIG, 128) == networks.multiply_adds(CONFIG)
 
 
-# --- Scalar latents ------------------------------------------------------------------------------------------------
+# Scalar latents
 
 
 @pytest.mark.parametrize("lattice", [False, True])
@@ -366,7 +366,7 @@ def test_wrong_symbols_are_refused(scalar):
     assert np.isfinite(scalar.decode(Hostile(255, np.int32), 8, 12, 5000)).all()
 
 
-# --- Vector-quantised latents --------------------------------------------------------------------------------------
+# Vector-quantised latents
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
@@ -411,7 +411,7 @@ def test_wrong_indices_are_refused(vector):
             vector.decode(coder, 4, 4, 10000)
 
 
-# --- Damaged weights -----------------------------------------------------------------------------------------------
+# Damaged weights
 
 
 def changed(name, function):

@@ -1,4 +1,4 @@
-"""EXIF, XMP, IPTC, resolution and profiles: kept byte for byte, edited in place, and never in the way of the picture."""
+"""EXIF, XMP, IPTC, resolution, profiles: kept byte for byte, edited in place, never in the way of the picture."""
 
 import io
 import struct
@@ -16,7 +16,10 @@ from codec import bitstream, colour, metadata
 from codec.errors import BitstreamError
 from codec.image_io import FORMATS, encode_picture, read_picture, to_image
 
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" exif:GPSLatitude="52,30N" dc:title="Z\xc3\xbcrich"/></x:xmpmeta>'
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" exif:GPSLatitude="52,30N" '
+    b'dc:title="Z\xc3\xbcrich"/></x:xmpmeta>'
+)
 IPTC = b"\x1c\x02\x69\x00\x05Title\x1c\x02\x50\x00\x03Ada"
 NAMES = "© Zoë Müller".encode()
 MAKER_NOTE = b"Maker\0" + bytes(range(200, 250))
@@ -45,7 +48,8 @@ def camera_exif(order="<", orientation=6, thumbnail=b"\xff\xd8 thumbnail \xff\xd
     places = [0, 0, 0]  # of Exif, GPS and thumbnail: the second round knows them
     for _ in range(2):
         parts = [directory(
-            [(0x010E, 2, len(NAMES) + 1, NAMES + b"\0"), (0x0112, 3, 1, short(orientation)), (0x8298, 2, len(NAMES) + 1, NAMES + b"\0"),
+            [(0x010E, 2, len(NAMES) + 1, NAMES + b"\0"), (0x0112, 3, 1, short(orientation)),
+             (0x8298, 2, len(NAMES) + 1, NAMES + b"\0"),
              (0x8769, 4, 1, long(places[0])), (0x8825, 4, 1, long(places[1]))], 8, places[2]),
         ]  # fmt: skip
         places[0] = 8 + len(parts[0])
@@ -82,7 +86,7 @@ def kept(data):
     return metadata.of_container(bitstream.unpack(data))
 
 
-# --- EXIF ------------------------------------------------------------------------------------------------------------
+# EXIF
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -196,7 +200,7 @@ def test_any_damage_of_exif_ends_in_exif_or_none(changes, without_gps):
         metadata.into_tiff(encode_picture(to_image(pixels()), ".tif")[0], metadata.Metadata(found))
 
 
-# --- XMP, IPTC, resolution -----------------------------------------------------------------------------------------------
+# XMP, IPTC, resolution
 
 
 def test_all_kinds_go_through_a_file_and_into_formats_that_hold_them():
@@ -260,7 +264,8 @@ def test_profiles_and_exif_are_packed_where_that_is_smaller():
 def test_packed_sections_do_not_unpack_to_more_than_the_limit():
     bomb = zlib.compress(bytes(bitstream.MAX_ICC + 1), 9)
     for field, data in (
-        ("packed_icc", bomb), ("xmp", bomb), ("packed_exif", bomb), ("packed_icc", b"nonsense"), ("xmp", zlib.compress(b"x")[:-1]),
+        ("packed_icc", bomb), ("xmp", bomb), ("packed_exif", bomb), ("packed_icc", b"nonsense"),
+        ("xmp", zlib.compress(b"x")[:-1]),
         ("packed_icc", zlib.compress(b"")), ("packed_exif", zlib.compress(b"x") + b"more"), ("resolution", b"\0"),
         ("resolution", b"\1\1\1"), ("resolution", b"\x80"),
     ):  # fmt: skip
@@ -283,7 +288,7 @@ def test_resolutions_return(dpi):
     np.testing.assert_allclose(metadata.of_container(container)[0].dpi, dpi, atol=6e-5)
 
 
-# --- PNG chunks that are nobody's picture ---------------------------------------------------------------------------------
+# PNG chunks that are nobody's picture
 
 
 def png(*chunks, after=()):

@@ -4,19 +4,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG, coding, trainable
 
 from codec import engine
 from codec.bitstream import Tile
+from codec.config import ModelConfig
 from codec.errors import Corrupt, ModelError, Truncated
 from codec.macs import multiply_adds, parameters
-from codec.config import ModelConfig
-
 from codec.model import Model
 from codec.nn.pixels import to_tensor
 from codec.training.loop import read_weights
 from codec.training.model import TrainableModel
 from codec.weights import find_model
+from tiny import CONFIG, coding, trainable
 
 
 @pytest.fixture(scope="module")

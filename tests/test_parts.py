@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from tiny import coding
 
 from cli.main import codec as command
 from codec import Codec, bitstream
 from codec.errors import CodecError, Corrupt, Truncated
+from tiny import coding
 
 WIDTH, HEIGHT = 2200, 1100  # two pieces and three tiles across, two tiles down
 

@@ -1,4 +1,4 @@
-"""What files mean: colours in other words, 16 bits, grey in any clothes, JPEG cut short, frames, formats of other packages."""
+"""What files mean: colours in other words, 16 bits, grey, JPEG cut short, frames, formats of other packages."""
 
 import importlib.util
 import io
@@ -67,7 +67,7 @@ def in_srgb(picture):
     return np.asarray(ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))).astype(int)
 
 
-# --- Colours in other words ------------------------------------------------------------------------------------------------
+# Colours in other words
 
 P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 P3_COLOURS = [(200, 100, 50), (128, 128, 128), (90, 140, 110), (255, 255, 255)]  # inside of sRGB
@@ -167,13 +167,14 @@ def test_nonsense_primaries_cost_nothing():
         assert (read(png(gradient(), 8, 2, chrm(*numbers))).pixels == gradient()).all()
 
 
-# --- 16 bits ------------------------------------------------------------------------------------------------------------
+# 16 bits
 
 
 def tiff16(samples, order="<"):
     """An uncompressed TIFF of uint16 (H, W, C)."""
     height, width, channels = samples.shape
-    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 0),
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, 0), (259, 3, 1, 1), (262, 3, 1, 2),
+               (273, 4, 1, 0),
                (277, 3, 1, channels), (278, 4, 1, height), (279, 4, 1, samples.nbytes)]  # fmt: skip
     if channels == 4:
         entries.append((338, 3, 1, 2))
@@ -217,7 +218,8 @@ def test_colours_of_16_bits_are_read_to_the_last_bit():
     alpha[:9] = 128 * 257
     with_alpha = np.concatenate([deep, alpha], axis=2)
     for data in (
-        png(deep, 16, 2), png(with_alpha, 16, 6), tiff16(deep), tiff16(deep, ">"), tiff16(with_alpha), tiff16(with_alpha, ">"), libtiff16(deep),
+        png(deep, 16, 2), png(with_alpha, 16, 6), tiff16(deep), tiff16(deep, ">"), tiff16(with_alpha),
+        tiff16(with_alpha, ">"), libtiff16(deep),
     ):  # fmt: skip
         picture = read(data, deep=True)
         assert picture.pixels.dtype == np.uint16
@@ -229,7 +231,7 @@ def test_colours_of_16_bits_are_read_to_the_last_bit():
         assert (
             (picture.alpha is None)
             == (small.alpha is None)
-            == (len(data) < with_alpha.nbytes and data[:4] != b"\x89PNG" or picture.alpha is None)
+            == ((len(data) < with_alpha.nbytes and data[:4] != b"\x89PNG") or picture.alpha is None)
         )
 
 
@@ -343,7 +345,7 @@ def test_flat_16_bits_are_no_flat_8_bits():
     assert (Codec().decompress_picture(codec.compress(np.full((9, 9, 3), 7, np.uint8)), 16).pixels == 7 * 257).all()
 
 
-# --- Grey stays grey -----------------------------------------------------------------------------------------------------
+# Grey stays grey
 
 
 def test_equal_channels_come_back_equal_whatever_the_mode_or_profile(photo):
@@ -363,7 +365,7 @@ def test_equal_channels_come_back_equal_whatever_the_mode_or_profile(photo):
     assert (coloured[..., 0] != coloured[..., 1]).any()
 
 
-# --- JPEG that ends too early ------------------------------------------------------------------------------------------------
+# JPEG that ends too early
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -400,7 +402,7 @@ def test_what_follows_a_jpeg_does_not_matter(photo):
         assert (read(whole + tail).pixels == read(whole).pixels).all()
 
 
-# --- Frames, formats, folders --------------------------------------------------------------------------------------------------
+# Frames, formats, folders
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("GIF", ".gif"), ("TIFF", ".tif"), ("PNG", ".png"), ("WEBP", ".webp")])
@@ -492,7 +494,7 @@ def test_heic_is_read_upright(tmp_path):
     assert "a.heic" in run("compress", tmp_path / "a.heic")
 
 
-# --- Alpha and outputs ----------------------------------------------------------------------------------------------------------
+# Alpha and outputs
 
 
 def test_alpha_loses_levels_on_request_alone(tmp_path):
@@ -553,7 +555,8 @@ def test_output_quality_is_that_of_lossy_formats(tmp_path, photo):
 
 def test_pnm_files_are_what_their_names_say():
     for grey, extension, head in (
-        (False, ".ppm", b"P6"), (True, ".ppm", b"P6"), (False, ".pgm", b"P5"), (True, ".pgm", b"P5"), (False, ".pnm", b"P6"), (True, ".pnm", b"P5"),
+        (False, ".ppm", b"P6"), (True, ".ppm", b"P6"), (False, ".pgm", b"P5"), (True, ".pgm", b"P5"),
+        (False, ".pnm", b"P6"), (True, ".pnm", b"P5"),
     ):  # fmt: skip
         pixels = np.repeat(gradient()[..., :1], 3, axis=2) if grey else gradient()
         data, remarks = encode_picture(to_image(pixels, grey=grey), extension)

@@ -41,7 +41,7 @@ def decoded(monkeypatch):
     return notes
 
 
-# --- Header now ---------------------------------------------------------------------------------------------
+# Header now
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -89,7 +89,7 @@ def test_extension_belongs_to_the_format():
     assert Image.MIME["LQC"] == "image/x-lqc"
 
 
-# --- Pixels later -------------------------------------------------------------------------------------------
+# Pixels later
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
@@ -144,7 +144,7 @@ def test_copies_and_thumbnails_work(decoded):
     assert image.copy().getpixel((0, 0)) == (0, 128, 128)
 
 
-# --- Errors -------------------------------------------------------------------------------------------------
+# Errors
 
 
 def test_damaged_headers_are_named_by_open():
@@ -179,7 +179,7 @@ def test_unknown_model_is_an_oserror_of_load(monkeypatch):
         Image.open(io.BytesIO(pack(container()))).load()
 
 
-# --- Saving -------------------------------------------------------------------------------------------------
+# Saving
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_several_frames_are_refused(tmp_path, compressed):
     assert not compressed and not list(tmp_path.iterdir())
 
 
-# --- With the shipped weights -------------------------------------------------------------------------------
+# With the shipped weights
 
 
 def test_saved_picture_opens_as_decompress_returns_it(tmp_path, photo):
@@ -380,5 +380,5 @@ def test_a_hostile_stored_picture_is_opened_by_no_other_reader():
         b"\x89PNG\r\n\x1a\n" + bytes(30),
         b"\xff\xd8\xff\xe1\0\3x",
     ):
-        sections = {name: None for name in ("exif", "icc", "xmp", "packed_icc", "iptc", "packed_exif", "resolution")}
+        sections = dict.fromkeys(("exif", "icc", "xmp", "packed_icc", "iptc", "packed_exif", "resolution"))
         assert pillow_plugin._info({**sections, "stored": payload}, False) == {}

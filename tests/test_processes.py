@@ -49,7 +49,7 @@ def same(coder, picture, wanted):
     )
 
 
-# --- Children -------------------------------------------------------------------------------------------------------
+# Children
 
 
 def fresh(root, code, timeout=120):
@@ -124,7 +124,7 @@ def test_nobody_is_told(root):
     assert result.stdout == silent.stdout
 
 
-# --- Copies ---------------------------------------------------------------------------------------------------------
+# Copies
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda coder: pickle.loads(pickle.dumps(coder))])
@@ -153,7 +153,7 @@ def test_models_open_sessions_of_their_own(coder, picture, copied):
     assert twin.engine is not coder.model.engine
 
 
-# --- Threads --------------------------------------------------------------------------------------------------------
+# Threads
 
 
 def test_many_threads_share_a_codec_that_loads_once(picture, wanted, monkeypatch):
@@ -199,7 +199,7 @@ def test_asyncio_makes_the_same_bytes(coder, picture, wanted):
     assert asyncio.run(work()) == [True] * 4
 
 
-# --- Settings of the process ----------------------------------------------------------------------------------------
+# Settings of the process
 
 HOSTILE = """
 import random, signal, warnings
@@ -252,7 +252,7 @@ assert before == after, [key for key in before if before[key] != after[key]]
 
 
 def test_warnings_of_pillow_are_nobodys_errors(tmp_path, photo):
-    """EXIF that Pillow warns about costs neither the picture nor what it says about which way is up, and nobody hears of it."""
+    """EXIF that Pillow warns about costs neither the picture nor its orientation, and nobody hears of it."""
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "x" * 400
@@ -271,7 +271,7 @@ def test_warnings_of_pillow_are_nobodys_errors(tmp_path, photo):
     assert (strict.pixels == calm.pixels).all() and strict.pixels.shape == (192, 128, 3)
 
 
-# --- Batches --------------------------------------------------------------------------------------------------------
+# Batches
 
 
 def test_batches_hold_a_few_pictures_at_a_time(coder):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rans_referee import RefereeDecoder
 
 from codec.errors import BitstreamError, Corrupt, ModelError, Truncated
 from codec.latents import rans
 from codec.latents.rans import SYMBOL_LIMIT, Decoder, Encoder, Tables, lanes_for
+from rans_referee import RefereeDecoder
 
 DOCUMENT = Path(rans.__file__).with_name("RANS.md").read_text(encoding="utf-8")
 
@@ -48,7 +48,7 @@ def gaussian_tables(scales):
     for scale in scales:
         half = max(1, int(3.5 * scale))
         weight = np.exp(-0.5 * (np.arange(-half, half + 1) / scale) ** 2) + 1e-9
-        frequency = np.maximum(1, np.floor(weight / weight.sum() * 65000)).astype(int).tolist() + [1]
+        frequency = [*np.maximum(1, np.floor(weight / weight.sum() * 65000)).astype(int).tolist(), 1]
         frequency[half] += 65536 - sum(frequency)
         rows.append(([0, *np.cumsum(frequency).tolist()], -half))
     return tables_of(rows)
@@ -85,7 +85,7 @@ def photograph(count, seed=0, tables=MANY):
     return rows, drawn(tables, rows, seed + 1)
 
 
-# --- The documented stream -----------------------------------------------------------------------------------------
+# The documented stream
 
 
 def documented():
@@ -126,7 +126,7 @@ def test_literal_bytes_of_an_empty_stream():
     assert decode(SMALL, [], 1, bytes.fromhex("000004")).tolist() == []
 
 
-# --- There and back ------------------------------------------------------------------------------------------------
+# There and back
 
 
 @st.composite
@@ -304,7 +304,7 @@ def test_tables_travel_to_other_processes():
     assert (decode(pickle.loads(pickle.dumps(MANY)), rows, *encode(MANY, rows, symbols)) == symbols).all()
 
 
-# --- Size ----------------------------------------------------------------------------------------------------------
+# Size
 
 
 @pytest.mark.parametrize("count", [10, 1000, 30_000, 300_000])
@@ -365,7 +365,7 @@ def test_size_is_that_of_the_coder_of_compressai(escapes):
         assert abs(len(data) - 3 * lanes - theirs) <= 0.001 * theirs + 16
 
 
-# --- Damage --------------------------------------------------------------------------------------------------------
+# Damage
 
 
 def outcome(tables, rows, lanes, data):
@@ -488,7 +488,7 @@ def test_hostile_streams_end_fast():
     assert time.process_time() - started < 5
 
 
-# --- Tables --------------------------------------------------------------------------------------------------------
+# Tables
 
 GOOD = {"cdf": int32([0, 5, 65536, 0, 1, 2, 65536]), "lengths": int32([3, 4]), "offsets": int32([0, -1])}
 

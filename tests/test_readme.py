@@ -57,7 +57,9 @@ def test_python_examples_run(root, workplace, name):
     examples = blocks(root, "python", name)
     assert examples
     for example in examples:
-        if any(missing(module) for module in ("imageio", "fsspec", "torchvision") if f"import {module}" in example):
+        if any(
+            missing(module) for module in ("imageio", "fsspec", "torch", "torchvision") if f"import {module}" in example
+        ):
             continue
         result = subprocess.run(
             [sys.executable, "-c", example], env=_environment(root), capture_output=True, text=True, timeout=900,

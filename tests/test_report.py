@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -79,7 +80,7 @@ class Page(HTMLParser):
         return json.loads(text)
 
 
-# Results ----------------------------------------------------------------------------------------------------
+# Results
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_published_curves_come_with_kodak_and_on_request(tmp_path, results):
     assert report.published_for(kodak, "none") == []
 
 
-# BD-rates ---------------------------------------------------------------------------------------------------
+# BD-rates
 
 
 def test_the_matrix_holds_every_pair_in_both_directions():
@@ -161,7 +162,7 @@ def test_a_metric_is_compared_where_it_rises_with_rate(results):
     assert found["sharpness"]["overall"]["codec"]["jpeg"][0] == pytest.approx(-20, abs=0.01)
 
 
-# Metrics ----------------------------------------------------------------------------------------------------
+# Metrics
 
 
 def test_any_number_that_is_no_rate_size_or_time_is_a_metric():
@@ -183,7 +184,7 @@ def test_decibels_are_added_once():
     assert pages.with_decibels(mean) == mean
 
 
-# Pictures ---------------------------------------------------------------------------------------------------
+# Pictures
 
 
 def test_pictures_are_embedded_without_loss(photo):
@@ -207,7 +208,7 @@ def test_the_search_finds_the_highest_quality_that_fits(photo):
 def test_the_search_keeps_to_the_scale_of_the_codec(photo):
     rates = report.scale((0.05, 0.1, 3.4))
     assert rates[0] == 0.05 and rates[-1] == pytest.approx(3.4)
-    assert all(1 < high / low < 1.02 for low, high in zip(rates, rates[1:]))
+    assert all(1 < high / low < 1.02 for low, high in itertools.pairwise(rates))
     assert report.scale((0, 2.5, 10)) == pytest.approx(np.linspace(0, 10, 101))
     assert report.scale((1, 2, 5, 8)) == [1, 2, 5, 8]  # levels: 3 may not be there
     assert report.scale((5, 50, 95)) == list(range(5, 96))
@@ -264,7 +265,7 @@ def test_files_that_browsers_show_are_there_as_they_are(photo):
     assert pages.file_uri(b"\x9dLQC") is pages.file_uri(b"") is None
 
 
-# The answer -------------------------------------------------------------------------------------------------
+# The answer
 
 
 def rows_of(codec, factor, pictures, ssimulacra2=0.0, odd=1.0):
@@ -297,7 +298,8 @@ def test_the_answer_says_how_many_of_the_others_bytes_ours_needs_and_where_it_lo
     ]
     assert found["loses"] == [
         "JPEG needs fewer bytes: ours are 200 % of its by SSIMULACRA2.",
-        "WEBP needs fewer bytes: ours are 125 % of its by PSNR, 125 % of its by PSNR-Y and 125 % of its by SSIMULACRA2.",
+        "WEBP needs fewer bytes: ours are 125 % of its by PSNR, 125 % of its by PSNR-Y and 125 % of its by "
+        "SSIMULACRA2.",
         "By PSNR, WEBP needs fewer bytes on 8 of 8 pictures, most of all on 0.png (ours: 125 % of its).",
     ]
     assert found["notes"] == []
@@ -350,7 +352,7 @@ def test_the_csv_holds_every_figure(results):
     assert (luma["value"], luma["low"], luma["high"]) == ("-30.0", "-35.0", "-25.0")
 
 
-# The page ---------------------------------------------------------------------------------------------------
+# The page
 
 
 def test_the_page_is_one_file_that_fetches_nothing(results, photo):
@@ -422,7 +424,7 @@ def test_one_codec_without_comparison_is_a_report_too(results):
     assert data["bd_rate"] == {} and data["per_picture"] == {} and list(data["means"]) == ["codec"]
 
 
-# The plot ---------------------------------------------------------------------------------------------------
+# The plot
 
 
 def test_the_plot_is_drawn_in_every_format(results):
@@ -453,7 +455,7 @@ def test_the_plot_names_codecs_bd_rates_and_the_main_published_curves(tmp_path, 
         assert (curve.title in apart) == curve.main  # of other pictures: drawn, but without a figure
 
 
-# The command ------------------------------------------------------------------------------------------------
+# The command
 
 
 @pytest.fixture
@@ -477,7 +479,7 @@ def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_co
         "--limit", "2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stderr == "codec: the first 2 of 3 pictures are shown; --limit N for more\n"
+    assert result.stderr == "codec: the 2 of 3 pictures that ours is worst on are shown; --limit N for more\n"
     assert fake_codec == ["0badcafe"]  # the model of the results
     pictures = Page(page.read_text(encoding="utf-8")).data["viewer"]
     assert [picture["name"] for picture in pictures] == ["a.png", "b.png"]
@@ -485,6 +487,23 @@ def test_the_command_writes_page_and_plot(tmp_path, results_file, photo, fake_co
     assert np.array_equal(pixels_of(pictures[0]["src"]), photo[:48, :64])
     assert drawing.read_bytes().startswith(b"<?xml")
     assert figures.read_text() == report.as_csv(report.load(results_file))
+
+
+def test_the_worst_pictures_come_first():
+    def against(overall, **pictures):
+        return {
+            "overall": overall and {"percent": overall},
+            "per_picture": {name: percent and {"percent": percent} for name, percent in pictures.items()},
+        }
+
+    pictures = [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+    rivals = {
+        "far": against(-50.0, a=-40.0, b=-60.0, c=-50.0),
+        "near": against(-5.0, a=-9.0, b=3.0, c=-2.0, d=None),
+        "other": against(None, a=90.0),
+    }
+    assert report.worst_first({"bd_rate": rivals}, pictures) == [("b", 2), ("c", 3), ("a", 1), ("d", 4)]
+    assert report.worst_first({"bd_rate": {}}, pictures) == pictures
 
 
 def test_codecs_that_cannot_be_run_here_are_named_and_left_out(tmp_path, results_file, photo, fake_codec):

@@ -147,7 +147,7 @@ def traces(page):
     return page.evaluate("document.getElementById('rd-plot').data.map(trace => trace.name)")
 
 
-# The report -------------------------------------------------------------------------------------------------
+# The report
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 380)])
@@ -316,7 +316,7 @@ def test_tables_are_saved_as_csv_with_full_numbers(visit, tmp_path, pictures):
     assert len(saved("Means")) == 5
 
 
-# The viewer -------------------------------------------------------------------------------------------------
+# The viewer
 
 
 def test_the_browser_shows_the_very_pixels(visit, viewer_page, pictures):
@@ -481,7 +481,7 @@ def test_times_of_work_in_parallel_are_not_drawn(visit, tmp_path):
     assert page.locator("#speed").is_hidden() and page.locator("#curves").is_visible()
 
 
-# The page of ``codec compare`` ------------------------------------------------------------------------------
+# The page of ``codec compare``
 
 
 @pytest.mark.parametrize("width", [1100, 380])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codec.evaluation import metrics
-from codec.evaluation.ssimulacra2 import MIN_SIDE, window, ssimulacra2
+from codec.evaluation.ssimulacra2 import MIN_SIDE, ssimulacra2, window
 
 
 def flat(value, side=64):

@@ -59,7 +59,7 @@ def test_the_bounds_of_a_clip_pass_the_gradient():
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0, float("nan")])
     sign = functools.partial(ste.sign_ste, clip=1.0)
     for function in (lambda x: ste.clip(x, -1, 1), lambda x: ste.clipped_round_ste(x, -1, 1), sign):
-        found, grad = gradient(function, x, torch.ones(6))
+        _, grad = gradient(function, x, torch.ones(6))
         assert grad[:5].tolist() == [0, 1, 1, 1, 0]
     value, _ = gradient(lambda x: ste.clip(x, -1, 1), x, torch.ones(6))
     assert value[:5].tolist() == [-1, -1, 0, 1, 1] and value[5].isnan()
@@ -126,7 +126,7 @@ def test_the_first_of_equally_near_entries_is_taken_by_both():
     assert ste.nearest(torch.tensor(z), torch.tensor(codebook)).tolist() == [0, 0, 1]
 
 
-# --- Searches at an offset, in half precision, at large integers ---------------------------------------------------
+# Searches at an offset, in half precision, at large integers
 
 
 @pytest.mark.parametrize("offset, dtype", [(1000.0, torch.float32), (1e5, torch.float32), (100.0, torch.float16),
@@ -245,7 +245,7 @@ def test_thresholds_belong_to_zero_and_to_the_upper_sign():
         ste.positive_temperature(float("inf"))
 
 
-# --- Stochastic ----------------------------------------------------------------------------------------------------
+# Stochastic
 
 
 def seeded(seed=0):
@@ -293,7 +293,7 @@ def test_an_unknown_slope_is_refused():
         ste.stochastic_binary_ste(torch.zeros(2), "tanh")
 
 
-# --- The rotation trick --------------------------------------------------------------------------------------------
+# The rotation trick
 
 
 def rotation(source, target):

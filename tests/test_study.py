@@ -1,6 +1,7 @@
 """``codec study gradients``: the truth of the problems, the figures, and the command."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -12,8 +13,7 @@ from click.testing import CliRunner
 
 from cli.main import codec as codec_command
 from codec.study import gradients as study
-from codec.study.problems import BinaryNeurons, BinaryWeights, Choice, CodebookEntries, Latents, Quadratic
-from codec.study.problems import all_problems
+from codec.study.problems import BinaryNeurons, BinaryWeights, Choice, CodebookEntries, Latents, Quadratic, all_problems
 
 PROBLEMS = all_problems(seed=3, quick=True)
 NAMES = [f"{problem.name}, {problem.noise}" for problem in PROBLEMS]
@@ -243,13 +243,13 @@ def test_too_few_draws_are_refused():
 
 def test_commitment_stops_the_drift_where_theory_says():
     free = study.commitment_drift(0.0)
-    steps = [b - a for a, b in zip(free, free[1:])]
+    steps = [b - a for a, b in itertools.pairwise(free)]
     assert steps == pytest.approx([steps[0]] * len(steps)) and steps[0] > 0  # a constant speed, for ever
     for beta in (0.25, 1.0):
         assert study.commitment_drift(beta, steps=2000)[-1] == pytest.approx(1 + 0.5 / beta, rel=1e-3)
 
 
-# --- The command ---------------------------------------------------------------------------------------------------
+# The command
 
 
 def run(*arguments):

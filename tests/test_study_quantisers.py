@@ -3,7 +3,6 @@ import json
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from tiny import CONFIG
 
 from cli.main import codec as command
 from codec.errors import CodecError
@@ -11,6 +10,7 @@ from codec.model import Model
 from codec.study import quantisers
 from codec.study.quantisers import Point, Settings, compare, study, table
 from codec.training.data import validation_crops
+from tiny import CONFIG
 
 
 def settings(pictures, steps=2):

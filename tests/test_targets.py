@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import fail, succeed, without_warning
 
 import codec
 from codec import bitstream, targets
 from codec.errors import CodecError
 from codec.evaluation.metrics import psnr_db, ssimulacra2
 from codec.quality import PRESETS, hundredths
+from test_cli import fail, succeed, without_warning
 
 PIXELS = np.zeros((100, 100, 3), np.uint8)
 
@@ -90,7 +90,8 @@ def test_what_is_no_size_is_refused(text):
 @pytest.mark.parametrize(
     "given",
     [
-        {"target_size": 0}, {"target_size": -1}, {"target_bpp": 0.0}, {"target_psnr": float("nan")}, {"target_bpp": math.inf},
+        {"target_size": 0}, {"target_size": -1}, {"target_bpp": 0.0}, {"target_psnr": float("nan")},
+        {"target_bpp": math.inf},
         {"target_ssimulacra2": 101}, {"target_size": 9, "target_psnr": 40},
     ],
 )  # fmt: skip
@@ -105,7 +106,7 @@ def test_words_stand_for_qualities():
         hundredths("best")
 
 
-# --- With the shipped model ---------------------------------------------------------------------------------------------
+# With the shipped model
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_pictures_too_small_for_a_measure_say_so(coder, photo):
         coder.compress(photo[:7], target_ssimulacra2=70)
 
 
-# --- On the command line ------------------------------------------------------------------------------------------------
+# On the command line
 
 
 def test_the_command_takes_targets_and_words(tmp_path, photo):

@@ -5,14 +5,14 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+
+from codec import latents
+from codec.latents import rans
 from rans_referee import RefereeDecoder
 from test_vector_entropy import CONFIGS
 from test_vector_entropy import trainable as trainable_codes
 from tile_referee import TileReferee, rows_of
 from tiny import CONFIG, trainable, trellis_tensors
-
-from codec import latents
-from codec.latents import rans
 
 
 def setting(config, model):

@@ -17,8 +17,6 @@ from compressai.entropy_models import GaussianConditional
 from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import CONFIG, trainable, weights_of
-from tiny import training_config as config
 
 from codec.errors import ImageError, ModelError
 from codec.health import health
@@ -31,9 +29,18 @@ from codec.training.config import TrainingConfig
 from codec.training.data import Crops, find_pictures, validation_crops
 from codec.training.fitting import fit_folder
 from codec.training.loop import (
-    ENCODER, average_decay, bf16_pays, learning_rate, matrix_names, picture_losses, read_weights, train,
+    ENCODER,
+    average_decay,
+    bf16_pays,
+    learning_rate,
+    matrix_names,
+    picture_losses,
+    read_weights,
+    train,
 )  # fmt: skip
 from codec.training.model import TrainableModel, _tamed, grow
+from tiny import CONFIG, trainable, weights_of
+from tiny import training_config as config
 
 
 def logged(folder, name):
@@ -168,7 +175,8 @@ def test_architecture_is_the_weights_own_when_resuming(pictures, tmp_path):
 
 
 GROWN = dict(
-    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200, synthesis_depth8=2,
+    analysis_width=40, analysis_depth=3, synthesis_width16=36, synthesis_depth16=3, synthesis_width8=200,
+    synthesis_depth8=2,
     hyper_width=20, entropy_width=24, context_width=32, activation_bits=15,
 )  # fmt: skip
 
@@ -412,6 +420,16 @@ def test_the_average_is_short_at_first_and_when_the_rate_falls():
     assert average_decay(settings, 10**6, 1.0, anew=True) == pytest.approx(0.999)
     assert average_decay(settings, 10**6, 0.1, anew=True) == pytest.approx(0.999**10)
     assert average_decay(settings, 10**6, 0.0, anew=True) == pytest.approx(0.999**10)
+
+
+@pytest.mark.parametrize("steps", [20, 300, 700, 3000])
+def test_a_run_of_any_length_forgets_the_weights_that_it_began_with(steps):
+    settings, share = TrainingConfig(warmup=0, decay=0.2), 1.0
+    for step in range(steps):
+        done = step / steps
+        share *= average_decay(settings, step, learning_rate(settings, step, done), anew=False, done=done)
+    assert share < 0.05
+    assert average_decay(settings, 10**5, settings.lr, anew=False, done=0.5) == settings.ema  # long runs as ever
 
 
 def test_weights_before_the_decay_are_kept_beside_those_after(pictures, tmp_path):
@@ -697,7 +715,7 @@ def test_settings_that_cannot_work_are_refused(bad):
 def test_missing_inputs_are_clear_errors(pictures, tmp_path):
     with pytest.raises(ImageError, match="no such file"):
         train(config(tmp_path / "nowhere", tmp_path / "run"), progress=False)
-    with pytest.raises(ModelError, match="nothing to resume"):
+    with pytest.raises(ModelError, match="nowhere: nothing to resume from; .*installed: "):
         train(config(pictures, tmp_path / "run", resume=str(tmp_path / "nowhere")), progress=False)
     (tmp_path / "bad.pt").write_bytes(b"junk")
     with pytest.raises(ModelError, match="not a checkpoint"):

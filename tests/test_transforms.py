@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import CONFIG
 
 from codec.config import ModelConfig
 from codec.nn.dct import (
@@ -14,8 +13,9 @@ from codec.nn.dct import (
     haar_matrix,
     quantisation_step,
 )
-from codec.training.transforms import Centre, TrainableTransforms, calibrate
 from codec.nn.transforms import QualityTable, Transforms, compand
+from codec.training.transforms import Centre, TrainableTransforms, calibrate
+from tiny import CONFIG
 
 
 def lively(config=CONFIG, seed=0):
@@ -90,7 +90,7 @@ def test_weights_of_other_networks_are_refused():
 
 
 def test_training_starts_as_the_dct_codec():
-    """Without branches exactly; with them within a third of the quantisation step, or of the deviation at low quality."""
+    """Without branches exactly; with them within 1/3 of the quantisation step, or of the deviation at low quality."""
     config = ModelConfig()
     torch.manual_seed(0)
     transforms, matrix = TrainableTransforms(config), coarse_to_pixels(haar_matrix(config.M))

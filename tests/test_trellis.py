@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_latents import random_latents, through_coder
-from tiny import CONFIG, coding
 
 import codec
 from codec import bitstream
@@ -16,6 +14,8 @@ from codec.latents.networks import CODED_FIRST
 from codec.latents.scalar import ScalarLatents
 from codec.model import Model
 from codec.threads import restored
+from test_latents import random_latents, through_coder
+from tiny import CONFIG, coding
 
 MACHINES = {"four": trellis.FOUR, "eight": trellis.EIGHT}
 SPECIFICATION = Path(codec.__file__).parent / "BITSTREAM.md"
@@ -62,7 +62,7 @@ def scalar(tensors):
     return ScalarLatents(CONFIG, tensors)
 
 
-# --- The machine -----------------------------------------------------------------------------------------------------
+# The machine
 
 
 def test_the_machine_is_that_of_the_specification():
@@ -112,7 +112,7 @@ def test_every_state_is_entered_twice_and_reaches_both_quantisers(machine):
         assert (machine.next_state[states[way], parities[way]] == np.arange(len(machine.quantiser))).all()
 
 
-# --- The search ------------------------------------------------------------------------------------------------------
+# The search
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
@@ -175,7 +175,7 @@ def test_rates_are_those_of_the_tables(scalar):
         assert np.array_equal(rates.of(rows)(quantiser, 0), zero)
 
 
-# --- Latents ---------------------------------------------------------------------------------------------------------
+# Latents
 
 
 @pytest.mark.parametrize("quality", [0, 4321, 10000])
@@ -251,7 +251,7 @@ def test_wrong_shifts_are_a_damaged_model(tensors, wrong):
         ScalarLatents(CONFIG, {**tensors, "entropy.trellis_shrink": wrong})
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
+# Files
 
 
 @pytest.fixture(scope="module")

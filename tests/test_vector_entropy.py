@@ -1,9 +1,9 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG
 
 from codec import Codec
 from codec.config import ModelConfig
@@ -11,11 +11,12 @@ from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.latents.vector import CONTEXTS, VectorLatents
 from codec.model import Model
+from codec.nn.integer import TrainableLayer
+from codec.nn.pixels import to_tensor
+from codec.nn.vector import checkerboard, contexts, from_groups, histories, to_groups
 from codec.training.loop import export, read_weights
 from codec.training.vector_model import TrainableVectorModel
-from codec.nn.pixels import to_tensor
-from codec.nn.integer import TrainableLayer
-from codec.nn.vector import checkerboard, contexts, from_groups, histories, to_groups
+from tiny import CONFIG
 
 VQ_CONFIG = dataclasses.replace(CONFIG, latents="vq", codes=16, stages=3)
 CONFIGS = {kind: dataclasses.replace(VQ_CONFIG, latents=kind) for kind in ("vq", "hvq", "dvae")}
@@ -89,7 +90,7 @@ def test_contexts_depend_on_nothing_that_the_decoder_does_not_know():
 
 def test_a_higher_quality_refines_the_same_description(coder):
     used = [set(coder.level.pairs(quality)) for quality in QUALITIES]
-    assert used[0] and all(low <= high for low, high in zip(used, used[1:])) and len(used[-1]) > len(used[0])
+    assert used[0] and all(low <= high for low, high in itertools.pairwise(used)) and len(used[-1]) > len(used[0])
     assert all((s - 1, g) in pairs for pairs in used for s, g in pairs if s)
     y = latents()
     errors, sizes = [], []

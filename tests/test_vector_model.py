@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from test_vector_entropy import CONFIGS, VQ_CONFIG, trainable
-from tiny import CONFIG, training_config, weights_of
 
 from codec import latents
 from codec.engine import read_folder
@@ -19,6 +17,8 @@ from codec.training import loop
 from codec.training.config import TrainingConfig
 from codec.training.loop import picture_losses, read_weights, train
 from codec.training.vector_model import Level, TrainableVectorModel
+from test_vector_entropy import CONFIGS, VQ_CONFIG, trainable
+from tiny import CONFIG, training_config, weights_of
 
 KINDS = pytest.mark.parametrize("kind", CONFIGS)
 
@@ -65,7 +65,7 @@ def run(made, vectors, used=None, near=None, worth=0.0, **options):
     return made(vectors, (1, 1, n), used, near, torch.full((n, 1), worth), generator=generator, **options)
 
 
-# --- Levels --------------------------------------------------------------------------------------------------------
+# Levels
 
 
 def test_every_stage_codes_what_the_ones_before_left_over():
@@ -254,7 +254,7 @@ def test_priors_and_codewords_learn_from_choices_and_not_from_the_soft_rate():
     assert pull.abs().max() > 0 and to_prior.abs().max() > 0 and to_sharpness.abs().max() > 0
 
 
-# --- Categorical codes ---------------------------------------------------------------------------------------------
+# Categorical codes
 
 
 def test_draws_harden_as_the_temperature_falls_and_evaluation_takes_the_likeliest():
@@ -289,7 +289,7 @@ def test_the_temperature_of_a_run_falls_from_1_to_a_sixteenth(pictures, tmp_path
     run_.crops.close()
 
 
-# --- Models --------------------------------------------------------------------------------------------------------
+# Models
 
 
 def captured(model, y):
@@ -508,7 +508,7 @@ def test_the_lower_level_is_conditioned_on_the_upper_one():
     assert np.abs(steps).max() < 1.01 and (np.abs(steps) > 0.01).mean() < 0.01  # sums beyond 2^24, in training alone
 
 
-# --- Training ------------------------------------------------------------------------------------------------------
+# Training
 
 
 def logged(folder, name):
@@ -641,7 +641,7 @@ def test_grown_networks_keep_their_codes(pictures, tmp_path):
     assert (a - b).abs().max() < 0.2 * a.abs().max()
 
 
-# --- Settings ------------------------------------------------------------------------------------------------------
+# Settings
 
 
 def test_latents_are_chosen_by_name():

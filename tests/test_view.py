@@ -253,6 +253,7 @@ def test_the_command_serves_until_it_is_interrupted(command, folder):
         (["missing.png"], 1, "missing.png: no such file or directory"),
         (["secret.txt"], 1, "secret.txt: not a picture"),
         (["-"], 2, "not from standard input"),
+        (["memory://shop/a.png"], 1, "memory://shop/a.png: URLs are for compress, decompress and info"),
         (["-q", "101", "x.png"], 2, "101"),
     ],
 )
@@ -264,7 +265,7 @@ def test_what_cannot_be_shown_ends_in_one_line(command, folder, monkeypatch, arg
     assert message in said and (status == 2 or len(said.splitlines()) == 1)
 
 
-# In a browser -----------------------------------------------------------------------------------------------
+# In a browser
 
 
 @pytest.fixture

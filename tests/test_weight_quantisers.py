@@ -4,8 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from codec.quantise import WEIGHT_QUANTISERS, ActivationQuantiser, QuantisedConv2d, QuantisedLinear, weights
-from codec.quantise import clip_binary_weights_, clip_weights_, initial_log_step, weight_quantiser
+from codec.quantise import (
+    WEIGHT_QUANTISERS,
+    ActivationQuantiser,
+    QuantisedConv2d,
+    QuantisedLinear,
+    clip_binary_weights_,
+    clip_weights_,
+    initial_log_step,
+    weight_quantiser,
+    weights,
+)
 
 LIMITS = {"lsq": 7, "absmax": 7, "ternary": 1, "binary": 1, "xnor": 1}
 
@@ -233,7 +242,7 @@ def test_the_first_training_batch_sets_the_step_and_evaluation_does_not():
     assert quantise.log_step.item() == first != 0
 
 
-# --- Signs that can change ------------------------------------------------------------------------------------------
+# Signs that can change
 
 
 def test_clipping_keeps_signs_and_reaches_the_border_of_the_step():

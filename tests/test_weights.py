@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from click.testing import CliRunner
-from test_vector_entropy import CONFIGS
 
+import tiny
 from cli.main import codec as command
 from codec import Codec, bitstream, weights
 from codec.engine import read_folder
 from codec.errors import ModelError
 from codec.training import loop
 from codec.training.vector_model import TrainableVectorModel
+from test_vector_entropy import CONFIGS
 
 DOCUMENT = Path(weights.__file__).with_name("WEIGHTS.md").read_text(encoding="utf-8")
 
@@ -60,6 +60,15 @@ def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
     (tmp_path / "index.json").write_text(json.dumps({"default": "0" * 16}))
     with pytest.raises(ModelError, match="no model 0000000000000000"):
         weights.find_model()
+
+
+def test_a_tune_names_its_model_where_no_folder_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tune in weights.TUNES:
+        assert weights.find_model(tune) == weights.shipped_folder() / weights.tuned_model_id(tune)
+    (tmp_path / "psnr").mkdir()
+    (tmp_path / "psnr" / "weights.safetensors").write_bytes(b"")
+    assert weights.find_model("psnr").resolve() == tmp_path / "psnr"
 
 
 SHIPPED = {path.parent.name for path in weights.shipped_folder().glob("*/weights.safetensors")}
@@ -275,7 +284,7 @@ def of_latents(key, latents):
     if key.startswith("entropy.vq."):
         if "logits" in key or "precision" in key:
             return latents == "dvae"
-        return latents == "dvae" and not key.endswith(".bits") or latents in ("vq", "hvq")
+        return (latents == "dvae" and not key.endswith(".bits")) or latents in ("vq", "hvq")
     return latents == "scalar" or not key.startswith("entropy.")
 
 

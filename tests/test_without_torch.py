@@ -1,6 +1,6 @@
 """What runs where PyTorch is not installed: each case in a fresh process in which it, and what needs it, is hidden.
 
-`make test-light` runs this file and others where it is not installed indeed, nor are the packages of the extra ``eval``.
+`make test-light` runs this file and others where it is not installed indeed, nor are the packages of extra ``eval``.
 """
 
 import json
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import made_up
 import codec
+import made_up
 from codec import bitstream
 from codec.evaluation.metrics import METRICS
 

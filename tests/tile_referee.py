@@ -25,7 +25,7 @@ class TileReferee:
         self.left = min(quality * (anchors - 1) // 10000, anchors - 2)
         self.t = quality * (anchors - 1) - 10000 * self.left
 
-    # --- Scalar latents ----------------------------------------------------------------------------------------------
+    # Scalar latents
 
     def scalar(self, pull, h, w):
         """y_hat float64 (M, h, w)."""
@@ -35,7 +35,7 @@ class TileReferee:
         for n, row, column in np.ndindex(z.shape):
             z[n, row, column] = self.taken(pull(N * nearest + n), 255)
         features = self.features(z)
-        known, value, y_hat = np.zeros((3, M, h, w))
+        known, _, y_hat = np.zeros((3, M, h, w))
         known = known.astype(np.int64)
         shrink = self.tensors["entropy.trellis_shrink" if self.dependent else "entropy.shrink"]
         low, high = shrink[self.left : self.left + 2].astype(float)
@@ -139,7 +139,7 @@ class TileReferee:
                 out[(o, *at)] = min(max(rounded, low), high)
         return out
 
-    # --- Latents made of codes ---------------------------------------------------------------------------------------
+    # Latents made of codes
 
     def vector(self, pull, h, w):
         """y_hat float32 (M, h, w) of one level."""

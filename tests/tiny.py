@@ -40,7 +40,7 @@ def trainable(seed=0):
 
 
 def coding(folder, seed=0, dependent=False):
-    """Model of :func:`trainable`, through a weights file in ``folder``; perhaps with tables for dependent quantisation."""
+    """Model of :func:`trainable`, through a weights file in ``folder``; or with tables for dependent quantisation."""
     export(trainable(seed).eval(), folder)
     if dependent:
         path = folder / "weights.safetensors"

@@ -7,11 +7,12 @@
     run                 all of it in one call: evaluate(pictures) -> rows, means, BD-rates, conditions
     metrics             PSNR, PSNR-Y, MS-SSIM, SSIMULACRA2 of one decoded picture
     ms_ssim, ssimulacra2  the last two of them
-    anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, with the two methods of codec.Codec
+    anchors             JPEG, WebP, AVIF, JPEG 2000, JPEG XL, x265, other models of ours, in the manner of codec.Codec
     zoo                 CompressAI's models, the same way
     rate_distortion     pictures x codecs x qualities -> rows, means, monotonicity, CSV and JSON
     journal             rows on disk as they come, so that a run can go on where it was stopped
     bench               time and throughput in turns, by stage, and beside what the machine can do
+    stages              where our own time goes
     process             time and peak memory of fresh processes
     bd_rate             two curves -> one percentage, or one number of decibels
     published           curves of other codecs as their authors published them
@@ -24,13 +25,18 @@ Nothing is imported here but on the first use of ``evaluate``: each module is as
 it needs.
 """
 
+import typing
+
 __all__ = ["evaluate"]
 
-
-def __getattr__(name):
-    if name != "evaluate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if typing.TYPE_CHECKING:
     from .run import evaluate
+else:
 
-    globals()[name] = evaluate
-    return evaluate
+    def __getattr__(name: str) -> object:
+        if name != "evaluate":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .run import evaluate
+
+        globals()[name] = evaluate
+        return evaluate

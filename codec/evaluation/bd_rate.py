@@ -15,8 +15,14 @@ Bjontegaard 2001, VCEG-M33; PCHIP instead of one cubic: common test conditions o
 Akima 1970, J. ACM 17(4); how much the interpolation matters: Herglotz et al. 2022, arXiv:2202.12565.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Point: TypeAlias = tuple[float, float]  # bpp, PSNR in dB
 
 MIN_POINTS = 4  # the number that the method was defined for; fewer leave the shape of the curve to chance
 METHODS = ("pchip", "akima")
@@ -43,7 +49,9 @@ class BdPsnr:
     psnr_db: tuple[float, float]  # of the test codec at its two ends
 
 
-def bd_rate(anchor, test, bpp_range=None, method="pchip"):
+def bd_rate(
+    anchor: Iterable[Point], test: Iterable[Point], bpp_range: tuple[float, float] | None = None, method: str = "pchip"
+) -> BdRate | None:
     """:class:`BdRate` of ``test`` against ``anchor``, or None where the two cannot be compared.
 
     Args:
@@ -62,7 +70,9 @@ def bd_rate(anchor, test, bpp_range=None, method="pchip"):
     return rate_difference(rate_curve(anchor, method), rate_curve(test, method), bpp_range)
 
 
-def bd_psnr(anchor, test, bpp_range=None, method="pchip"):
+def bd_psnr(
+    anchor: Iterable[Point], test: Iterable[Point], bpp_range: tuple[float, float] | None = None, method: str = "pchip"
+) -> BdPsnr | None:
     """:class:`BdPsnr` of ``test`` against ``anchor``, or None where the two cannot be compared.
 
     Arguments and the reasons for None are those of :func:`bd_rate`, save that ``bpp_range`` is the interval
@@ -71,31 +81,33 @@ def bd_psnr(anchor, test, bpp_range=None, method="pchip"):
     return psnr_difference(psnr_curve(anchor, method), psnr_curve(test, method), bpp_range)
 
 
-def rising_points(points):
+def rising_points(points: Iterable[Point]) -> list[Point]:
     """The points (bpp, psnr_db) by rising rate, without those that are no better than a cheaper one.
 
     Of several points at the same rate the best stays.
     """
-    kept = []
+    kept: list[Point] = []
     for bpp, psnr in sorted(points, key=lambda point: (point[0], -point[1])):
         if not kept or psnr > kept[-1][1]:
             kept.append((bpp, psnr))
     return kept
 
 
-def rate_curve(points, method="pchip"):
+def rate_curve(points: Iterable[Point], method: str = "pchip") -> Curve | None:
     """log10 of the rate as a function of PSNR, for :func:`rate_difference`; None for too few points."""
     points = rising_points(points)
     return Curve([(psnr, math.log10(bpp)) for bpp, psnr in points], method) if len(points) >= MIN_POINTS else None
 
 
-def psnr_curve(points, method="pchip"):
+def psnr_curve(points: Iterable[Point], method: str = "pchip") -> Curve | None:
     """PSNR as a function of log10 of the rate, for :func:`psnr_difference`; None for too few points."""
     points = rising_points(points)
     return Curve([(math.log10(bpp), psnr) for bpp, psnr in points], method) if len(points) >= MIN_POINTS else None
 
 
-def rate_difference(anchor, test, bpp_range=None):
+def rate_difference(
+    anchor: Curve | None, test: Curve | None, bpp_range: tuple[float, float] | None = None
+) -> BdRate | None:
     """:func:`bd_rate` of two :func:`rate_curve`, for callers that compare one curve several times."""
     if anchor is None or test is None:
         return None
@@ -109,7 +121,9 @@ def rate_difference(anchor, test, bpp_range=None):
     return BdRate(100 * (10**difference - 1), (low, high), (10 ** test(low), 10 ** test(high)))
 
 
-def psnr_difference(anchor, test, bpp_range=None):
+def psnr_difference(
+    anchor: Curve | None, test: Curve | None, bpp_range: tuple[float, float] | None = None
+) -> BdPsnr | None:
     """:func:`bd_psnr` of two :func:`psnr_curve`."""
     if anchor is None or test is None:
         return None
@@ -125,22 +139,22 @@ def psnr_difference(anchor, test, bpp_range=None):
 class Curve:
     """A rising function through points (x, y) of rising x, by the interpolation ``method``."""
 
-    def __init__(self, points, method="pchip"):
+    def __init__(self, points: Sequence[Point], method: str = "pchip") -> None:
         from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
         if method not in METHODS:
             raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
-        xs, self.ys = zip(*points)
+        xs, self.ys = [x for x, _ in points], [y for _, y in points]
         self.low, self.high = xs[0], xs[-1]
-        self.function = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}[method](xs, self.ys)
+        self.function: Any = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}[method](xs, self.ys)
 
-    def __call__(self, x):
+    def __call__(self, x: float) -> float:
         return float(self.function(x))
 
-    def integral(self, low, high):
+    def integral(self, low: float, high: float) -> float:
         return float(self.function.integrate(low, high))
 
-    def where(self, y):
+    def where(self, y: float) -> float:
         """The x at which the curve has this value; its nearer end outside of it."""
         if y <= self.ys[0]:
             return self.low
@@ -150,7 +164,7 @@ class Curve:
         return float(self.function.solve(y, extrapolate=False)[0])
 
 
-def interval(figures):
+def interval(figures: Sequence[float | None]) -> tuple[float, float] | None:
     """The middle :data:`CONFIDENCE` of the bootstrap figures as (low, high): the percentile interval.
 
     Args:

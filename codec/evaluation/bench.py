@@ -12,48 +12,48 @@ How everything is measured:
   times are per picture.
 * **Qualities.** Each codec codes at the highest quality of its scale whose file of the first picture, at the
   middle size, is not larger than ours. Models with random weights have no rate to compare.
-* **Stages** go from file to file. Each is timed without those inside it, and what belongs to none is "other", so
-  that they sum to the whole.
+* **Stages** go from file to file (:mod:`codec.evaluation.stages`). Where several threads work on tiles, the time of a
+  part is that of all of them.
 * **Share of peak.** Twice the multiply-adds of a part over its time, against the fastest product of two square
   matrices in the same round with the same number of threads: NumPy's in float32, and PyTorch's in bfloat16 where
   PyTorch is installed; on a GPU all of them are PyTorch's. Multiply-adds are those of the padded picture; the work
   that pieces of a large one repeat at their borders is not counted, nor what Winograd's algorithm saves.
 """
 
+from __future__ import annotations
+
 import functools
-import inspect
 import json
 import random
 import tempfile
-import threading
 import time
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from ..config import ModelConfig, padded_size
 from ..extras import installed
-from ..files import write_bytes_atomic
-from ..image_io import read_picture, save_picture
+from ..files import StrPath, write_bytes_atomic
+from ..image_io import read_picture
 from ..macs import multiply_adds, parameters
-from ..config import padded_size
-from ..threads import restored, set_threads
+from ..threads import restored, set_product_threads, set_threads
 from .rate_distortion import Entrant, measure
 from .report import Search
+from .stages import Spread, Stages, Work, clock_stages, cut_files, divided, is_gpu, spread, synchronise
+
+if TYPE_CHECKING:
+    from ..api import Codec
+    from ..image_io import Readable
+    from .report import Rival
+
 
 OURS = "codec"
 BATCH = 4  # pictures
 BATCHED = f"{OURS}, {BATCH} files at once"
 STAGED = f"{OURS}, stage by stage"
 SEED = 0  # of the order of turns
-# What our work is divided into, in the order of the work. The encoder runs g_s where a picture is hardly a photograph
-# and the plain transform may do better.
-STAGES = {
-    "compress": ("read", "g_a", "h_a", "entropy", "coding", "g_s", "write", "other"),
-    "decompress": ("read", "coding", "entropy", "g_s", "write", "other"),
-}
 # Part -> who runs it.
 PARTS = {"g_a": "encoder", "h_a": "encoder", "entropy": "both", "g_s": "decoder"}
 # The direction in which a part is timed for its share of the peak.
@@ -79,19 +79,6 @@ class Coding:
 
 
 @dataclass(frozen=True)
-class Stages:
-    """Our work from file to file in one direction."""
-
-    round: int
-    threads: int
-    width: int
-    height: int
-    direction: str  # a key of STAGES
-    seconds: dict[str, float]  # by stage; they sum to whole_s
-    whole_s: float
-
-
-@dataclass(frozen=True)
 class Peak:
     """The fastest matrix products in one round."""
 
@@ -109,15 +96,6 @@ class Measured:
     codings: list[Coding]
     stages: list[Stages]
     peaks: list[Peak]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles over the rounds."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -142,8 +120,8 @@ class Speed:
     bpp: float | None  # mean over the rounds; None: of random weights
     encode_s: Spread
     decode_s: Spread
-    encode_mpx_s: float  # megapixels per second at the median time
-    decode_mpx_s: float
+    encode_mpx_s: Spread  # megapixels per second
+    decode_mpx_s: Spread
     encode_ratio: Spread  # of its time to ours in the same round
     decode_ratio: Spread
 
@@ -175,14 +153,27 @@ class Summary:
     parts: list[Part]
     speeds: list[Speed]
     stages: list[Stages]  # of the round whose whole is the median
+    work: list[Work]
     peaks: list[MachinePeak]
     shares: list[Share]
 
 
-# --- Measuring ------------------------------------------------------------------------------------------------------
+# Measuring
 
 
-def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minutes=None, step=lambda text: None):
+def bench(
+    coder: Codec,
+    anchors: Sequence[Rival],
+    pictures: Sequence[tuple[str, Readable]],
+    sizes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    quality: float,
+    repeats: int,
+    max_minutes: float | None = None,
+    step: Callable[[str], object] = lambda text: None,
+    *,
+    profile: bool = False,
+) -> Measured:
     """Time our codec and the anchors in turns.
 
     Args:
@@ -195,6 +186,7 @@ def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minute
         repeats: rounds at most.
         max_minutes: no round is begun that would probably end later; one always is. None: no limit.
         step: called as ``step(text)`` before each of :func:`steps` pieces of work, for a progress display.
+        profile: time nothing but the stages of our own work; ``anchors`` is empty then.
 
     Raises:
         CodecError: a picture cannot be read, or a codec does not take a size or fails on its own bytes.
@@ -202,36 +194,33 @@ def bench(coder, anchors, pictures, sizes, threads, quality, repeats, max_minute
     started, longest = time.monotonic(), 0.0
     _load_torch()
     with restored(), tempfile.TemporaryDirectory() as folder:
-        run = _Run(coder, anchors, pictures[:repeats], sizes, threads, quality, folder, step)
+        run = _Run(coder, anchors, pictures[:repeats], sizes, threads, quality, folder, step, profile)
         run.round(0)
         for number in range(1, repeats + 1):
             begun = time.monotonic()
             if max_minutes is not None and number > 1 and begun - started + longest > 60 * max_minutes:
                 break
             run.round(number)
-            longest = max(longest, time.monotonic() - begun)
+            rounds, longest = number, max(longest, time.monotonic() - begun)
     kept = ([row for row in rows if row.round > 0] for rows in (run.codings, run.stages, run.peaks))
-    return Measured(run.peaks[-1].round, run.qualities, *kept)
+    return Measured(rounds, run.qualities, *kept)
 
 
-def steps(anchors, sizes, threads, repeats):
+def steps(
+    anchors: Sequence[Rival],
+    sizes: Sequence[tuple[int, int]],
+    threads: Sequence[int],
+    repeats: int,
+    profile: bool = False,
+) -> int:
     """How often :func:`bench` calls ``step`` if no limit of time ends it."""
+    if profile:
+        return len(threads) * len(sizes) * (1 + repeats)
     warm_up = 1 + len(sizes) * (1 + len(anchors))
     return len(anchors) + len(threads) * (warm_up + repeats * (warm_up + 2 * len(sizes)))
 
 
-def fit(pixels, width, height):
-    """The middle of a picture, uint8 (height, width, 3), continued by its mirror image where it is too small.
-
-    Not resampled: that would make photographs smoother, or sharper, than they are.
-    """
-    top, left = (max(0, (have - want) // 2) for have, want in zip(pixels.shape, (height, width)))
-    pixels = pixels[top : top + height, left : left + width]
-    missing = (height - pixels.shape[0], width - pixels.shape[1])
-    return np.pad(pixels, [*((side // 2, side - side // 2) for side in missing), (0, 0)], mode="symmetric")
-
-
-def made_up_picture(width, height):
+def made_up_picture(width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3): noise with the spectrum of photographs, for where there are none."""
     noise = np.random.default_rng(SEED).standard_normal((3, height, width))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
@@ -243,14 +232,14 @@ def made_up_picture(width, height):
     return (128 + 45 * np.stack([red, luma, blue], axis=2)).clip(0, 255).astype(np.uint8)
 
 
-def matrix_peak(kind="float32", device="cpu", seconds=0.2):
+def matrix_peak(kind: str = "float32", device: str = "cpu", seconds: float = 0.2) -> float:
     """GFLOP/s of the fastest product of two square matrices: larger and larger ones, then one after the other.
 
     Args:
         kind: "float32", on a CPU NumPy's; "tf32" or "bfloat16", PyTorch's.
         seconds: how long to go on, about.
     """
-    product = _numpy_product if kind == "float32" and not _is_gpu(device) else _torch_product(kind, device)
+    product = _numpy_product if kind == "float32" and not is_gpu(device) else _torch_product(kind, device)
     rows, best, started = 256, 0.0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         multiply = product(rows)
@@ -296,18 +285,6 @@ def _torch_product(kind, device):
     return product
 
 
-def synchronise(device):
-    """Wait for a GPU; other devices have done what they were asked to."""
-    if _is_gpu(device):
-        import torch
-
-        torch.cuda.synchronize(device)
-
-
-def _is_gpu(device):
-    return str(device).partition(":")[0] == "cuda"
-
-
 def _load_torch():
     """PyTorch, or None where it is not installed. Loaded before any number of threads is set, it has the same."""
     if not installed("torch"):
@@ -317,115 +294,16 @@ def _load_torch():
     return torch
 
 
-class Clock:
-    """Seconds by stage, each without the stages inside it.
-
-    Args:
-        stages: names of the stages.
-        device: where the work is done.
-    """
-
-    def __init__(self, stages, device="cpu"):
-        self.device = device
-        self.seconds = dict.fromkeys(stages, 0.0)
-        self._thread = threading.get_ident()  # of several at work on tiles, the clock is one's
-        self._inside = [0.0]  # of all that has run, and of the stages inside each that is running
-
-    @property
-    def whole_s(self):
-        """From the beginning to the end of the outermost stages, whatever is inside them."""
-        return self._inside[0]
-
-    @contextmanager
-    def stage(self, name):
-        """What is done in here belongs to a stage."""
-        synchronise(self.device)
-        started = time.perf_counter()
-        self._inside.append(0.0)
-        try:
-            yield
-        finally:
-            synchronise(self.device)
-            took = time.perf_counter() - started
-            self.seconds[name] += took - self._inside.pop()
-            self._inside[-1] += took
-
-    def timed(self, name, function):
-        """The function, as a stage."""
-
-        def run(*arguments, **named):
-            if threading.get_ident() != self._thread:
-                return function(*arguments, **named)
-            with self.stage(name):
-                result = function(*arguments, **named)
-            return self._steps(name, result) if inspect.isgenerator(result) else result
-
-        return run
-
-    def _steps(self, name, generator):
-        """A generator whose own work is a stage, and not what is done with what it yields."""
-        while True:
-            with self.stage(name):
-                try:
-                    value = next(generator)
-                except StopIteration:
-                    return
-            yield value
-
-
-@contextmanager
-def watched(model, clock):
-    """Meanwhile the parts of a Model are stages of the clock. The model itself knows nothing of clocks."""
-    methods = [
-        (model.engine, "analyse_pieces", "g_a"), (model.engine, "side_information", "h_a"),
-        (model.engine, "synthesise_into", "g_s"),
-        (model, "_encode_tile", "coding"), (model, "_decode_tile", "coding"),
-    ]  # fmt: skip
-    if model.plain is not None:
-        methods += [(model.plain, "analyse_pieces", "g_a"), (model.plain, "synthesise_into", "g_s")]
-    networks = getattr(model.latents, "networks", None)  # vector-quantised latents have none
-    if networks is not None:
-        methods += [(networks, method, "entropy") for method in ("begin", "predict", "learn")]
-    for owner, method, stage in methods:
-        setattr(owner, method, clock.timed(stage, getattr(owner, method)))
-    try:
-        yield
-    finally:
-        for owner, method, _ in methods:
-            delattr(owner, method)  # the class's own method is seen again
-
-
-def clock_stages(coder, path, quality, folder):
-    """A :class:`Clock` by direction: from a PNG file to a compressed file in ``folder``, and back to PNG."""
-    compressed, picture = Path(folder, "stages.bin"), Path(folder, "stages.png")
-    clocks = {direction: Clock(stages, coder.device) for direction, stages in STAGES.items()}
-    clock = clocks["compress"]
-    with watched(coder.model, clock), clock.stage("other"):
-        with clock.stage("read"):
-            pixels = read_picture(path).pixels
-        data = coder.compress(pixels, quality)
-        with clock.stage("write"):
-            write_bytes_atomic(compressed, data)
-    clock = clocks["decompress"]
-    with watched(coder.model, clock), clock.stage("other"):
-        with clock.stage("read"):
-            data = compressed.read_bytes()
-        image = coder.decompress(data)
-        with clock.stage("write"):
-            save_picture(image, picture)
-    return clocks
-
-
 class _Run:
     """What lasts from one round to the next. The arguments are those of :func:`bench`."""
 
-    def __init__(self, coder, anchors, pictures, sizes, threads, quality, folder, step):
+    def __init__(self, coder, anchors, pictures, sizes, threads, quality, folder, step, profile):
         self.coder, self.anchors, self.quality = coder, anchors, quality
         self.sizes, self.threads = sizes, threads
-        self.folder, self.step = folder, step
+        self.folder, self.step, self.profile = folder, step, profile
         self.draw = random.Random(SEED)
         self.codings, self.stages, self.peaks = [], [], []
-        self.files = [(name, self._files(index, source)) for index, (name, source) in enumerate(pictures)]
+        self.files = cut_files(pictures, sizes, folder)
         self._use(threads[-1])
         self.qualities = self._qualities()
 
@@ -434,8 +312,11 @@ class _Run:
         name, files = self.files[max(number - 1, 0) % len(self.files)]
         for threads in self.threads:
             self._use(threads)
-            self.step("matrix products")
-            self.peaks.append(Peak(number, threads, _machine_peak(self.coder.device)))
+            if not self.profile:
+                self.step("matrix products")
+                set_product_threads(threads)
+                self.peaks.append(Peak(number, threads, _machine_peak(self.coder.device)))
+                set_product_threads(1)
             coders = {OURS: self.coder}
             for anchor in self.anchors:
                 told = hasattr(anchor, "threads")
@@ -444,21 +325,23 @@ class _Run:
                 self._cell((number, threads, *size), coders, name, files[size])
 
     def _use(self, threads):
-        """Work with so many threads from now on."""
+        """Work with so many threads from now on, as ``codec compress`` does."""
         set_threads(threads)
+        set_product_threads(1)
         if hasattr(self.coder, "set_threads"):
             self.coder.set_threads(threads)
 
-    def _cell(self, place, coders, name, path):
+    def _cell(self, place: tuple[int, int, int, int], coders, name, path):
         """Every codec's turn; ``place`` is round, threads, width and height."""
         pixels = read_picture(path).pixels
-        turns = [*coders, BATCHED, STAGED] if place[0] else list(coders)
+        measured = [STAGED] if self.profile else [*coders, BATCHED, STAGED]
+        turns = measured if place[0] else list(coders)
         self.draw.shuffle(turns)
         for turn, codec in enumerate(turns):
             self.step(f"{place[2]}x{place[3]} {codec}")
             if codec == STAGED:
                 for direction, clock in clock_stages(self.coder, path, self.quality, self.folder).items():
-                    self.stages.append(Stages(*place, direction, clock.seconds, clock.whole_s))
+                    self.stages.append(Stages(*place, direction, clock.seconds, clock.whole_s, clock.beside_s))
                 continue
             quality = self.qualities[codec]
             if codec == BATCHED:
@@ -468,19 +351,13 @@ class _Run:
                 figures = row.bytes, row.encode_s, row.decode_s
             self.codings.append(Coding(*place, turn, codec, name, quality, *figures))
 
-    def _files(self, index, source):
-        """Size -> path of a PNG file. Pictures that cannot be read are refused here, before any work."""
-        pixels = read_picture(source).pixels
-        files = {size: Path(self.folder, f"{index}-{size[0]}x{size[1]}.png") for size in self.sizes}
-        for size, path in files.items():
-            save_picture(Image.fromarray(fit(pixels, *size)), path)
-        return files
-
     def _qualities(self):
         """The quality of every codec, by name."""
+        found = {OURS: self.quality, BATCHED: self.quality}
+        if not self.anchors:
+            return found
         pixels = read_picture(self.files[0][1][self.sizes[len(self.sizes) // 2]]).pixels
         size = len(self.coder.compress(pixels, self.quality))
-        found = {OURS: self.quality, BATCHED: self.quality}
         for anchor in self.anchors:
             self.step(f"quality of {anchor.name}")
             single = len(anchor.qualities) == 1
@@ -488,7 +365,7 @@ class _Run:
         return found
 
 
-def _batch(coder, path, quality):
+def _batch(coder, path, quality) -> tuple[int, float, float]:
     """Bytes, and seconds there and back, per picture."""
     started = time.perf_counter()
     files = coder.compress_batch([path] * BATCH, quality)
@@ -501,17 +378,17 @@ def _batch(coder, path, quality):
 def _machine_peak(device):
     """GFLOP/s by precision."""
     kinds = ["float32"]
-    if _is_gpu(device):
+    if is_gpu(device):
         kinds.append("tf32")
     if _load_torch() is not None:
         kinds.append("bfloat16")
     return {kind: matrix_peak(kind, device) for kind in kinds}
 
 
-# --- What follows ---------------------------------------------------------------------------------------------------
+# What follows
 
 
-def summarise(measured, config, untrained=()):
+def summarise(measured: Measured, config: ModelConfig, untrained: Iterable[str] = ()) -> Summary:
     """:class:`Summary` of what was measured with a model of this ModelConfig.
 
     Args:
@@ -525,22 +402,17 @@ def summarise(measured, config, untrained=()):
         MachinePeak(threads, {kind: spread([row.gflops[kind] for row in rows]) for kind in rows[0].gflops})
         for (threads,), rows in _by(measured.peaks, "threads").items()
     ]
-    return Summary(parts, _speeds(measured, untrained), middle, peaks, _shares(measured, parts))
+    shares = _shares(measured, parts) if peaks else []
+    return Summary(parts, _speeds(measured, untrained), middle, divided(measured.stages), peaks, shares)
 
 
-def spread(values):
-    """:class:`Spread` of numbers."""
-    low, median, high = np.percentile(values, (25, 50, 75)).tolist()
-    return Spread(median, low, high)
-
-
-def as_json(conditions, summary, measured):
+def as_json(conditions: dict[str, Any], summary: Summary, measured: Measured) -> str:
     """``conditions``, the fields of ``summary`` and all of ``measured`` as one JSON object."""
     contents = {"conditions": conditions, **asdict(summary), "measured": asdict(measured)}
     return json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def write_json(path, *contents):
+def write_json(path: StrPath, *contents: Any) -> None:
     """What :func:`as_json` says, in a file; whole or not at all."""
     write_bytes_atomic(path, (as_json(*contents) + "\n").encode("utf-8"))
 
@@ -569,7 +441,9 @@ def _speeds(measured, untrained):
                 Speed(
                     codec, threads, width, height, quality,
                     None if codec in untrained else 8 * sum(row.bytes for row in rows) / (len(rows) * area),
-                    encode_s, decode_s, area / encode_s.median / 1e6, area / decode_s.median / 1e6,
+                    encode_s, decode_s,
+                    spread([area / row.encode_s / 1e6 for row in rows]),
+                    spread([area / row.decode_s / 1e6 for row in rows]),
                     spread([row.encode_s / ours[row.round].encode_s for row in rows]),
                     spread([row.decode_s / ours[row.round].decode_s for row in rows]),
                 )
@@ -599,7 +473,7 @@ def _shares(measured, parts):
 
 def _by(rows, *fields):
     """Values of the fields -> the rows that have them; both in the order in which they first came."""
-    found = {}
+    found: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         found.setdefault(tuple(getattr(row, field) for field in fields), []).append(row)
     return found

@@ -1,11 +1,16 @@
 """A picture beside other versions of it: files of ours or of any format Pillow reads, measured and shown."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from .. import bitstream
 from ..errors import BitstreamError, ImageError, ModelError
+from ..files import StrPath
 from ..image_io import read_picture
 from . import pages
 
@@ -38,7 +43,13 @@ class _File:
         return image
 
 
-def compare(original, others, decode, pictures=False, step=None):
+def compare(
+    original: StrPath,
+    others: Iterable[StrPath],
+    decode: Callable[[bytes], Image.Image],
+    pictures: bool = False,
+    step: Callable[[StrPath], object] | None = None,
+) -> dict[str, Any]:
     """Bytes and metrics of some versions of a picture.
 
     Pixels are compared as ``codec evaluate`` does: RGB, upright, 8 bits; alpha and profiles are left out.
@@ -61,7 +72,7 @@ def compare(original, others, decode, pictures=False, step=None):
     """
     pixels = read_picture(original).pixels
     height, width = pixels.shape[:2]
-    found = {"name": str(original), "width": width, "height": height, "views": []}
+    found: dict[str, Any] = {"name": str(original), "width": width, "height": height, "views": []}
     found["bytes"] = Path(original).stat().st_size
     found["bpp"] = 8 * found["bytes"] / (width * height)
     for path in others:
@@ -82,7 +93,7 @@ def compare(original, others, decode, pictures=False, step=None):
     return found
 
 
-def build(found):
+def build(found: dict[str, Any]) -> str:
     """The text of a page that shows what :func:`compare` found, with pictures."""
     # Without their folders, which say more about the computer than about the pictures, where that is clear.
     short = [Path(view["title"]).name for view in found["views"]]

@@ -9,11 +9,21 @@ A line is written by one call, at the end of the file. Whatever stops the progra
 lost; half a line is passed over when the file is read.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+from collections.abc import Callable, Collection
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError
+from ..files import StrPath
+from ..remote import RemotePath
+
+if TYPE_CHECKING:
+    from .rate_distortion import Entrant, Row
+
 
 HEADER = b'{"format": "rows of codec evaluate", "version": 1}\n'
 
@@ -30,7 +40,7 @@ class Journal:
         CodecError: there is a file, and it is something else.
     """
 
-    def __init__(self, path, row, common=None):
+    def __init__(self, path: StrPath, row: Callable[..., Row], common: Any = None) -> None:
         self.common = common
         self.found = 0  # rows that were taken from the file
         self._rows = {}
@@ -49,27 +59,27 @@ class Journal:
                 self._rows[entry["key"]] = row(**entry["row"])
             except (ValueError, TypeError, KeyError):
                 pass  # half a line, or none
-        self._file = open(path, "ab" if contents else "wb", buffering=0)
+        self._file = open(path, "ab" if contents else "wb", buffering=0)  # noqa: SIM115  closed by __exit__()
         self._file.write(HEADER if not contents else b"" if contents.endswith(b"\n") else b"\n")
 
-    def __enter__(self):
+    def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def find(self, digest, entrant, quality, metrics):
+    def find(self, digest: str | None, entrant: Entrant, quality: float, metrics: Collection[str]) -> Row | None:
         """The row of a picture under these settings, or None."""
         row = self._rows.get(self._key(digest, entrant, quality, metrics))
         self.found += row is not None
         return row
 
-    def add(self, digest, entrant, row, metrics):
+    def add(self, digest: str | None, entrant: Entrant, row: Row, metrics: Collection[str]) -> None:
         """Write a row that has just been measured."""
         entry = {"key": self._key(digest, entrant, row.quality, metrics), "row": asdict(row)}
         self._file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
 
-    def _key(self, digest, entrant, quality, metrics):
+    def _key(self, digest: str | None, entrant: Entrant, quality: float, metrics: Collection[str]) -> str:
         # The other qualities of the ladder have no say in this one's row.
         settings = {name: value for name, value in entrant.settings.items() if name != "qualities"}
         parts = [self.common, digest, entrant.name, settings, float(quality), sorted(metrics)]
@@ -77,13 +87,13 @@ class Journal:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def digest(path):
+def digest(path: StrPath | RemotePath) -> str | None:
     """SHA-256 of a file, or None where it cannot be read: somebody else will say so."""
     try:
-        with open(path, "rb") as file:
+        with path.open() if isinstance(path, RemotePath) else open(path, "rb") as file:
             found = hashlib.sha256()
             while block := file.read(1 << 20):
                 found.update(block)
-    except OSError:
+    except (OSError, CodecError):
         return None
     return found.hexdigest()

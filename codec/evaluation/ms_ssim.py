@@ -27,7 +27,7 @@ MIDDLE = 128  # taken off the pixels, so that float32 does not lose the small va
 STRIP = 24576  # pixels: of the four planes that are blurred together 400 kB, which fit into a cache
 
 
-def ms_ssim(original, decoded):
+def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float | None:
     """Mean over the channels, at most 1; None where a side has fewer than :data:`MIN_SIDE` pixels.
 
     Args:

@@ -4,19 +4,27 @@ A page is one file: style, scripts, data and pictures are inside, and its Conten
 fetch anything. It needs a browser with WebP (any since 2020) and works from ``file://``.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import io
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from string import Template
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, features
 
 from . import rate_distortion as rd
 from .metrics import METRICS, ms_ssim_db
+
+if TYPE_CHECKING:
+    from .rate_distortion import Coder
+
 
 ASSETS = files(__package__) / "assets"
 WEBP_MAX_SIDE = 16383
@@ -34,13 +42,13 @@ LABELS = {
 }
 
 
-def metrics_of(rows):
+def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The metrics that occur in rows, as a list of dicts ``key``, ``label``, ``digits``; in the rows' order.
 
     Args:
         rows: dicts with the fields of ``rate_distortion.Row``, and perhaps more.
     """
-    keys = {}
+    keys: dict[str, None] = {}
     for row in rows:
         for key, value in row.items():
             if key not in NOT_METRICS and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -52,7 +60,7 @@ def metrics_of(rows):
     return found
 
 
-def with_decibels(row):
+def with_decibels(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row or mean as a dict, with ``ms_ssim_db`` after ``ms_ssim`` where it is missing: linear MS-SSIM
     crowds every codec of today into its last few hundredths."""
     found = {}
@@ -66,27 +74,30 @@ def with_decibels(row):
 class Recorder:
     """A coder for ``rate_distortion.measure`` that keeps the bytes it made and the pixels it gave back."""
 
-    def __init__(self, coder):
+    def __init__(self, coder: Coder) -> None:
         self.coder = coder
-        self.data = None  # of the latest picture
-        self.pixels = None  # uint8 (H, W, 3)
+        self.data: bytes | None = None  # of the latest picture
+        self.pixels: np.ndarray | None = None  # uint8 (H, W, 3)
 
-    def compress(self, image, quality):
-        self.data = self.coder.compress(image, quality)
-        return self.data
+    def compress(self, image: np.ndarray, quality: float) -> bytes:
+        data = self.data = self.coder.compress(image, quality)
+        return data
 
-    def decompress(self, data):
+    def decompress(self, data: bytes) -> Image.Image:
         image = self.coder.decompress(data).convert("RGB")
         self.pixels = np.asarray(image)
         return image
 
 
-def measure(title, coder, name, pixels, quality):
+def measure(
+    title: str, coder: Coder, name: str, pixels: np.ndarray, quality: Any
+) -> tuple[dict[str, Any], np.ndarray, bytes]:
     """One coded version of a picture, measured as ``codec evaluate`` does.
 
     Args:
         coder: with ``compress(pixels, quality)`` and ``decompress(data)``.
         pixels: uint8 (H, W, 3), the original.
+        quality: a float, or whatever the coder takes.
 
     Returns:
         (dict, its uint8 (H, W, 3) pixels, the bytes of its file). The dict has ``title``, ``quality``, ``bytes``,
@@ -94,16 +105,17 @@ def measure(title, coder, name, pixels, quality):
     """
     recorder = Recorder(coder)
     row = asdict(rd.measure(rd.Entrant(title, recorder, (quality,)), name, pixels, quality, tuple(METRICS)))
+    assert recorder.pixels is not None and recorder.data is not None
     return {"title": title, **with_decibels(row)}, recorder.pixels, recorder.data
 
 
-def data_uri(pixels):
+def data_uri(pixels: np.ndarray) -> str:
     """A picture without loss as a ``data:`` URI."""
     data, kind = lossless(pixels)
     return _uri(kind, data)
 
 
-def lossless(pixels):
+def lossless(pixels: np.ndarray) -> tuple[bytes, str]:
     """A picture file without loss, (bytes, MIME type): WebP, a third smaller than PNG, where its size allows.
 
     Args:
@@ -118,7 +130,7 @@ def lossless(pixels):
     return buffer.getvalue(), "image/png"
 
 
-def file_uri(data):
+def file_uri(data: bytes) -> str | None:
     """A file as it is as a ``data:`` URI, or None where it is of no format that every browser shows today."""
     if data.startswith(b"\xff\xd8\xff"):
         return _uri("image/jpeg", data)
@@ -133,7 +145,9 @@ def _uri(kind, data):
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def page(title, body, data, scripts, libraries=(), connect="'none'"):
+def page(
+    title: str, body: str, data: Any, scripts: Iterable[str], libraries: Iterable[str] = (), connect: str = "'none'"
+) -> str:
     """The text of a page.
 
     Args:
@@ -156,5 +170,5 @@ def page(title, body, data, scripts, libraries=(), connect="'none'"):
     )
 
 
-def asset(name):
+def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")

@@ -1,11 +1,16 @@
 """The main plot, PSNR against rate, as a file for a README or a paper (needs matplotlib)."""
 
+from __future__ import annotations
+
 import io
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from ..errors import CodecError
+from ..files import StrPath
 from .bd_rate import bd_rate
-from .published import dataset_of
+from .published import Curve, dataset_of
 from .report import ours, titles
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -17,13 +22,13 @@ DASHES = ((5, 2), (1, 1.2), (5, 1.5, 1, 1.5), (9, 3), (2.5, 1), (3, 3), (8, 2, 1
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 
 
-def check_suffix(path):
+def check_suffix(path: StrPath) -> None:
     """Raise CodecError unless the name of the file says one of the kinds that can be written."""
     if not str(path).lower().endswith(SUFFIXES):
         raise CodecError(f"{path}: a plot ends in {', '.join(SUFFIXES)}")
 
 
-def draw(results, curves, suffix):
+def draw(results: dict[str, Any], curves: Iterable[Curve], suffix: str) -> bytes:
     """The bytes of a plot of the means: measured codecs solid, the main ones of the published curves dashed.
 
     Args:
@@ -35,7 +40,9 @@ def draw(results, curves, suffix):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    measured = {name: [(mean["bpp"], mean["psnr_db"]) for mean in curve] for name, curve in results["means"].items()}
+    measured: dict[str, list[tuple[float, float]]] = {
+        name: [(mean["bpp"], mean["psnr_db"]) for mean in curve] for name, curve in results["means"].items()
+    }
     test, called = ours(results), titles(results)
     low, high, floor = _limits(measured[test])
 
@@ -44,7 +51,7 @@ def draw(results, curves, suffix):
     axes.set_prop_cycle(color=COLOURS)
     for name, points in measured.items():
         label = called[name] + _against(points, measured[test]) * (name != test)
-        own = {"linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 5} if name == test else {}
+        own: dict[str, Any] = {"linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 5} if name == test else {}
         axes.plot(*zip(*points), label=label, **{"linewidth": 1.6, "marker": "o", "markersize": 3, **own})
     pictures = {row["picture"] for row in results["rows"]}
     printed = [(curve.title, list(zip(curve.bpp, curve.psnr))) for curve in curves if curve.main]
@@ -72,8 +79,7 @@ def draw(results, curves, suffix):
     note = f"BD-rate of {called[test]} against each"
     if printed:
         note += "\n(dashed: as published, " + ("not measured)" if dataset_of(pictures) else "of Kodak)")
-    place = {"loc": "outside right upper", "alignment": "left", "frameon": False}
-    figure.legend(title=note, fontsize=8, title_fontsize=8, **place)
+    figure.legend(title=note, fontsize=8, title_fontsize=8, loc="outside right upper", alignment="left", frameon=False)
 
     buffer = io.BytesIO()
     # No date in SVG and PDF, and no random names in SVG: the same results give the same file.

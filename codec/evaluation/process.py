@@ -7,6 +7,8 @@ loading the weights and the work itself. Python codecs and C libraries are treat
 of each figure are Python's and NumPy's.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import pickle
@@ -17,8 +19,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import CodecError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .rate_distortion import Entrant
+
 
 RUNS = 3
 
@@ -39,7 +48,7 @@ class Cold:
     decode_peak_bytes: int | None
 
 
-def cold(entrant, name, pixels, quality, runs=None):
+def cold(entrant: Entrant, name: str, pixels: np.ndarray, quality: float, runs: int | None = None) -> Cold:
     """:class:`Cold` of an entrant on a picture.
 
     Args:
@@ -61,7 +70,7 @@ def cold(entrant, name, pixels, quality, runs=None):
     return Cold(entrant.name, name, width, height, quality, runs, encode_s, decode_s, encode_peak, decode_peak)
 
 
-def peak_bytes():
+def peak_bytes() -> int | None:
     """Peak resident memory of this process, or of the largest that it has started, whichever is more.
 
     None where the system does not tell (Windows).

@@ -3,8 +3,11 @@
 The files, their sources and what to keep in mind about them: ``curves/README.md``.
 """
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -31,19 +34,21 @@ class Curve:
     paper: str | None = None
 
     @property
-    def source_url(self):
+    def source_url(self) -> str:
         """Where the figures stand."""
-        repository, commit, path = re.fullmatch(r"([^@]+)@([^:]+):(.+)", self.source).groups()
+        found = re.fullmatch(r"([^@]+)@([^:]+):(.+)", self.source)
+        assert found, self.source
+        repository, commit, path = found.groups()
         return f"https://github.com/{repository}/blob/{commit}/{path}"
 
     @property
-    def paper_url(self):
+    def paper_url(self) -> str | None:
         """The paper on arXiv, or None."""
         found = re.search(r"arXiv:(\d+\.\d+)", self.paper or "")
         return f"https://arxiv.org/abs/{found[1]}" if found else None
 
 
-def load(dataset):
+def load(dataset: str) -> list[Curve]:
     """The published curves of a data set: list of :class:`Curve` by title.
 
     Raises:
@@ -55,12 +60,12 @@ def load(dataset):
     for file in (CURVES / dataset).iterdir():
         if file.name.endswith(".json"):
             fields = json.loads(file.read_text(encoding="utf-8"))
-            points = {key: tuple(fields.pop(key)) for key in ("bpp", "psnr", "ms_ssim") if key in fields}
-            found.append(Curve(**fields, **points))
+            points = {key: tuple(fields[key]) for key in ("bpp", "psnr", "ms_ssim") if key in fields}
+            found.append(Curve(**{**fields, **points}))
     return sorted(found, key=lambda curve: curve.title.lower())
 
 
-def dataset_of(pictures):
+def dataset_of(pictures: Iterable[str]) -> str | None:
     """The data set that these names of pictures are, exactly and completely; None if they are none we know."""
     stems = [PurePosixPath(name).stem for name in pictures]
     for dataset, wanted in DATASETS.items():

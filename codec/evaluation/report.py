@@ -8,25 +8,56 @@ Published curves (:mod:`codec.evaluation.published`) are drawn beside measured o
 them by figures only where both are means over the same pictures.
 """
 
+from __future__ import annotations
+
 import bisect
 import csv
 import io
 import json
 import math
 import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import CodecError, ImageError
+from ..files import StrPath
 from . import pages, published, words
-from .bd_rate import bd_rate
+from .bd_rate import BdRate, bd_rate
 from .metrics import METRICS, ms_ssim_db
 from .rate_distortion import BANDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from .rate_distortion import Coder
+
+
+# Metric -> band -> test -> anchor -> [percent, low, high], or None.
+Matrices: TypeAlias = dict[str, dict[str, dict[str, dict[str, "list[float] | None"]]]]
+
+
+class Rival(Protocol):
+    """An anchor, or the like: a Coder with a title and a ladder."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def qualities(self) -> Sequence[float]: ...
+    def compress(self, image: Any, quality: float, /) -> bytes: ...
+    def decompress(self, data: bytes, /) -> Image.Image: ...
+
+
+T = TypeVar("T")
 
 TITLE = "Image codec evaluation"
 # A scale of so few whole numbers counts models, each with a quality of its own, and has nothing in between.
 LEVELS = 10
 
 
-def load(path):
+def load(path: StrPath) -> dict[str, Any]:
     """Results as ``codec evaluate --json`` writes them: dict with conditions, means, violations, bd_rate, rows.
 
     Raises:
@@ -34,7 +65,7 @@ def load(path):
     """
     with open(path, encoding="utf-8") as file:
         try:
-            results = json.load(file)
+            results: dict[str, Any] = json.load(file)
         except (ValueError, RecursionError):
             raise CodecError(f"{path}: not JSON; needed what 'codec evaluate --json' writes") from None
     try:
@@ -44,7 +75,7 @@ def load(path):
     return results
 
 
-def _check(results):
+def _check(results: Any) -> None:
     """Raise an error of some kind where what is used later is missing, of another type, or no finite number."""
     if not results["means"] or not results["rows"]:
         raise ValueError("no results")
@@ -66,18 +97,18 @@ def _check(results):
             picture + "", figure is None or math.isfinite(figure["percent"])
 
 
-def ours(results):
+def ours(results: dict[str, Any]) -> str:
     """The name of the codec that the evaluation was about: it stands first."""
-    return next(iter(results["means"]))
+    return str(next(iter(results["means"])))
 
 
-def titles(results):
+def titles(results: dict[str, Any]) -> dict[str, str]:
     """Name -> what plots and tables call it."""
     described = results["conditions"].get("codecs", {})
     return {name: described.get(name, {}).get("title", name) for name in results["means"]}
 
 
-def published_for(results, choice="auto"):
+def published_for(results: dict[str, Any], choice: str | None = "auto") -> list[published.Curve]:
     """The published curves to show beside these results: list of ``published.Curve``.
 
     Args:
@@ -91,7 +122,25 @@ def published_for(results, choice="auto"):
     return published.load(choice) if choice else []
 
 
-def build(results, curves=(), pictures=()):
+def worst_first(results: dict[str, Any], pictures: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Pictures in the order of how many more bytes ours needs than its nearest rival's at equal PSNR, the worst first.
+
+    The nearest rival is the one that ours saves least against. Pictures that cannot be compared come last, in their
+    own order; without a rival, all of them.
+
+    Args:
+        pictures: list of (name, anything).
+    """
+    compared = [found for found in results["bd_rate"].values() if found.get("overall")]
+    if not compared:
+        return list(pictures)
+    nearest = max(compared, key=lambda found: found["overall"]["percent"])["per_picture"]
+    return sorted(pictures, key=lambda picture: -(nearest.get(picture[0]) or {"percent": -math.inf})["percent"])
+
+
+def build(
+    results: dict[str, Any], curves: Sequence[published.Curve] = (), pictures: Iterable[dict[str, Any]] = ()
+) -> str:
     """The text of the page.
 
     Args:
@@ -131,14 +180,14 @@ def build(results, curves=(), pictures=()):
     return pages.page(TITLE, "report", data, ("report", "viewer"), libraries=[pages.asset("plotly-basic.min.js")])
 
 
-def answer(results):
+def answer(results: dict[str, Any]) -> words.Answer:
     """What the page begins with, for those who have no page: see ``words.answer``."""
     means = {name: [pages.with_decibels(mean) for mean in curve] for name, curve in results["means"].items()}
     figures = matrices(means, pages.metrics_of(results["rows"]))
     return words.answer(results, titles(results), _against(figures, ours(results)))
 
 
-def _against(figures, test):
+def _against(figures: Matrices, test: str) -> words.Figures:
     """Of matrices, what is about one codec: metric -> band -> anchor -> figure."""
     return {key: {band: found.get(test, {}) for band, found in bands.items()} for key, bands in figures.items()}
 
@@ -146,25 +195,27 @@ def _against(figures, test):
 CSV_COLUMNS = "what,codec,against,picture,quality,range,figure,value,low,high".split(",")
 
 
-def as_csv(results):
+def as_csv(results: dict[str, Any]) -> str:
     """Every figure of the results as CSV text, one a line, with the columns :data:`CSV_COLUMNS`.
 
-    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate" (per
-    cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high`` are the
-    bounds of the 95 % interval, empty where there is none.
+    ``what`` is "picture" (one coding of one picture), "mean" (over the pictures; of seconds, the median), "bd_rate"
+    (per cent, between means or, where ``picture`` is filled, of that picture) or "bd_psnr" (dB). ``low`` and ``high``
+    are the bounds of the 95 % interval, empty where there is none.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     described = {"codec", "picture", "quality"}
 
-    def numbers(what, codec, row):
+    def numbers(what: str, codec: str, row: dict[str, Any]) -> None:
         place = {"what": what, "codec": codec, "picture": row.get("picture", ""), "quality": row["quality"]}
         for key, value in row.items():
             if key not in described and value is not None:
                 writer.writerow({**place, "figure": key, "value": value})
 
-    def difference(what, rival, value, spread=None, **where):
+    def difference(
+        what: str, rival: str, value: float | None, spread: Sequence[float] | None = None, **where: str
+    ) -> None:
         if value is not None:
             low, high = spread or ("", "")
             place = {"what": what, "codec": ours(results), "against": rival, "low": low, "high": high}
@@ -193,7 +244,7 @@ def as_csv(results):
     return text.getvalue()
 
 
-def matrices(curves, metrics):
+def matrices(curves: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Iterable[Mapping[str, Any]]) -> Matrices:
     """BD-rates of every curve against every other one.
 
     Args:
@@ -230,12 +281,12 @@ def matrices(curves, metrics):
     return found
 
 
-def _figure(figure):
+def _figure(figure: BdRate | None) -> list[float] | None:
     """``BdRate`` of any metric: its field is named after PSNR, the most common one."""
-    return figure and [round(figure.percent, 2), *(round(bound, 4) for bound in figure.psnr_db)]
+    return None if figure is None else [round(figure.percent, 2), *(round(bound, 4) for bound in figure.psnr_db)]
 
 
-def _with_speed(curve, name, rows):
+def _with_speed(curve: list[dict[str, Any]], name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means with median seconds and megapixels a second over the pictures (older results hold mean seconds)."""
     found = []
     for mean in map(pages.with_decibels, curve):
@@ -249,7 +300,7 @@ def _with_speed(curve, name, rows):
     return found
 
 
-def _printed(curve):
+def _printed(curve: published.Curve) -> dict[str, Any]:
     """A published curve in the words of the measured ones."""
     points = [{"bpp": bpp, "psnr_db": psnr} for bpp, psnr in zip(curve.bpp, curve.psnr, strict=True)]
     for point, similarity in zip(points, curve.ms_ssim or ()):
@@ -258,10 +309,19 @@ def _printed(curve):
     return {**{key: getattr(curve, key) for key in keys}, "points": points}
 
 
-# Pictures for the viewer ------------------------------------------------------------------------------------
+# Pictures for the viewer
 
 
-def views(name, pixels, coder, qualities, anchors, title="codec", step=None, failed=None):
+def views(
+    name: str,
+    pixels: np.ndarray,
+    coder: Coder,
+    qualities: Iterable[float],
+    anchors: Iterable[Rival],
+    title: str = "codec",
+    step: Callable[[], object] | None = None,
+    failed: Callable[[Rival, ImageError], object] | None = None,
+) -> dict[str, Any]:
     """One picture for the viewer: ours at some qualities, and each anchor at about the same number of bytes.
 
     Args:
@@ -282,7 +342,7 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None, fai
     height, width = pixels.shape[:2]
     searches = [Search(anchor, pixels) for anchor in anchors]
 
-    def version(title, coder, quality):
+    def version(title: str, coder: Coder, quality: float) -> dict[str, Any]:
         measured, decoded, data = pages.measure(title, coder, name, pixels, quality)
         return {**measured, "src": pages.file_uri(data) or pages.data_uri(decoded)}
 
@@ -309,7 +369,7 @@ def views(name, pixels, coder, qualities, anchors, title="codec", step=None, fai
     }  # fmt: skip
 
 
-def _fidelity(view):
+def _fidelity(view: dict[str, Any]) -> tuple[bool, float]:
     score = view.get("ssimulacra2")
     return (score is not None, score if score is not None else view["psnr_db"])
 
@@ -317,23 +377,23 @@ def _fidelity(view):
 class Search:
     """The quality at which a codec makes a file of a given size from one picture; no file is made twice."""
 
-    def __init__(self, coder, pixels):
+    def __init__(self, coder: Rival, pixels: np.ndarray) -> None:
         self.coder, self.pixels = coder, pixels
         self.scale = scale(coder.qualities)
-        self.sizes = {}
+        self.sizes: dict[float, int] = {}
 
-    def quality_for(self, size):
+    def quality_for(self, size: float) -> float:
         """The highest quality whose file has at most ``size`` bytes; the lowest where even that has more."""
         fitting = bisect.bisect_right(self.scale, size, key=self._size)
         return self.scale[max(fitting - 1, 0)]
 
-    def _size(self, quality):
+    def _size(self, quality: float) -> int:
         if quality not in self.sizes:
             self.sizes[quality] = len(self.coder.compress(self.pixels, quality))
         return self.sizes[quality]
 
 
-def scale(qualities):
+def scale(qualities: Sequence[float]) -> list[float]:
     """Every quality to try between the ends of a ladder, rising."""
     low, high = qualities[0], qualities[-1]
     if any(quality != int(quality) for quality in qualities):  # such as rates: in steps of one per cent or so

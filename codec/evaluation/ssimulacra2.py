@@ -55,7 +55,7 @@ POLYNOMIAL = 6.248496625763138e-05, -0.020884521182843837, 2.326765642916932  # 
 POWER = 0.6276336467831387
 
 
-def ssimulacra2(original, decoded):
+def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float | None:
     """Score of one picture, at most 100; None where a side has fewer than :data:`MIN_SIDE` pixels.
 
     Args:
@@ -68,10 +68,10 @@ def ssimulacra2(original, decoded):
     while len(norms) < SCALES and min(linear[0].shape[1:]) >= MIN_SIDE:
         linear = [_halve(planes) for planes in linear]
         norms.append(_norms(*map(_positive_xyb, linear)))
-    norms = np.stack(norms, axis=1)
+    by_scale = np.stack(norms, axis=1)
     # libjxl hands out its weights in this order, without gaps: with fewer scales they go to other norms.
-    weights = WEIGHTS.ravel()[: norms.size].reshape(norms.shape)
-    distance = FACTOR * float(np.sum(weights * norms))
+    weights = WEIGHTS.ravel()[: by_scale.size].reshape(by_scale.shape)
+    distance = FACTOR * float(np.sum(weights * by_scale))
     a, b, c = POLYNOMIAL
     distance = ((a * distance + b) * distance + c) * distance
     return 100 - 10 * distance**POWER if distance > 0 else 100.0
@@ -135,7 +135,7 @@ def _blur_rows(plane):
 
 
 @functools.cache
-def window():
+def window() -> np.ndarray:
     """libjxl's approximation of a Gaussian: three cosines over 2 N - 1 pixels, here in closed form.
 
     Charalampidis 2016, "Recursive implementation of the Gaussian filter using truncated cosine functions",

@@ -1,12 +1,31 @@
 """What an evaluation says, in words: how many of the others' bytes ours needs at equal quality, and where it loses."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
+
 from .metrics import METRICS
 from .rate_distortion import BANDS, MIN_PICTURES
+
+# Metric's column -> range -> rival -> [percent, low, high], or None.
+Figures: TypeAlias = Mapping[str, Mapping[str, Mapping[str, "list[float] | None"]]]
+
+
+class Answer(TypedDict):
+    """See :func:`answer`."""
+
+    needs: list[str]
+    loses: list[str]
+    notes: list[str]
+    metrics: list[dict[str, str]]
+    table: list[dict[str, Any]]
+
 
 ASKED = ("psnr", "psnr_y", "ssimulacra2")  # keys of METRICS
 
 
-def answer(results, titles, figures):
+def answer(results: dict[str, Any], titles: dict[str, str], figures: Figures) -> Answer:
     """The answer as text and as a table.
 
     Args:
@@ -56,13 +75,21 @@ def answer(results, titles, figures):
     }
 
 
-def _interval(comparison, key):
-    if key == "psnr":
-        return comparison.get("percent_interval", {}).get("overall")
-    return comparison.get("by_metric_interval", {}).get(key)
+def _interval(comparison: dict[str, Any], key: str) -> Sequence[float] | None:
+    by_range, by_metric = comparison.get("percent_interval", {}), comparison.get("by_metric_interval", {})
+    spread: Sequence[float] | None = by_range.get("overall") if key == "psnr" else by_metric.get(key)
+    return spread
 
 
-def _losses(results, titles, figures, shares, rivals, asked, pictures):
+def _losses(
+    results: dict[str, Any],
+    titles: dict[str, str],
+    figures: Figures,
+    shares: dict[tuple[str, str], list[float]],
+    rivals: list[str],
+    asked: list[str],
+    pictures: int,
+) -> list[str]:
     """Sentences on rivals that need fewer bytes than ours: by a metric, at some rates, on some pictures."""
     found = []
     for rival in rivals:
@@ -85,7 +112,7 @@ def _losses(results, titles, figures, shares, rivals, asked, pictures):
             if figure is not None and figure["percent"] > 0
         }
         if worse and pictures > 1:
-            worst = max(worse, key=worse.get)
+            worst = max(worse, key=lambda picture: worse[picture])
             found.append(
                 f"By PSNR, {titles[rival]} needs fewer bytes on {len(worse)} of {pictures} pictures, "
                 f"most of all on {worst} (ours: {_percent(100 + worse[worst])} of its)."
@@ -93,13 +120,13 @@ def _losses(results, titles, figures, shares, rivals, asked, pictures):
     return found or [f"No rival here needs fewer bytes than {titles[next(iter(results['means']))]}."]
 
 
-def _percent(value):
+def _percent(value: float) -> str:
     return f"{value:.0f} %" if round(value) != 100 else f"{value:.1f} %"
 
 
-def _listed(parts):
+def _listed(parts: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
-def _padded(share):
-    return share and [*share, None, None][:3]
+def _padded(share: list[float] | None) -> list[float | None] | None:
+    return None if share is None else [*share, None, None][:3]

@@ -19,19 +19,22 @@ decoder needs beside the weights:
 Begaint, Racape, Feltman, Pushparaja 2020, "CompressAI", arXiv:2011.03029.
 """
 
+from __future__ import annotations
+
 import hashlib
 import pickle
 import struct
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import CodecError, Corrupt, Truncated
-from .anchors import Anchor, check_size
+from .anchors import check_size, settings_of
 
 STRIDE = 64  # pixels: the largest of the zoo's models
 HEADER = struct.Struct(">BHHHHB")
@@ -50,17 +53,17 @@ class Zoo:
     writer = "CompressAI"
     min_side, max_side = 1, 65535
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.digests = {
             level: "random" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:8]
             for level, path in self.weights.items()
         }
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_models": {}}  # another process loads them from their files
 
     @classmethod
-    def find(cls, name, device="cpu", random_weights=False):
+    def find(cls, name: str, device: str = "cpu", random_weights: bool = False) -> Zoo:
         """The anchor called ``MODEL`` or ``MODEL=FOLDER``.
 
         Args:
@@ -77,54 +80,56 @@ class Zoo:
         if model not in known:
             raise CodecError(f"CompressAI has no model {model!r}; there are {', '.join(known)}")
         random_weights = random_weights and not folder
-        folder = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
-        files = {level: folder / Path(url).name for level, url in sorted(model_urls[model]["mse"].items())}
-        present = {level: path for level, path in files.items() if path.is_file()}
+        place = Path(folder) if folder else Path(torch.hub.get_dir(), "checkpoints")
+        files = {level: place / Path(url).name for level, url in sorted(model_urls[model]["mse"].items())}
+        present: dict[int, Path | None] = {level: path for level, path in files.items() if path.is_file()}
         if not present and random_weights:
             present = {list(files)[len(files) // 2]: None}
         if not present:
             example = next(iter(files.values())).name
-            raise CodecError(f"no weights of CompressAI's {model} in {folder} (files like {example})")
+            raise CodecError(f"no weights of CompressAI's {model} in {place} (files like {example})")
         return cls(model, present, device)
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"compressai:{self.model}"
 
     @property
-    def title(self):
+    def title(self) -> str:
         return self.model if self.trained else f"{self.model}, random weights"
 
     @property
-    def trained(self):
+    def trained(self) -> bool:
         """Whether rates and pictures mean something: no weights are random."""
         return None not in self.weights.values()
 
     @property
-    def qualities(self):
+    def qualities(self) -> tuple[float, ...]:
         return tuple(self.weights)
 
     @property
-    def options(self):
+    def options(self) -> dict[str, Any]:
         return {"optimised for": "mse", "weights": self.digests}
 
-    settings = Anchor.settings
+    def settings(self) -> dict[str, Any]:
+        """As of :meth:`codec.evaluation.anchors.Anchor.settings`."""
+        return settings_of(self)
 
-    def check(self):
+    def check(self) -> None:
         """Nothing more is needed once :meth:`find` has found weights."""
 
-    def version(self):
+    def version(self) -> str:
         """Of CompressAI."""
         from importlib.metadata import version
 
         return version("compressai")
 
-    def load(self):
+    def load(self) -> None:
         """Load the models of all levels, so that no coding has to wait for one."""
         for level in self.weights:
             self._model(level)
 
-    def compress(self, image, quality):
+    def compress(self, image: Image.Image | np.ndarray, quality: float) -> bytes:
         """The bytes of a whole file, see the module's docstring.
 
         Args:
@@ -145,7 +150,7 @@ class Zoo:
         header = HEADER.pack(int(quality), height, width, *out["shape"], len(strings))
         return header + struct.pack(f">{len(strings)}I", *map(len, strings)) + b"".join(strings)
 
-    def decompress(self, data):
+    def decompress(self, data: bytes) -> Image.Image:
         """PIL.Image, cropped, clamped and rounded to 8 bits.
 
         Raises:

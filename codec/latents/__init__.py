@@ -20,8 +20,20 @@ and ``tables``, the CDF rows that the coder needs. What comes from a weights fil
 :class:`codec.errors.ModelError` says what is wrong.
 """
 
+from __future__ import annotations
 
-def from_tensors(config, tensors):
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from ..config import ModelConfig
+    from .coded import Latents
+
+
+def from_tensors(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Latents:
     """The latents of a model: ScalarLatents, VectorLatents or HierarchicalLatents.
 
     Args:

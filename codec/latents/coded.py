@@ -1,11 +1,56 @@
 """What encoders of latents return, and the checksum of symbols."""
 
+from __future__ import annotations
+
 import zlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..errors import Corrupt
+
+if TYPE_CHECKING:
+    from .rans import Tables
+
+
+class Pushes(Protocol):
+    """A coder that takes symbols and the rows of their tables: rans.Encoder, or a Queue."""
+
+    def push(self, rows: np.ndarray, symbols: np.ndarray) -> object: ...
+
+
+class Pulls(Protocol):
+    """A coder that gives symbols: rans.Decoder."""
+
+    def pull(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class Latents(Protocol):
+    """What every kind of latents can do; arguments and results are described at ScalarLatents."""
+
+    tables: Tables
+
+    @property
+    def dependent(self) -> bool:
+        """Whether there are tables for dependent quantisation."""
+
+    def encode(self, z: Any, y: np.ndarray, quality: int, lattice: bool = False, dependent: bool = False) -> Encoded:
+        """Symbols of one picture or tile."""
+
+    def decode(
+        self,
+        coder: Pulls,
+        height: int,
+        width: int,
+        quality: int,
+        lattice: bool = False,
+        crc: int | None = None,
+        dependent: bool = False,
+    ) -> np.ndarray:
+        """Inverse of :meth:`encode`."""
+
+    def estimate(self, z: Any, y: np.ndarray, quality: int, lattice: bool = False) -> float:
+        """Bits of :meth:`encode`'s symbols."""
 
 
 class Encoded(NamedTuple):
@@ -18,17 +63,17 @@ class Encoded(NamedTuple):
         crc: CRC-32 of all symbols.
     """
 
-    z_hat: np.ndarray
+    z_hat: np.ndarray | None
     y_hat: np.ndarray
-    rows: list
-    symbols: list
+    rows: list[np.ndarray]
+    symbols: list[np.ndarray]
     crc: int
 
-    def bits(self, tables):
+    def bits(self, tables: Tables) -> float:
         """What the symbols cost by the tables, without the coder's few bytes for its states: float."""
         return float(sum(tables.bits(*pair).sum() for pair in zip(self.rows, self.symbols)))
 
-    def write(self, coder):
+    def write(self, coder: Pushes) -> None:
         """Hand everything to a coder that has ``push(rows, symbols)``."""
         for rows, symbols in zip(self.rows, self.symbols):
             coder.push(rows, symbols)
@@ -37,10 +82,12 @@ class Encoded(NamedTuple):
 class Queue:
     """Collects what is to be coded: the encoder's side of a walk."""
 
-    def __init__(self):
-        self.rows, self.symbols, self.crc = [], [], 0
+    def __init__(self) -> None:
+        self.rows: list[np.ndarray] = []
+        self.symbols: list[np.ndarray] = []
+        self.crc = 0
 
-    def push(self, rows, symbols):
+    def push(self, rows: np.ndarray, symbols: np.ndarray) -> None:
         symbols = symbols.astype(np.int16)
         self.rows.append(rows)
         self.symbols.append(symbols)
@@ -54,18 +101,18 @@ class Source:
         coder: has ``pull(rows) -> symbols``, integers of the length of ``rows``.
     """
 
-    def __init__(self, coder):
+    def __init__(self, coder: Pulls) -> None:
         self._coder, self.crc = coder, 0
 
-    def pull(self, rows, low, high):
+    def pull(self, rows: np.ndarray, low: int, high: int) -> np.ndarray:
         """int16 symbols for ``rows``; Corrupt for values that no encoder writes."""
         return self.accept(self.take(rows), low, high)
 
-    def take(self, rows):
+    def take(self, rows: np.ndarray) -> np.ndarray:
         """Symbols for ``rows``, for :meth:`accept`."""
         return self._coder.pull(rows)
 
-    def accept(self, symbols, low, high):
+    def accept(self, symbols: np.ndarray, low: int, high: int) -> np.ndarray:
         """Symbols that were taken, as int16; Corrupt for values that no encoder writes."""
         symbols = np.asarray(symbols)
         if symbols.size and not low <= symbols.min() <= symbols.max() <= high:
@@ -74,12 +121,12 @@ class Source:
         self.crc = checksum(symbols, self.crc)
         return symbols
 
-    def finish(self, crc):
+    def finish(self, crc: int | None) -> None:
         """Corrupt where the symbols' checksum is not ``crc``; None is not checked."""
         if crc is not None and crc != self.crc:
             raise Corrupt("the coded symbols do not match their checksum")
 
 
-def checksum(symbols, start=0):
+def checksum(symbols: np.ndarray, start: int = 0) -> int:
     """CRC-32 over int16 symbols as little-endian bytes, continuing from ``start``."""
     return zlib.crc32(symbols.astype("<i2", copy=False).tobytes(), start)

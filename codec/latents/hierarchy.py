@@ -14,11 +14,17 @@ What chooses a table must be exact, so h_s and its two heads are integer network
 codewords of the upper level are made of integers.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from ..config import ModelConfig
 from ..errors import ModelError, tensor
 from ..quality import QUALITY_UNIT
-from .coded import Encoded, Queue, Source
+from .coded import Encoded, Pulls, Queue, Source
 from .integer import LayerSpec
 from .networks import MEAN_LIMIT, Z_LIMIT, exact_layer, hyper_synthesis, named, run
 from .quadtree import MEAN_UNIT
@@ -31,10 +37,10 @@ UPPER_WORTH = 0.5  # what a bit of the upper level is worth as squared error of 
 UPPER_STAGES = 1
 
 
-def heads(config):
+def heads(config: ModelConfig) -> dict[str, LayerSpec]:
     """LayerSpecs by name of what reads the features of h_s: "mean" and "index"."""
     limit, step = 2**config.activation_bits - 1, 64 / 2**config.activation_bits
-    shared = dict(anchors=config.anchors, weight_bits=config.entropy_bits)
+    shared: dict[str, Any] = dict(anchors=config.anchors, weight_bits=config.entropy_bits)
     pairs = config.stages * (config.M // config.code_dim)
     return {
         "mean": LayerSpec(
@@ -54,7 +60,7 @@ class Condition:
         ModelError: a tensor is missing or not what it should be.
     """
 
-    def __init__(self, config, tensors):
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
         self._pairs = (config.stages, config.M // config.code_dim)
         self._h_s = [
             step if isinstance(step, int) else exact_layer(step[1], step[0], tensors)
@@ -66,7 +72,7 @@ class Condition:
             raise ModelError(f"entropy.lower.unit is {unit.dtype} {unit.shape}, not finite floats {(config.M,)}")
         self._unit = unit.astype(np.float32) / np.float32(MEAN_UNIT)
 
-    def __call__(self, z_hat, quality):
+    def __call__(self, z_hat: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
         """Integers z_hat (N, h/4, w/4) -> mean of y float32 (M, h, w), classes int64 (stages, groups, h, w)."""
         features = run(self._h_s, np.ascontiguousarray(z_hat.transpose(1, 2, 0), np.float32), quality)
         mean, index = (self._heads[name](features, quality).transpose(2, 0, 1) for name in ("mean", "index"))
@@ -89,7 +95,7 @@ class HierarchicalLatents:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
 
-    def __init__(self, config, tensors):
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
         self.config = config
         codes, dim = config.codes, config.code_dim
         self.upper = ResidualCodes(tensors, "entropy.upper", (UPPER_STAGES, config.N // dim), codes, dim)
@@ -101,7 +107,9 @@ class HierarchicalLatents:
 
     dependent = False  # as ScalarLatents has it
 
-    def encode(self, z, y, quality, lattice=False, dependent=False):
+    def encode(
+        self, z: np.ndarray, y: np.ndarray, quality: int, lattice: bool = False, dependent: bool = False
+    ) -> Encoded:
         """Indices of one picture or tile, and what the decoder will make of them.
 
         Args:
@@ -120,7 +128,16 @@ class HierarchicalLatents:
         y_hat = mean + self.lower.encode(queue, y - mean, quality, worth, classes, len(self.upper.tables))
         return Encoded(z_hat, y_hat, queue.rows, queue.symbols, queue.crc)
 
-    def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
+    def decode(
+        self,
+        coder: Pulls,
+        height: int,
+        width: int,
+        quality: int,
+        lattice: bool = False,
+        crc: int | None = None,
+        dependent: bool = False,
+    ) -> np.ndarray:
         """Inverse of :meth:`encode`; arguments, result and errors as of VectorLatents.decode."""
         refuse_others(lattice, dependent)
         source = Source(coder)
@@ -130,7 +147,7 @@ class HierarchicalLatents:
         source.finish(crc)
         return y_hat
 
-    def estimate(self, z, y, quality, lattice=False):
+    def estimate(self, z: np.ndarray, y: np.ndarray, quality: int, lattice: bool = False) -> float:
         """Bits of :meth:`encode`'s indices by the tables, without the coder's few bytes for its states: float."""
         return self.encode(z, y, quality, lattice).bits(self.tables)
 

@@ -16,8 +16,13 @@ the product is cut into two or four over the input channels, or is made in float
 a layer is loaded. Requantisation is float64: an integer below 2^38 times a power of two is exact in it.
 """
 
+from __future__ import annotations
+
+import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +69,13 @@ class LayerSpec:
     weight_bits: int = 8
 
     @property
-    def weight_shape(self):
+    def weight_shape(self) -> tuple[int, int]:
         if self.depthwise:
             return (self.channels_out, 9)
         return (self.groups * self.channels_out, self.channels_in)
 
     @property
-    def integers(self):
+    def integers(self) -> dict[str, tuple[type[np.signedinteger[Any]], tuple[int, ...]]]:
         """``{name: (dtype, shape)}`` of the integers of a layer in the weights file."""
         rows = self.weight_shape[0]
         return {
@@ -95,7 +100,13 @@ class ExactLayer:
         ModelError: the integers do not fit the spec, or their sums are not exact in float64.
     """
 
-    def __init__(self, spec, integers, name="layer", dtype=None):
+    def __init__(
+        self,
+        spec: LayerSpec,
+        integers: Mapping[str, np.ndarray],
+        name: str = "layer",
+        dtype: type[np.floating[Any]] | None = None,
+    ) -> None:
         _check(spec, integers, name)
         self.spec, self.dtype = spec, dtype
         weight = integers["weight"].astype(np.float32)
@@ -107,7 +118,7 @@ class ExactLayer:
         self.bias = integers["bias"]
         self.ratio = np.ldexp(integers["multiplier"].astype(np.float64), -integers["shift"].astype(np.int32))
 
-    def __call__(self, a, quality):
+    def __call__(self, a: np.ndarray, quality: int) -> np.ndarray:
         """Integers (h, w, C_in) in float32, quality in hundredths -> integers (h, w, C_out) in float32.
 
         Groups of channels are parts of C_in and C_out, one after the other.
@@ -199,7 +210,7 @@ def _cuts(weight, magnitude):
     """
     for number in CUTS:
         edges = [len(weight) * i // number for i in range(number + 1)]
-        parts = [slice(*edge) for edge in zip(edges, edges[1:])]
+        parts = [slice(*edge) for edge in itertools.pairwise(edges)]
         # Not a BLAS product: so small a one takes longer to share among threads than to do.
         if max(np.einsum("i,ij->j", magnitude[part], weight[part]).max() for part in parts) < SAFE:
             return parts

@@ -8,12 +8,16 @@
 in :mod:`codec.nn.latents`.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..config import ModelConfig
 from ..errors import ModelError, tensor
 from .integer import ExactLayer, LayerSpec
 from .quadtree import GROUPS, MEAN_UNIT, PASSES, positions, walk
@@ -23,19 +27,22 @@ Y_LIMIT = 2047  # largest magnitude of a symbol of y, and
 Z_LIMIT = 255  # of z
 COMPAND_LIMIT = 16383  # of the companding table, in 1/16 of a symbol: 1024 symbols
 LEVELS = 64  # rows of the table, of each pass
-# First row that is coded: symbols of the rows before it are taken to be zero. They are a third of all and one of them in
-# 30 thousand is not zero; leaving them out costs 0.03 % in rate at the same PSNR.
+# First row that is coded: symbols of the rows before it are taken to be zero. They are a third of all and one of them
+# in 30 thousand is not zero; leaving them out costs 0.03 % in rate at the same PSNR.
 CODED_FIRST = 5
 SCALE_MIN, SCALE_MAX = 0.11, 256.0  # CompressAI's table: logarithmic between these standard deviations
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (LEVELS - 1)
 
 
+Layer: TypeAlias = Callable[[Any, int], Any]  # integers (h, w, C_in), quality in hundredths -> integers (h, w, C_out)
+
+
 class Context(NamedTuple):
     """Layers of one context network: steps of its trunk, and the LayerSpecs of its two heads."""
 
-    trunk: list
+    trunk: list[LayerSpec | int]
     mean: LayerSpec
-    index: LayerSpec
+    index: LayerSpec  # type: ignore[assignment]  # which a tuple has as a method
 
 
 class Architecture(NamedTuple):
@@ -45,10 +52,10 @@ class Architecture(NamedTuple):
         h_s: steps: LayerSpecs, and the factors of pixel shuffles between them. contexts: Context of each pass.
     """
 
-    h_s: list
-    contexts: list
+    h_s: list[LayerSpec | int]
+    contexts: list[Context]
 
-    def layers(self):
+    def layers(self) -> Iterator[tuple[str, LayerSpec]]:
         """``(name, LayerSpec)`` of every layer, named as in the weights file."""
         chains = {"h_s": self.h_s, **{f"contexts.{k}.trunk": c.trunk for k, c in enumerate(self.contexts)}}
         for name, steps in chains.items():
@@ -58,7 +65,7 @@ class Architecture(NamedTuple):
             yield f"contexts.{k}.index", context.index
 
 
-def named(name, steps):
+def named(name: str, steps: Sequence[LayerSpec | int]) -> list[tuple[str, LayerSpec] | int]:
     """Steps of the chain ``name``, with ``(name of the layer, spec)`` in place of each LayerSpec."""
     number = itertools.count()
     return [step if isinstance(step, int) else (f"{name}.layers.{next(number)}", step) for step in steps]
@@ -84,7 +91,7 @@ def _layers(config):
     return pointwise, depthwise, step, fine
 
 
-def hyper_synthesis(config):
+def hyper_synthesis(config: ModelConfig) -> list[LayerSpec | int]:
     """Steps of h_s: LayerSpecs, and the factors of pixel shuffles between them."""
     pointwise, depthwise, _, fine = _layers(config)
     width, N = config.entropy_width, config.N
@@ -95,7 +102,7 @@ def hyper_synthesis(config):
     ]  # fmt: skip
 
 
-def architecture(config):
+def architecture(config: ModelConfig) -> Architecture:
     """The Architecture that a ModelConfig with scalar latents means."""
     width, hidden, M = config.entropy_width, config.context_width, config.M
     bits, anchors = config.entropy_bits, config.anchors
@@ -122,12 +129,12 @@ def architecture(config):
     return Architecture(hyper_synthesis(config), contexts)
 
 
-def scale_table():
+def scale_table() -> list[float]:
     """The standard deviations of the LEVELS rows."""
     return [SCALE_MIN * math.exp(i * LOG_SCALE_STEP) for i in range(LEVELS)]
 
 
-def compand_table(activation_bits):
+def compand_table(activation_bits: int) -> np.ndarray:
     """``round(log(1 + v / 16) 2^bits / 64)`` for v = 0 to COMPAND_LIMIT: int16, part of the weights file.
 
     Context networks read sign(v) log(1 + |v|) of what they know: latents of quality 100 are thousands of times
@@ -148,7 +155,7 @@ class EntropyNetworks:
     Inside, arrays are (h, w, C): products, depthwise sums and per-channel constants run along C.
     """
 
-    def __init__(self, config, layer, compand):
+    def __init__(self, config: ModelConfig, layer: Callable[[LayerSpec, str], Layer], compand: np.ndarray) -> None:
         made = architecture(config)
         self.config, self.compand = config, compand.astype(np.float32)
 
@@ -162,7 +169,7 @@ class EntropyNetworks:
             for k, c in enumerate(made.contexts)
         ]
 
-    def begin(self, z_hat, quality):
+    def begin(self, z_hat: np.ndarray, quality: int) -> np.ndarray:
         """Integers z_hat (N, h/4, w/4) -> what context networks read: float32 (h, w, C + M), features first.
 
         The rest, what is known of y, is zero.
@@ -173,7 +180,7 @@ class EntropyNetworks:
         known[:, :, :channels] = features
         return known
 
-    def predict(self, k, known, quality):
+    def predict(self, k: int, known: np.ndarray, quality: int) -> tuple[np.ndarray, np.ndarray]:
         """Means in 1/16 of a symbol and table rows of pass ``k``: integers (4, M/4, h/2, w/2) in float32."""
         read = known if k else np.ascontiguousarray(known[:, :, : -self.config.M])
         hidden = run(self.trunks[k], read, quality)
@@ -182,7 +189,7 @@ class EntropyNetworks:
         mean, index = (head(hidden, quality).transpose(2, 0, 1) for head in self.heads[k])
         return np.ascontiguousarray(mean).reshape(shape), np.ascontiguousarray(index).reshape(shape)
 
-    def learn(self, k, known, part):
+    def learn(self, k: int, known: np.ndarray, part: np.ndarray) -> np.ndarray:
         """``known`` with the latents (4, M/4, h/2, w/2), in 1/16 of a symbol, of pass ``k``; changed in place."""
         rows = np.minimum(np.abs(part), COMPAND_LIMIT).astype(np.intp)
         values = np.copysign(self.compand[rows], part)
@@ -192,7 +199,9 @@ class EntropyNetworks:
         return known
 
 
-def exact_networks(config, tensors, dtype=None):
+def exact_networks(
+    config: ModelConfig, tensors: Mapping[str, np.ndarray], dtype: type[np.floating[Any]] | None = None
+) -> EntropyNetworks:
     """EntropyNetworks of the tensors of a weights file: ``{"entropy.<layer>.<integers>": array}``.
 
     Raises:
@@ -205,13 +214,15 @@ def exact_networks(config, tensors, dtype=None):
     return EntropyNetworks(config, layer, _checked_compand(tensor(tensors, "entropy.compand"), config.activation_bits))
 
 
-def exact_layer(spec, name, tensors, dtype=None):
+def exact_layer(
+    spec: LayerSpec, name: str, tensors: Mapping[str, np.ndarray], dtype: type[np.floating[Any]] | None = None
+) -> ExactLayer:
     """ExactLayer of the tensors ``entropy.<name>.<integers>`` of a weights file; ModelError as above."""
     keys = {key: f"entropy.{name}.{key}" for key in spec.integers}
     return ExactLayer(spec, {key: tensor(tensors, whole) for key, whole in keys.items()}, f"entropy.{name}", dtype)
 
 
-def multiply_adds(config, side=64):
+def multiply_adds(config: ModelConfig, side: int = 64) -> float:
     """Multiply-adds per pixel of a picture of ``side`` x ``side`` pixels, a multiple of 64."""
     total = 0
 
@@ -231,14 +242,14 @@ def multiply_adds(config, side=64):
     return total / side**2
 
 
-def run(steps, a, quality):
+def run(steps: Sequence[Layer | int], a: np.ndarray, quality: int) -> np.ndarray:
     """Integers (h, w, C) through layers and, where a step is a number, pixel shuffles by it."""
     for step in steps:
         a = shuffle(a, step) if isinstance(step, int) else step(a, quality)
     return a
 
 
-def shuffle(a, factor):
+def shuffle(a: np.ndarray, factor: int) -> np.ndarray:
     """(h, w, C f^2) -> (h f, w f, C), in the order of channels of torch's pixel_shuffle."""
     height, width, channels = a.shape
     a = a.reshape(height, width, channels // factor**2, factor, factor).transpose(0, 3, 1, 4, 2)

@@ -12,6 +12,11 @@ Group g holds the channels c with c mod 4 = g. Each pass knows every position in
 at the diagonal neighbours before the direct ones.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
 import numpy as np
 
 GROUPS = 4
@@ -20,17 +25,30 @@ PASSES = (0, 3, 1, 2)
 MEAN_UNIT = 16  # means are integers in 1/16 of a symbol
 
 
-def positions(k):
+class Networks(Protocol):
+    """h_s and the contexts, as :func:`walk` wants them; arrays are of the engine."""
+
+    def begin(self, z_hat: Any, quality: Any, /) -> Any:
+        """What is known before the first pass."""
+
+    def predict(self, k: int, known: Any, quality: Any, /) -> tuple[Any, Any]:
+        """Means in 1/16 of a symbol and table rows of pass k."""
+
+    def learn(self, k: int, known: Any, part: Any, /) -> Any:
+        """What is known after pass k."""
+
+
+def positions(k: int) -> list[tuple[int, int]]:
     """(row, column) offsets of groups 0 to 3 at pass k."""
     return [divmod(group ^ PASSES[k], 2) for group in range(GROUPS)]
 
 
-def take(y, k):
+def take(y: np.ndarray, k: int) -> np.ndarray:
     """Pass k of latents (M, h, w), h and w even: (4, M/4, h/2, w/2), with the groups first."""
     return np.stack([y[g::GROUPS, i::2, j::2] for g, (i, j) in enumerate(positions(k))])
 
 
-def place(part, k, into=None):
+def place(part: np.ndarray, k: int, into: np.ndarray | None = None) -> np.ndarray:
     """Inverse of :func:`take`: (M, h, w), zero where other passes belong; or written into such an array."""
     _, channels, height, width = part.shape
     if into is None:
@@ -40,25 +58,27 @@ def place(part, k, into=None):
     return into
 
 
-def split(y):
+def split(y: np.ndarray) -> list[np.ndarray]:
     """The four passes of latents (M, h, w)."""
     return [take(y, k) for k in range(len(PASSES))]
 
 
-def merge(parts):
+def merge(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Inverse of :func:`split`."""
-    y = None
-    for k, part in enumerate(parts):
-        y = place(part, k, y)
+    y = place(parts[0], 0)
+    for k, part in enumerate(parts[1:], 1):
+        place(part, k, y)
     return y
 
 
-def gather(features, k):
+def gather(features: np.ndarray, k: int) -> np.ndarray:
     """(C, h, w) -> (4, C, h/2, w/2): the features at the positions of groups 0 to 3 at pass k."""
     return np.stack([features[:, i::2, j::2] for i, j in positions(k)])
 
 
-def walk(networks, z_hat, quality, symbols_of, lattice=False):
+def walk(
+    networks: Networks, z_hat: Any, quality: Any, symbols_of: Callable[[int, Any, Any], Any], lattice: bool = False
+) -> list[Any]:
     """The latents, pass by pass; whoever walks says what the symbols of a pass are.
 
     Args:

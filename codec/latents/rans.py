@@ -14,13 +14,21 @@ lanes; below SCALAR_LANES a loop over Python integers is faster and does the sam
 NumPy and standard library only.
 """
 
+from __future__ import annotations
+
 import bisect
 import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import Corrupt, ModelError, Truncated
+from ..files import BytesLike
 from ..threads import Lock
+
+if TYPE_CHECKING:
+    pass
+
 
 PRECISION = 16  # bits of a frequency, and of a word
 TOTAL = 1 << PRECISION  # of the frequencies of a row
@@ -59,7 +67,7 @@ class Tables:
         ModelError: anything else; these arrays come from a file.
     """
 
-    def __init__(self, cdf, lengths, offsets):
+    def __init__(self, cdf: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -> None:
         check_tables(cdf, lengths, offsets)
         self.cdf, self.lengths, self.offsets = (_frozen(array.copy()) for array in (cdf, lengths, offsets))
         ends = np.cumsum(lengths, dtype=np.int64)
@@ -75,29 +83,29 @@ class Tables:
         # Row and slot as one number, rising over all bins: where each bin ends. A binary search finds any row's bin.
         row = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths - 1)  # (bins,)
         self._bin_ends = (row << PRECISION) + self._cumulative + self._frequency
-        self._bits = None
+        self._bits: Any = None
         self._row_lists = _RowLists(self.cdf, self.lengths)
         self._lock = Lock()
-        self._lookup = None  # uint8 (places, 65536): bin of a slot, counted from the row's first
+        self._lookup: Any = None  # uint8 (places, 65536): bin of a slot, counted from the row's first
         # Where in it a row is; -1: nowhere yet. Rows too wide for bytes are always searched; their place says nothing.
         self._wide = lengths - 1 > 1 << 8  # (rows,)
         self._place = np.where(self._wide, 0, -1)  # (rows,)
         self._places = 0
         self._credit = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def __reduce__(self):  # for other processes: the rest is made of these
+    def __reduce__(self) -> tuple[Any, ...]:  # for other processes: the rest is made of these
         return Tables, (self.cdf, self.lengths, self.offsets)
 
     @classmethod
-    def join(cls, *tables):
+    def join(cls, *tables: Tables) -> Tables:
         """One Tables with the rows of several, in order: row r of the second becomes ``len(first) + r``."""
         arrays = [(t.cdf, t.lengths, t.offsets) for t in tables]
         return cls(*(np.concatenate(parts) for parts in zip(*arrays, strict=True)))
 
-    def bits(self, rows, symbols):
+    def bits(self, rows: np.ndarray, symbols: np.ndarray) -> np.ndarray:
         """What symbols cost: float32 bits, escapes included; the stream is that long, but for rounding and lanes.
 
         Args:
@@ -185,12 +193,12 @@ class Encoder:
         tables: Tables.
     """
 
-    def __init__(self, tables):
+    def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self._pushed = []  # int32 arrays of bin numbers, in order
-        self._escapes = []  # bytes, in order
+        self._pushed: list[np.ndarray] = []  # int32 arrays of bin numbers, in order
+        self._escapes: list[bytes] = []  # bytes, in order
 
-    def push(self, rows, symbols):
+    def push(self, rows: np.ndarray, symbols: np.ndarray) -> None:
         """Append symbols, in the order in which the decoder will ask for them.
 
         Args:
@@ -215,7 +223,7 @@ class Encoder:
             self._escapes.append(_pack_escapes(tables._distances(rows[escaped], symbols[escaped])))
         self._pushed.append(bins.astype(np.int32))
 
-    def flush(self, lanes=None):
+    def flush(self, lanes: int | None = None) -> tuple[int, bytes]:
         """The stream of all that was pushed.
 
         Args:
@@ -226,7 +234,7 @@ class Encoder:
         """
         bins = np.concatenate(self._pushed) if self._pushed else np.empty(0, np.int32)
         escapes = b"".join(self._escapes)
-        self._pushed, self._escapes = None, None
+        del self._pushed, self._escapes
         if lanes is None:
             used = np.bincount(bins, minlength=1)
             coded = np.dot(used, PRECISION - np.log2(self.tables._frequency[: len(used)])) / 8
@@ -253,7 +261,7 @@ class Decoder:
             encoder can have pushed.
     """
 
-    def __init__(self, tables, data, lanes):
+    def __init__(self, tables: Tables, data: BytesLike, lanes: int) -> None:
         data = memoryview(data).cast("B")
         if not 1 <= lanes <= MAX_LANES:
             raise Corrupt(f"corrupt: {lanes} lanes; allowed 1 to {MAX_LANES}")
@@ -291,7 +299,7 @@ class Decoder:
         constants = [np.full(lanes, value, np.int64) for value in (TOTAL - 1, PRECISION, LEAST)]
         self._scratch = [self._x, *_limbs(self._x), *room, *constants]
 
-    def pull(self, rows):
+    def pull(self, rows: np.ndarray) -> np.ndarray:
         """The next symbols: int32, of the shape of ``rows``.
 
         Args:
@@ -318,7 +326,7 @@ class Decoder:
             symbols[start : start + block] = found
         return symbols.reshape(np.shape(rows))
 
-    def finish(self):
+    def finish(self) -> None:
         """Check that the stream ends here: everything read, every lane back at the state where the encoder began."""
         if 2 * self._word + self._escape != len(self._tail):
             raise Corrupt("corrupt: coded data is left over after the last symbol")
@@ -340,15 +348,15 @@ class Decoder:
         whole = rows.size - rest
         for start, stop, width in ((0, whole, self.lanes), (whole, rows.size, rest)):
             if start < stop:
-                steps = (a[start:stop].reshape(-1, width) for a in (keys, first, bins))
-                self._step(width, *steps, searched[start // self.lanes :], by_search=places is None)
+                key, base, bin_ = (a[start:stop].reshape(-1, width) for a in (keys, first, bins))
+                self._step(width, key, base, bin_, searched[start // self.lanes :], by_search=places is None)
         if rest:
             self._x[:] = np.concatenate((self._x[rest:], self._x[:rest]))
         return bins
 
     def _searched(self, rows):
-        """For each step of rows (n,) that have look-up tables: lanes whose rows are too wide for that, and their keys."""
-        searched = [None] * -(-rows.size // self.lanes)
+        """For each step of rows (n,) that have look-up tables: lanes whose rows are too wide, and their keys."""
+        searched: list[Any] = [None] * -(-rows.size // self.lanes)
         wide = np.flatnonzero(self.tables._wide[rows])
         if wide.size:
             step, lane = np.divmod(wide, self.lanes)
@@ -370,7 +378,7 @@ class Decoder:
         right_shift, less = np.right_shift, np.less
         take = tables._bins_of.take
         search = tables._bin_ends.searchsorted
-        lookup = None if by_search else tables._lookup.reshape(-1).take
+        lookup: Any = None if by_search else tables._lookup.reshape(-1).take
         for key, base, bin_, wide in zip(keys, bases, bins, searched):
             bitwise_and(x, mask, slot)
             add(key, slot, key)
@@ -456,7 +464,7 @@ class Decoder:
         return symbols
 
 
-def lanes_for(size):
+def lanes_for(size: float) -> int:
     """Number of lanes for a stream of about ``size`` bytes (a float will do).
 
     Their states take at most 1/LANE_SHARE of it, or STATE_BYTES. Where that leaves less than SCALAR_LANES, one is as
@@ -466,7 +474,7 @@ def lanes_for(size):
     return lanes if lanes >= SCALAR_LANES else 1
 
 
-# --- Encoding ------------------------------------------------------------------------------------------------------
+# Encoding
 # rANS is a stack: what is to be decoded first is encoded last, and the words come out from back to front.
 
 
@@ -534,7 +542,7 @@ def _encode_scalar(tables, bins, lanes):
     return states, np.array(words[::-1], "<u2").tobytes()
 
 
-# --- Escapes -------------------------------------------------------------------------------------------------------
+# Escapes
 
 
 def _escape_lengths(distances):
@@ -550,10 +558,10 @@ def _pack_escapes(distances):
     return groups[index < lengths].astype(np.uint8).tobytes()
 
 
-# --- Checks --------------------------------------------------------------------------------------------------------
+# Checks
 
 
-def check_tables(cdf, lengths, offsets):
+def check_tables(cdf: np.ndarray, lengths: np.ndarray, offsets: np.ndarray) -> None:
     """ModelError unless these are arrays as :class:`Tables` wants them."""
     for name, array in (("cdf", cdf), ("lengths", lengths), ("offsets", offsets)):
         if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.ndim != 1:

@@ -11,15 +11,21 @@ Symbols of z stand in the order channel, row, column; those of a pass in the ord
 :func:`codec.latents.quadtree.take`: group, channel within it, row, column.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from .. import quality as scale
+from ..config import ModelConfig
 from ..errors import Corrupt, ModelError, tensor
 from ..quantise.reference import round_half_up
-from .coded import Encoded, Queue, Source
+from .coded import Encoded, Pulls, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from .quantisers import Dependent, Dequantiser, Rounding
+from .quantisers import Dependent, Dequantiser, Rounding, read_slopes
 from .rans import Tables, check_tables
 
 
@@ -39,7 +45,9 @@ class ScalarLatents:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
 
-    def __init__(self, config, tensors, dtype=None):
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, np.ndarray], dtype: type[np.floating[Any]] | None = None
+    ) -> None:
         self.config = config
         self.networks = exact_networks(config, tensors, dtype)
         start, anchors = config.anchors * config.N, config.anchors
@@ -55,9 +63,10 @@ class ScalarLatents:
         self._rounding, self._lattice = Rounding(start, shifts), Rounding(start, shifts, lattice=True)
         if self.dependent:
             shifts = Dequantiser(tensors, "entropy.trellis_shrink", anchors, Dependent.levels)
-            self._trellis = Dependent(start + len(PASSES) * LEVELS, shifts, self.tables)
+            first = start + len(PASSES) * LEVELS
+            self._trellis = Dependent(first, shifts, self.tables, read_slopes(tensors, anchors))
 
-    def quantiser(self, lattice=False, dependent=False):
+    def quantiser(self, lattice: bool = False, dependent: bool = False) -> Rounding:
         """What turns residuals into symbols, of :mod:`codec.latents.quantisers`.
 
         Raises:
@@ -67,7 +76,9 @@ class ScalarLatents:
             raise Corrupt("corrupt: dependent quantisation, where there is none")
         return self._trellis if dependent else self._lattice if lattice else self._rounding
 
-    def encode(self, z, y, quality, lattice=False, dependent=False):
+    def encode(
+        self, z: np.ndarray, y: np.ndarray, quality: int, lattice: bool = False, dependent: bool = False
+    ) -> Encoded:
         """Symbols of one picture or tile, and what the decoder will make of them.
 
         Args:
@@ -89,7 +100,7 @@ class ScalarLatents:
         quantiser, shifts, passes = self.quantiser(lattice, dependent), [], split(y)
 
         def symbols_of(k, means, indexes):
-            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes)
+            found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes, quality)
             quantiser.send(k, found, queue.push)
             shifts.append(quantiser.shift(quality, found))
             return found.values
@@ -97,7 +108,16 @@ class ScalarLatents:
         parts = walk(self.networks, z_hat, quality, symbols_of, lattice)
         return Encoded(z_hat, _y_hat(parts, shifts), queue.rows, queue.symbols, queue.crc)
 
-    def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
+    def decode(
+        self,
+        coder: Pulls,
+        height: int,
+        width: int,
+        quality: int,
+        lattice: bool = False,
+        crc: int | None = None,
+        dependent: bool = False,
+    ) -> np.ndarray:
         """Inverse of :meth:`encode` for latents of size (height, width).
 
         Args:
@@ -124,7 +144,7 @@ class ScalarLatents:
         source.finish(crc)
         return _y_hat(parts, shifts)
 
-    def estimate(self, *arguments, **options):
+    def estimate(self, *arguments: Any, **options: Any) -> float:
         """Bits of :meth:`encode`'s symbols by the tables, without the coder's few bytes for its states: float."""
         return self.encode(*arguments, **options).bits(self.tables)
 

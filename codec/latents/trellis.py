@@ -15,15 +15,23 @@ them side by side. Symbol n of N belongs to chain n mod C, where C = ceil(N / CH
 the stream is the same as without chains.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .quadtree import MEAN_UNIT
+from .rans import Tables
 
 CHAIN = 64  # most symbols of a chain
 STEP = 10  # in 1/16 of a symbol
 STEP_SYMBOLS = np.float32(STEP / MEAN_UNIT)
+
+
+# ``bits(quantiser, k)``: what each index would cost, float (n,); k integers (n,), or 0 for all.
+Bits: TypeAlias = Callable[[int, Any], np.ndarray]
 
 
 class Machine(NamedTuple):
@@ -37,7 +45,7 @@ class Machine(NamedTuple):
     next_state: np.ndarray
     quantiser: np.ndarray
 
-    def sources(self):
+    def sources(self) -> np.ndarray:
         """The two branches that lead to each state: their states and parities, both (2, states)."""
         found = [np.argwhere(self.next_state == state) for state in range(len(self.quantiser))]
         return np.array(found).transpose(2, 1, 0)
@@ -53,18 +61,19 @@ class Rates:
     """What indices cost, from the tables of a pass; at hand for small ones, as an encoder asks for many.
 
     Args:
-        tables: rans.Tables. start: the first row of the pass: that of quantiser 0, index 0. levels: rows of a quantiser.
+        tables: rans.Tables. start: the first row of the pass: that of quantiser 0, index 0. levels: rows of a
+            quantiser.
     """
 
     REACH = 127  # largest magnitude at hand
 
-    def __init__(self, tables, start, levels):
+    def __init__(self, tables: Tables, start: int, levels: int) -> None:
         self._tables, self._start, self._levels = tables, start, levels
         rows = np.arange(start, start + 2 * levels)[:, None]
         self._dense = tables.bits(rows, np.arange(-self.REACH, self.REACH + 1)[None])
         self._none = np.ascontiguousarray(self._dense[:, self.REACH])
 
-    def of(self, rows):
+    def of(self, rows: np.ndarray) -> Bits:
         """``bits(quantiser, k)`` of symbols of these rows, (n,), as :func:`choose` takes it."""
         flat = rows * self._dense.shape[1] + self.REACH
 
@@ -80,17 +89,19 @@ class Rates:
         return bits
 
 
-def chains(count):
+def chains(count: int) -> int:
     """How many chains ``count`` symbols form."""
     return -(-count // CHAIN)
 
 
-def reconstruct(k, quantiser):
+def reconstruct(k: np.ndarray, quantiser: np.ndarray) -> np.ndarray:
     """What indices stand for, in steps: 2 k, or 2 k - sign(k) by quantiser 1."""
     return 2 * k - quantiser * np.sign(k)
 
 
-def walk(rows, pull, machine=EIGHT):
+def walk(
+    rows: np.ndarray, pull: Callable[[np.ndarray, np.ndarray], np.ndarray], machine: Machine = EIGHT
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices and quantisers of symbols, in the order of the stream: the decoder's side.
 
     Args:
@@ -113,7 +124,9 @@ def walk(rows, pull, machine=EIGHT):
     return k, quantiser
 
 
-def choose(residual, bits, slope, limit, machine=EIGHT):
+def choose(
+    residual: np.ndarray, bits: Bits, slope: float | np.floating[Any], limit: int, machine: Machine = EIGHT
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of symbols and their quantisers: the encoder's side.
 
     Args:
@@ -138,8 +151,10 @@ def choose(residual, bits, slope, limit, machine=EIGHT):
     return k.ravel()[: residual.size].astype(np.int64), (branch >> 1).ravel()[: residual.size]
 
 
-def branches(residual, bits, slope, limit):
-    """Cost and index of the best choice for each quantiser and parity: float32 and int32, (4, n), at 2 quantiser + parity.
+def branches(
+    residual: np.ndarray, bits: Bits, slope: float | np.floating[Any], limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and index of the best choice for each quantiser and parity: float32, int32, (4, n), at 2 quantiser + parity.
 
     Of each parity the nearest point, and 0, which may be so much cheaper.
     """

@@ -25,11 +25,16 @@ chooses the likeliest codeword by its logits, a linear function of r, instead:
 A second level of codes that this one is conditioned on: :mod:`codec.latents.hierarchy`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from ..config import ModelConfig
 from ..errors import Corrupt, ModelError, tensor
-from ..quality import QUALITY_UNIT
-from .coded import Encoded, Queue, Source
+from ..quality import QUALITY_UNIT, Number
+from .coded import Encoded, Pulls, Queue, Source
 from .rans import TOTAL, Tables
 
 HISTORIES = 4  # classes of what came before at the same position
@@ -58,7 +63,16 @@ class ResidualCodes:
         ModelError: a tensor is missing, damaged, or of another shape.
     """
 
-    def __init__(self, tensors, prefix, pairs, codes, dim, classes=None, choice="bits"):
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        prefix: str,
+        pairs: tuple[int, int],
+        codes: int,
+        dim: int,
+        classes: int | None = None,
+        choice: str = "bits",
+    ) -> None:
         self._prefix, self._dim, self._codes = prefix, dim, codes
         self._classes = classes or 1
         self.codebooks = _floats(tensors, f"{prefix}.codebooks", (*pairs, codes, dim))
@@ -73,11 +87,13 @@ class ResidualCodes:
         frequencies = _integers(tensors, f"{prefix}.frequencies", np.int16, (*pairs, *rows, codes + 1), None, None)
         self.tables = _tables(frequencies.reshape(-1, codes + 1), prefix)
 
-    def pairs(self, quality):
+    def pairs(self, quality: int) -> list[tuple[int, int]]:
         """(stage, group) of every pair in use at a quality in hundredths, in the order of the file."""
         return [(s, g) for s, g in np.ndindex(self.first_quality.shape) if self.first_quality[s, g] <= quality]
 
-    def encode(self, queue, y, quality, worth, classes=None, start=0):
+    def encode(
+        self, queue: Queue, y: np.ndarray, quality: int, worth: float, classes: np.ndarray | None = None, start: int = 0
+    ) -> np.ndarray:
         """Queue the indices of latents (channels, h, w) and return what the decoder will see of them.
 
         Args:
@@ -95,13 +111,15 @@ class ResidualCodes:
 
         return self._walk(height, width, quality, indices_of, classes, start)
 
-    def decode(self, source, height, width, quality, classes=None, start=0):
+    def decode(
+        self, source: Source, height: int, width: int, quality: int, classes: np.ndarray | None = None, start: int = 0
+    ) -> np.ndarray:
         """Inverse of :meth:`encode`: the same latents from a coded.Source, bit for bit."""
         last = self._codes - 1
         pull = lambda s, g, half, rows: source.pull(rows, 0, last)  # noqa: E731
         return self._walk(height, width, quality, pull, classes, start)
 
-    def choose(self, residual, quality, worth):
+    def choose(self, residual: np.ndarray, quality: int, worth: float) -> dict[tuple[int, int], np.ndarray]:
         """``{(stage, group): int64 (n,)}``, the best codewords for vectors (G, n, dim), which change in place."""
         chosen = {}
         for s, g in self.pairs(quality):
@@ -124,7 +142,7 @@ class ResidualCodes:
         """
         first = checkerboard(height, width)
         nothing = np.zeros((height, width), np.int64)
-        magnitudes = {}
+        magnitudes: dict[tuple[int, int], np.ndarray] = {}
         vectors = np.zeros((self.codebooks.shape[1], height * width, self._dim), np.float32)
         for s, g in self.pairs(quality):
             earlier = [magnitudes.get((s, g - i), nothing) for i in (1, 2, 3)]
@@ -154,7 +172,7 @@ class VectorLatents:
         ModelError: a tensor is missing, damaged, or does not fit the config.
     """
 
-    def __init__(self, config, tensors):
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
         self.config = config
         pairs = (config.stages, config.M // config.code_dim)
         choice = "logits" if config.latents == "dvae" else "bits"
@@ -163,7 +181,9 @@ class VectorLatents:
 
     dependent = False  # as ScalarLatents has it
 
-    def encode(self, z, y, quality, lattice=False, dependent=False):
+    def encode(
+        self, z: np.ndarray | None, y: np.ndarray, quality: int, lattice: bool = False, dependent: bool = False
+    ) -> Encoded:
         """Indices of one picture or tile, and what the decoder will make of them.
 
         Args:
@@ -181,7 +201,16 @@ class VectorLatents:
         y_hat = self.level.encode(queue, y, quality, worth)
         return Encoded(None, y_hat, queue.rows, queue.symbols, queue.crc)
 
-    def decode(self, coder, height, width, quality, lattice=False, crc=None, dependent=False):
+    def decode(
+        self,
+        coder: Pulls,
+        height: int,
+        width: int,
+        quality: int,
+        lattice: bool = False,
+        crc: int | None = None,
+        dependent: bool = False,
+    ) -> np.ndarray:
         """Inverse of :meth:`encode` for latents of size (height, width).
 
         Args:
@@ -201,45 +230,45 @@ class VectorLatents:
         source.finish(crc)
         return y_hat
 
-    def estimate(self, z, y, quality, lattice=False):
+    def estimate(self, z: np.ndarray | None, y: np.ndarray, quality: int, lattice: bool = False) -> float:
         """Bits of :meth:`encode`'s indices by the tables, without the coder's few bytes for its states: float."""
         return self.encode(z, y, quality, lattice).bits(self.tables)
 
 
-def refuse_others(lattice, dependent):
+def refuse_others(lattice: bool, dependent: bool) -> None:
     """Corrupt for a tile of a plain transform, or of a trellis: latents made of codes have neither."""
     if lattice or dependent:
         raise Corrupt(f"corrupt: {'a plain transform' if lattice else 'a trellis'}, where this model has none")
 
 
-def to_groups(y, code_dim):
+def to_groups(y: np.ndarray, code_dim: int) -> np.ndarray:
     """(M, h, w) -> (M / code_dim, h w, code_dim): the vectors that are quantised; a copy."""
     vectors = y.reshape(len(y) // code_dim, code_dim, -1).transpose(0, 2, 1)
     return np.array(vectors, np.float32, order="C")
 
 
-def from_groups(vectors, height, width):
+def from_groups(vectors: np.ndarray, height: int, width: int) -> np.ndarray:
     """Inverse of :func:`to_groups`."""
     return np.ascontiguousarray(vectors.transpose(0, 2, 1)).reshape(-1, height, width)
 
 
-def squared_error_per_bit(lmbda):
+def squared_error_per_bit(lmbda: Number) -> Number:
     """What one bit is worth as squared error of y, where g_s is orthonormal: lmbda 255^2 / 3 per squared error."""
     return 3 / (255**2 * lmbda)
 
 
-def histories(earlier, stage_before):
+def histories(earlier: Sequence[np.ndarray], stage_before: np.ndarray) -> np.ndarray:
     """Classes 0 to HISTORIES - 1 of what is known at a position before its own pair.
 
     Args:
         earlier: list of up to three int arrays, magnitudes of the groups before, in the same stage.
         stage_before: int array, magnitudes of the same group in the stage before; zero for the first.
     """
-    activity = 2 * stage_before + sum(earlier)
+    activity: np.ndarray = 2 * stage_before + sum(earlier)
     return (activity >= 1).astype(np.int64) + (activity >= 4) + (activity >= 8)
 
 
-def contexts(history, magnitude):
+def contexts(history: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
     """Rows of the pair's table (h, w), given its magnitudes (h, w), for both halves of the checkerboard.
 
     The first half does not look at ``magnitude``; the second looks at its first half alone.
@@ -251,12 +280,12 @@ def contexts(history, magnitude):
     return np.where(first, history, HISTORIES + NEIGHBOURHOODS * (history >= 2) + neighbourhood)
 
 
-def checkerboard(height, width):
+def checkerboard(height: int, width: int) -> np.ndarray:
     """bool (h, w): the half that is coded first."""
     return (np.arange(height)[:, None] + np.arange(width)) % 2 == 0
 
 
-# --- The weights file ----------------------------------------------------------------------------------------------
+# The weights file
 
 
 def _tensor(tensors, name, shape):

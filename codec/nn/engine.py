@@ -4,14 +4,18 @@ Symbols decode to the same numbers with either, as the entropy networks are NumP
 may differ by a rounding step.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import engine
-from ..config import STEP, padded_size
-from ..engine import in_pixels, pieces
+from ..config import STEP, ModelConfig, padded_size
+from ..engine import Piece, Sliced, in_pixels, pieces
 from ..errors import CodecError
 from ..quality import QUALITY_UNIT
 from ..threads import Lock
@@ -33,19 +37,19 @@ class TorchEngine(engine.Transforms):
         CodecError: PyTorch cannot use the device.
     """
 
-    def __init__(self, config, weights, device="cpu"):
+    def __init__(self, config: ModelConfig, weights: Mapping[str, np.ndarray], device: str = "cpu") -> None:
         self.config = config
         try:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise CodecError(f"device {device}: {str(error).splitlines()[0]}") from None
-        self._transforms = Transforms(config).float().eval().requires_grad_(False)
+        self._transforms: Any = Transforms(config).float().eval().requires_grad_(False)
         tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in weights.items()}
         self._transforms.load_state_dict(tensors)
-        self._transforms.to(self.device, memory_format=torch.channels_last)
+        self._transforms.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def analyse_pieces(self, pixels, quality):
+    def analyse_pieces(self, pixels: Sliced, quality: int) -> Iterator[tuple[Piece, np.ndarray]]:
         """Yield (Piece, y float32 (M, piece's height, piece's width)) for all pieces of pixels (H, W, 3)."""
         height, width = (n // STEP for n in padded_size(*pixels.shape[:2]))
         for piece in pieces(height, width):
@@ -57,14 +61,14 @@ class TorchEngine(engine.Transforms):
             y = self._run(self._transforms.analyse, x / 255 if part.dtype == np.uint8 else x, quality)
             yield piece, _inside(y, piece, outer, 1)
 
-    def side_information(self, y, quality):
+    def side_information(self, y: np.ndarray, quality: int) -> np.ndarray | None:
         """y (M, h, w), h and w multiples of 4 -> gained z float32 (N, h/4, w/4); None where there is none."""
         if not self.config.side_information:
             return None
-        y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
-        return self._run(self._transforms.side_information, y, quality)
+        t = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+        return self._run(self._transforms.side_information, t, quality)
 
-    def synthesise(self, y_hat, quality):
+    def synthesise(self, y_hat: Sliced, quality: int) -> np.ndarray:
         """y_hat (M, h, w) -> x_hat float32 (3, 16 h, 16 w), not clamped."""
         x_hat = np.empty((3, STEP * y_hat.shape[1], STEP * y_hat.shape[2]), np.float32)
         for piece, part in self._synthesise_pieces(y_hat, quality):
@@ -72,12 +76,16 @@ class TorchEngine(engine.Transforms):
             x_hat[:, rows, columns] = part
         return x_hat
 
-    def synthesise_pieces(self, y_hat, quality, within=None):
+    def synthesise_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """As :meth:`codec.engine.Engine.synthesise_pieces`."""
         for piece, part in self._synthesise_pieces(y_hat, quality, within):
             yield piece, np.clip(part.transpose(1, 2, 0) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
 
-    def synthesise_float_pieces(self, y_hat, quality, within=None):
+    def synthesise_float_pieces(
+        self, y_hat: Sliced, quality: int, within: Piece | None = None
+    ) -> Iterator[tuple[Piece, np.ndarray]]:
         """As :meth:`codec.engine.Engine.synthesise_float_pieces`."""
         for piece, part in self._synthesise_pieces(y_hat, quality, within):
             yield piece, part.transpose(1, 2, 0)
@@ -87,8 +95,8 @@ class TorchEngine(engine.Transforms):
         for piece in pieces(height, width, within):
             outer = piece.grown(self._transforms.g_s.reach, height, width)
             y = np.asarray(y_hat[:, outer.top : outer.bottom, outer.left : outer.right])
-            y = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
-            yield piece, _inside(self._run(self._transforms.synthesise, y, quality), piece, outer, STEP)
+            t = torch.from_numpy(np.ascontiguousarray(y[None], np.float32)).to(self.device)
+            yield piece, _inside(self._run(self._transforms.synthesise, t, quality), piece, outer, STEP)
 
     def _run(self, function, t, quality):
         """``function(t (1, ...), quality (1,))`` as a NumPy array without the first dimension."""

@@ -1,25 +1,33 @@
 """Integer layers that learn: what :mod:`codec.latents.integer` executes, by fake quantisation.
 
-The forward pass evaluates the same expression on integer-valued floats, so that nothing is lost at export; gradients are
-straight-through (:mod:`codec.quantise`).
+The forward pass evaluates the same expression on integer-valued floats, so that nothing is lost at export; gradients
+are straight-through (:mod:`codec.quantise`).
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..latents.integer import BIAS_UNIT, MULTIPLIER_BITS
+from ..latents.integer import BIAS_UNIT, MULTIPLIER_BITS, LayerSpec
 from ..quality import QUALITY_MAX
 from ..quantise import requantise_ste, round_half_up, round_ste, straight_through
 from ..quantise.weights import (
-    WEIGHT_QUANTISERS, binary_weights, clip_binary_weights_, initial_log_step, weight_quantiser,
+    WEIGHT_QUANTISERS,
+    binary_weights,
+    clip_binary_weights_,
+    initial_log_step,
+    weight_quantiser,
 )  # fmt: skip
 
 
 class TrainableLayer(nn.Module):
     """Fake-quantised layer: integer-valued float tensors in and out, gradients by straight-through estimation."""
 
-    def __init__(self, spec):
+    def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
         self.spec = spec
         name, self.weight_limit = layer_quantiser(spec.weight_bits)
@@ -33,7 +41,7 @@ class TrainableLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(spec.anchors, spec.weight_shape[0]))
         self.clip_weights_()
 
-    def clip_weights_(self):
+    def clip_weights_(self) -> None:
         """Keep signs where they can change; for after each step of the optimiser. Nothing for other weights."""
         if self._weight_quantiser is binary_weights:
             clip_binary_weights_(self.weight, self.log_step)
@@ -53,7 +61,7 @@ class TrainableLayer(nn.Module):
         """(anchors, C_out) biases in output units, rounded to the grid of the exported integers."""
         return round_ste(self.bias * (BIAS_UNIT / self.spec.output_step)) / BIAS_UNIT
 
-    def forward(self, a, quality):
+    def forward(self, a: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """(B, C_in, H, W) integers, (B,) qualities in hundredths -> (B, C_out, H, W) integers.
 
         Under autocast, products may be in half precision: training has noise of its own. Without it they are exact.
@@ -73,7 +81,7 @@ class TrainableLayer(nn.Module):
         return requantise_ste(total.float(), self._ratio(step), biases, spec.low, spec.high, spec.activation)
 
     @torch.no_grad()
-    def integers(self):
+    def integers(self) -> dict[str, torch.Tensor]:
         """The layer as integer tensors, for :class:`ExactLayer` and for the weights file."""
         weight, step = self._quantised()
         multiplier, shift = _multiplier(step.flatten() * (self.spec.input_step / self.spec.output_step))
@@ -85,7 +93,7 @@ class TrainableLayer(nn.Module):
         }
 
     @torch.no_grad()
-    def set_integers(self, integers):
+    def set_integers(self, integers: Mapping[str, torch.Tensor]) -> None:
         """Continue training from exported integers."""
         spec = self.spec
         ratio = torch.ldexp(integers["multiplier"].float(), -integers["shift"].int())
@@ -96,7 +104,7 @@ class TrainableLayer(nn.Module):
         self.bias.copy_(integers["bias"].float() * (spec.output_step / BIAS_UNIT))
 
 
-def layer_quantiser(bits):
+def layer_quantiser(bits: int) -> tuple[str, int]:
     """``(name, limit)`` of the weight quantiser of a layer: ranges set the step where there are levels enough."""
     name, limit = weight_quantiser(bits)
     return ("absmax", limit) if bits > 4 else (name, limit)
@@ -109,7 +117,7 @@ def _multiplier(ratio):
     return multiplier, MULTIPLIER_BITS - exponent
 
 
-def anchor_position(quality, anchors):
+def anchor_position(quality: torch.Tensor, anchors: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Left anchor (int64) and fraction of the way to the next (float) for (B,) qualities in hundredths."""
     position = quality * (anchors - 1)  # whole numbers up to the last step, as codec.quality has it
     left = (position / QUALITY_MAX).floor().clamp(0, max(anchors - 2, 0)).long()

@@ -5,30 +5,39 @@ symbol and the index of a CDF row. The tables are built once, when a model is ex
 EntropyBottleneck and GaussianConditional, and travel in the weights file.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..latents.integer import LayerSpec
 from ..latents.networks import COMPAND_LIMIT, LEVELS, architecture, compand_table
 from ..latents.quadtree import GROUPS, MEAN_UNIT, PASSES, positions
 from .integer import anchor_position
 
-# --- Quadtree ------------------------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from ..config import ModelConfig
 
 
-def take(y, k):
+# Quadtree
+
+
+def take(y: torch.Tensor, k: int) -> torch.Tensor:
     """Pass k of latents (B, M, h, w): (B, 4, M/4, h/2, w/2), with the groups along dimension 1."""
     return _Take.apply(y, k)
 
 
-def place(part, k):
+def place(part: torch.Tensor, k: int) -> torch.Tensor:
     """Inverse of :func:`take`: (B, M, h, w), zero where other passes belong."""
     return _Place.apply(part, k)
 
 
-def split(y):
+def split(y: torch.Tensor) -> list[torch.Tensor]:
     """The four passes of latents (B, M, h, w)."""
     return [take(y, k) for k in range(len(PASSES))]
 
@@ -61,23 +70,23 @@ class _Place(torch.autograd.Function):
         return _Take.forward(ctx, grad, ctx.k), None
 
 
-def gather(features, k):
+def gather(features: torch.Tensor, k: int) -> torch.Tensor:
     """(B, C, h, w) -> (B, 4 C, h/2, w/2): the features at the positions of groups 0 to 3 at pass k."""
     return torch.cat([features[:, :, i::2, j::2] for i, j in positions(k)], dim=1)
 
 
-# --- Networks ------------------------------------------------------------------------------------------------------
+# Networks
 
 
 class Chain(nn.Module):
     """Layers in sequence; the integers 2 in between are pixel shuffles."""
 
-    def __init__(self, *steps):
+    def __init__(self, *steps: nn.Module | int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(s for s in steps if isinstance(s, nn.Module))
         self._order = [s if isinstance(s, int) else None for s in steps]
 
-    def forward(self, a, quality):
+    def forward(self, a: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         layers = iter(self.layers)
         for factor in self._order:
             a = F.pixel_shuffle(a, factor) if factor else next(layers)(a, quality)
@@ -92,7 +101,9 @@ class EntropyNetworks(nn.Module):
         layer: LayerSpec -> layer.
     """
 
-    def __init__(self, config, layer):
+    compand: torch.Tensor
+
+    def __init__(self, config: ModelConfig, layer: Callable[[LayerSpec], nn.Module]) -> None:
         super().__init__()
         self.config = config
         plan = architecture(config)
@@ -110,21 +121,25 @@ class EntropyNetworks(nn.Module):
 
     # As :func:`codec.latents.quadtree.walk` wants it; what is known is (features, y_hat in 1/16 of a symbol).
 
-    def begin(self, z_hat, quality):
+    def begin(self, z_hat: torch.Tensor, quality: torch.Tensor) -> tuple[torch.Tensor, Any]:
         return self.features(z_hat, quality), 0.0
 
-    def predict(self, k, known, quality):
+    def predict(
+        self, k: int, known: tuple[torch.Tensor, Any], quality: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.context(k, *known, quality)
 
-    def learn(self, k, known, part):
+    def learn(self, k: int, known: tuple[torch.Tensor, Any], part: torch.Tensor) -> tuple[torch.Tensor, Any]:
         features, latents = known
         return features, latents + place(part, k)
 
-    def features(self, z_hat, quality):
+    def features(self, z_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """Integer z_hat (B, N, h/4, w/4) -> integer features (B, C, h, w)."""
         return self.h_s(z_hat, quality)
 
-    def context(self, k, features, known, quality):
+    def context(
+        self, k: int, features: torch.Tensor, known: Any, quality: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Means (in 1/16) and CDF indexes of pass k, both (B, 4, M/4, h/2, w/2) integers.
 
         Args:
@@ -132,18 +147,18 @@ class EntropyNetworks(nn.Module):
             features: from :meth:`features`.
             known: y_hat (B, M, h, w) in 1/16 of a symbol, zero where it is not known yet; not read at pass 0.
         """
-        net = self.contexts[k]
+        net: Any = self.contexts[k]
         if k:
             features = torch.cat([features, self.context_input(known)], dim=1)
         hidden = gather(net["trunk"](features, quality), k)
         shape = (hidden.shape[0], GROUPS, self.config.M // GROUPS, *hidden.shape[-2:])
         return net["mean"](hidden, quality).view(shape), net["index"](hidden, quality).view(shape)
 
-    def context_input(self, known):
+    def context_input(self, known: torch.Tensor) -> torch.Tensor:
         """Latents (in 1/16) as the context networks read them: integers, companded by a table."""
         return _Compand.apply(known, self.compand)
 
-    def layers(self):
+    def layers(self) -> Iterator[tuple[str, Any]]:
         """(name, layer) of every integer layer."""
         for name, module in self.named_modules():
             if hasattr(module, "set_integers"):
@@ -179,15 +194,15 @@ class Dequantiser(nn.Module):
 
     MAGNITUDES = 3  # 1, 2, and all from 3 on have a value of their own
 
-    def __init__(self, anchors):
+    def __init__(self, anchors: int) -> None:
         super().__init__()
         self.shrink = nn.Parameter(torch.zeros(anchors, LEVELS, self.MAGNITUDES))
 
-    def within(self):
+    def within(self) -> torch.Tensor:
         """The shifts, at most 1 in magnitude: what a weights file may hold; float (anchors, LEVELS, MAGNITUDES)."""
         return self.shrink.clamp(-1, 1)
 
-    def forward(self, symbols, indexes, quality):
+    def forward(self, symbols: torch.Tensor, indexes: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """Shift of each latent towards its mean, in symbols.
 
         Args:

@@ -20,6 +20,10 @@ These are plain layers. :mod:`codec.training.transforms` has the same networks i
 folds it into this one. Residual streams are (B, H, W, C): what most layers do is a matrix product over C.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,32 +31,35 @@ from torch import nn
 from ..config import PATCH
 from ..graphs import SLOPE
 
+if TYPE_CHECKING:
+    from ..config import ModelConfig
 
-def nhwc(t):
+
+def nhwc(t: torch.Tensor) -> torch.Tensor:
     return t.permute(0, 2, 3, 1)
 
 
-def nchw(t):
+def nchw(t: torch.Tensor) -> torch.Tensor:
     return t.permute(0, 3, 1, 2)
 
 
-def unshuffle(t, factor):
+def unshuffle(t: torch.Tensor, factor: int) -> torch.Tensor:
     """(B, H, W, C) -> (B, H/f, W/f, C f^2), in pixel_unshuffle's order of channels."""
     return nhwc(F.pixel_unshuffle(nchw(t), factor))
 
 
-def shuffle(t, factor):
+def shuffle(t: torch.Tensor, factor: int) -> torch.Tensor:
     """Inverse of :func:`unshuffle`."""
     return nhwc(F.pixel_shuffle(nchw(t), factor))
 
 
-def conv3_replicated(t, weight, bias):
+def conv3_replicated(t: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """3x3 convolution of (B, H, W, C). The border is replicated, so that a flat picture stays flat."""
     return nhwc(F.conv2d(F.pad(nchw(t), (1, 1, 1, 1), mode="replicate"), weight, bias))
 
 
-def compand(t):
-    """sign(t) log(1 + |t|): magnitudes say where there is detail, and log keeps a flat sky and gravel within one range."""
+def compand(t: torch.Tensor) -> torch.Tensor:
+    """sign(t) log(1 + |t|): magnitudes say where detail is, and log keeps a flat sky and gravel within one range."""
     return torch.sign(t) * torch.log1p(t.abs())
 
 
@@ -63,16 +70,16 @@ class QualityTable(nn.Module):
         initial: float (anchors, ...), the first values; anchors are spread evenly over qualities 0 to 100.
     """
 
-    def __init__(self, initial):
+    def __init__(self, initial: torch.Tensor) -> None:
         super().__init__()
         self.table = nn.Parameter(initial.clone())
 
-    def forward(self, quality):
+    def forward(self, quality: torch.Tensor) -> torch.Tensor:
         """(B,) qualities in [0, 100] -> (B, ...) vectors."""
         return interpolate(self.table, quality)
 
 
-def interpolate(table, quality):
+def interpolate(table: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     """Table (anchors, ...) at qualities (B,) in [0, 100] -> (B, ...)."""
     last = table.shape[0] - 1
     position = (quality / 100 * last).clamp(0, last)
@@ -84,22 +91,22 @@ def interpolate(table, quality):
 class Conv3(nn.Module):
     """3x3 convolution (B, H, W, C_in) -> (B, H, W, C_out) with replicated border."""
 
-    def __init__(self, channels_in, channels_out):
+    def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels_out, channels_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels_out))
 
-    def forward(self, t):
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
         return conv3_replicated(t, self.weight, self.bias)
 
 
 class Depthwise(nn.Conv2d):
     """Depthwise 3x3 convolution of (B, H, W, C) with zero padding."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(self, t):
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
         return nhwc(super().forward(nchw(t)))
 
 
@@ -108,7 +115,7 @@ class Block(nn.Module):
 
     reach = 1  # positions that one block looks to each side
 
-    def __init__(self, channels, anchors):
+    def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
         hidden = channels // 2
         self.mix_in = nn.Linear(channels, hidden)
@@ -117,7 +124,7 @@ class Block(nn.Module):
         self.scale = QualityTable(torch.zeros(anchors, channels))
         self.activations = nn.ModuleList(nn.LeakyReLU(SLOPE, inplace=True) for _ in range(2))
 
-    def forward(self, t, quality):
+    def forward(self, t: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         u = self.activations[0](self.mix_in(t))
         u = self.activations[1](self.conv(u))
         return torch.addcmul(t, self.scale(quality)[:, None, None], self.mix_out(u))
@@ -126,7 +133,7 @@ class Block(nn.Module):
 class Analysis(nn.Module):
     """g_a: x (B, 3, H, W) in [0, 1] -> y (B, M, H/16, W/16); H and W multiples of 16."""
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.analysis_width
         self.enter = nn.Linear(3 * 16**2, width)
@@ -134,11 +141,11 @@ class Analysis(nn.Module):
         self.out = nn.Linear(width, config.M)
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """Latent positions (1/16) to each side that can influence a latent."""
         return len(self.blocks) * Block.reach
 
-    def forward(self, x, quality):
+    def forward(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         t = self.enter(nhwc(F.pixel_unshuffle(x - 0.5, 16)))  # (B, H/16, W/16, C)
         for block in self.blocks:
             t = block(t, quality)
@@ -148,7 +155,7 @@ class Analysis(nn.Module):
 class Synthesis(nn.Module):
     """g_s: y_hat (B, M, h, w) -> x_hat (B, 3, 16 h, 16 w), not clamped."""
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.enter = nn.Linear(config.M, config.synthesis_width16)
         self.blocks16 = nn.ModuleList(
@@ -161,11 +168,11 @@ class Synthesis(nn.Module):
         self.patch = Conv3(config.synthesis_width8, 3 * PATCH**2)
 
     @property
-    def reach(self):
+    def reach(self) -> int:
         """Latent positions (1/16) to each side that can influence a pixel: layers at 1/8 count half."""
         return len(self.blocks16) * Block.reach + -(-(len(self.blocks8) * Block.reach + 1) // 2)
 
-    def forward(self, y_hat, quality):
+    def forward(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         t = self.enter(nhwc(y_hat))  # (B, h, w, C16)
         for block in self.blocks16:
             t = block(t, quality)
@@ -178,7 +185,7 @@ class Synthesis(nn.Module):
 class HyperAnalysis(nn.Module):
     """h_a: gained latents (B, M, h, w) -> z (B, N, h/4, w/4). Runs in the encoder alone, so floats will do."""
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.hyper_width
         self.enter = nn.Linear(config.M, width)
@@ -189,7 +196,7 @@ class HyperAnalysis(nn.Module):
         self.out = nn.Linear(width, config.N)
         self.activations = nn.ModuleList(nn.LeakyReLU(SLOPE, inplace=True) for _ in range(3))
 
-    def forward(self, y):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
         t = self.activations[0](self.enter(compand(nhwc(y))))
         t = self.activations[1](self.down1(unshuffle(self.depthwise1(t), 2)))
         t = self.activations[2](self.down2(unshuffle(self.depthwise2(t), 2)))
@@ -199,12 +206,19 @@ class HyperAnalysis(nn.Module):
 class Gained(nn.Module):
     """What transforms make of their parts ``g_a``, ``g_s``, ``h_a`` and of their gains, however those are stored."""
 
-    def analyse(self, x, quality):
+    config: ModelConfig
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
+    log_gain: nn.Module
+    z_log_gain: nn.Module
+
+    def analyse(self, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) in [0, 1], quality (B,) -> y (B, M, H/16, W/16); in symbols, where latents are scalar."""
         y = self.g_a(x, quality)
         return y * self.log_gain(quality).exp()[:, :, None, None] if self.config.scalar else y
 
-    def side_information(self, y, quality):
+    def side_information(self, y: torch.Tensor, quality: torch.Tensor) -> torch.Tensor | None:
         """y, as :meth:`analyse` scales it -> gained z (B, N, h/4, w/4), in symbols; None where there is none."""
         if not self.config.side_information:
             return None
@@ -212,7 +226,7 @@ class Gained(nn.Module):
             y = y * self.log_gain(quality).exp()[:, :, None, None]
         return self.h_a(y) * self.z_log_gain(quality).exp()[:, :, None, None]
 
-    def synthesise(self, y_hat, quality):
+    def synthesise(self, y_hat: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """y_hat, as :meth:`analyse` scales it -> x_hat (B, 3, H, W), not clamped."""
         if self.config.scalar:
             y_hat = y_hat / self.log_gain(quality).exp()[:, :, None, None]
@@ -222,7 +236,7 @@ class Gained(nn.Module):
 class Transforms(Gained):
     """g_a, g_s, h_a and the gains: the float part of a model that compresses."""
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.g_a = Analysis(config)

@@ -27,6 +27,70 @@ names below are loaded on first use, so that :mod:`codec.quantise.reference` nee
 """
 
 import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from .attention import (
+        hard_attention,
+    )
+    from .codebook import (
+        CategoricalQuantiser,
+        Codebook,
+        Deferred,
+        FiniteScalarQuantiser,
+        HierarchicalVectorQuantiser,
+        ResidualVectorQuantiser,
+        SimVQ,
+        VectorQuantiser,
+        commit_codebooks,
+        discard_codebooks,
+    )
+    from .estimators import (
+        ESTIMATORS,
+        categorical_kl,
+        exponential_temperature,
+        gumbel_softmax,
+        reinmax,
+    )
+    from .reference import (
+        ste_backward,
+        straight_through_quantise,
+    )
+    from .rounding import (
+        LATENT_QUANTISERS,
+        LatentQuantiser,
+        add_uniform_noise,
+        latent_quantiser,
+    )
+    from .ste import (
+        argmax_ste,
+        clipped_round_ste,
+        lsq,
+        nearest,
+        nearest_ste,
+        rotation_trick,
+        round_half_up,
+        round_ste,
+        sign_ste,
+        stochastic_binary_ste,
+        stochastic_round_ste,
+        stochastic_sign_ste,
+        straight_through,
+        surrogate_gradient,
+        ternary_ste,
+    )
+    from .weights import (
+        WEIGHT_QUANTISERS,
+        ActivationQuantiser,
+        QuantisedConv2d,
+        QuantisedLinear,
+        clip_binary_weights_,
+        clip_weights_,
+        initial_log_step,
+        quantise_weights,
+        requantise_ste,
+        weight_quantiser,
+    )
 
 _MODULES = {
     "reference": ("ste_backward", "straight_through_quantise"),
@@ -49,16 +113,66 @@ _MODULES = {
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "ESTIMATORS",
+    "LATENT_QUANTISERS",
+    "WEIGHT_QUANTISERS",
+    "ActivationQuantiser",
+    "CategoricalQuantiser",
+    "Codebook",
+    "Deferred",
+    "FiniteScalarQuantiser",
+    "HierarchicalVectorQuantiser",
+    "LatentQuantiser",
+    "QuantisedConv2d",
+    "QuantisedLinear",
+    "ResidualVectorQuantiser",
+    "SimVQ",
+    "VectorQuantiser",
+    "add_uniform_noise",
+    "argmax_ste",
+    "categorical_kl",
+    "clip_binary_weights_",
+    "clip_weights_",
+    "clipped_round_ste",
+    "commit_codebooks",
+    "discard_codebooks",
+    "exponential_temperature",
+    "gumbel_softmax",
+    "hard_attention",
+    "initial_log_step",
+    "latent_quantiser",
+    "lsq",
+    "nearest",
+    "nearest_ste",
+    "quantise_weights",
+    "reinmax",
+    "requantise_ste",
+    "rotation_trick",
+    "round_half_up",
+    "round_ste",
+    "sign_ste",
+    "ste_backward",
+    "stochastic_binary_ste",
+    "stochastic_round_ste",
+    "stochastic_sign_ste",
+    "straight_through",
+    "straight_through_quantise",
+    "surrogate_gradient",
+    "ternary_ste",
+    "weight_quantiser",
+]
 
 
-def __getattr__(name):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not typing.TYPE_CHECKING:  # which would take any name to be there
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

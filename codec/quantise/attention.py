@@ -1,11 +1,22 @@
 """Hard attention: each query reads the value at one position, and learns as if it had read them all."""
 
+from __future__ import annotations
+
 import torch
 
 from .estimators import argmax_straight_through, gumbel_noise, softmax_relaxation
 
 
-def hard_attention(queries, keys, values, temperature=1.0, sample=False, mask=None, soft=False, generator=None):
+def hard_attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    temperature: float = 1.0,
+    sample: bool = False,
+    mask: torch.Tensor | None = None,
+    soft: bool = False,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The value at the position whose key fits best: ``(result, weights)``, (..., Q, E) and (..., Q, K).
 
     Args:

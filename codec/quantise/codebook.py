@@ -12,8 +12,11 @@ gradients were finite, and :func:`discard_codebooks` where they were not, so tha
 from leaves no trace in the codebooks either.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +43,7 @@ class Quantised(NamedTuple):
     perplexity: torch.Tensor
 
 
-# --- Codebooks -----------------------------------------------------------------------------------------------------
+# Codebooks
 
 
 class Deferred(nn.Module):
@@ -49,10 +52,10 @@ class Deferred(nn.Module):
     Forward passes in training mode note what they see; ``commit`` learns from it, ``discard`` forgets it.
     """
 
-    def commit(self):
+    def commit(self) -> None:
         raise NotImplementedError
 
-    def discard(self):
+    def discard(self) -> None:
         raise NotImplementedError
 
 
@@ -86,10 +89,26 @@ class Codebook(Deferred):
         ValueError: an argument is out of its range.
     """
 
+    shares: torch.Tensor
+    sums: torch.Tensor
+    commits: torch.Tensor
+    entries: torch.Tensor
+    _first: torch.Tensor | None
+    _seen: tuple[torch.Tensor, torch.Tensor] | None
+    _fresh: tuple[torch.Tensor, torch.Tensor] | None
+
     def __init__(
-        self, groups, codes, dim, decay=0.99, restart_below=0.05, restart_every=1, zero_first=False, learned=False,
-        generator=None,
-    ):  # fmt: skip
+        self,
+        groups: int,
+        codes: int,
+        dim: int,
+        decay: float = 0.99,
+        restart_below: float = 0.05,
+        restart_every: int = 1,
+        zero_first: bool = False,
+        learned: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (("groups", groups), ("codes", codes), ("dim", dim), ("restart_every", restart_every)):
             if value < 1:
@@ -114,27 +133,29 @@ class Codebook(Deferred):
         self.discard()
 
     @property
-    def codes(self):
+    def codes(self) -> int:
         """K, number of entries."""
         return self.entries.shape[1]
 
-    def current(self):
+    def current(self) -> torch.Tensor:
         """Entries (G, K, D) to quantise with: those drawn from the first batch before they are committed."""
         if not self.training or self._first is None:
             return self.entries
         return surrogate_gradient(self._first, self.entries) if self.learned else self._first
 
-    def choose(self, vectors, penalty=None):
+    def choose(self, vectors: torch.Tensor, penalty: torch.Tensor | None = None) -> torch.Tensor:
         """Index of each vector's best entry: float (G, n, D) -> int64 (G, n). ``penalty`` as of :func:`nearest`."""
         return nearest(vectors, self.current(), penalty)
 
-    def lookup(self, indices):
+    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
         """The entries: int64 (G, n) -> float (G, n, D)."""
         entries = self.current()
         return entries.gather(1, indices[..., None].expand(-1, -1, entries.shape[2]))
 
     @torch.no_grad()
-    def start(self, vectors, weight=None, generator=None):
+    def start(
+        self, vectors: torch.Tensor, weight: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> None:
         """Set all entries to random vectors of the first batch; does nothing later, or in evaluation mode.
 
         Args: as of :meth:`observe`. The entries are used at once, and stay if the step is committed.
@@ -148,7 +169,13 @@ class Codebook(Deferred):
         self._first = first
 
     @torch.no_grad()
-    def observe(self, vectors, indices, weight=None, generator=None):
+    def observe(
+        self,
+        vectors: torch.Tensor,
+        indices: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         """Note what chose what; changes nothing until :meth:`commit`. Several passes before it add up.
 
         Args:
@@ -171,7 +198,7 @@ class Codebook(Deferred):
             self._fresh = self._draw(vectors, weight, generator)
 
     @torch.no_grad()
-    def commit(self):
+    def commit(self) -> None:
         """Learn from what was observed: move the entries to the means of their vectors, restart the dead ones."""
         if self._first is not None:
             self.entries.copy_(self._first)
@@ -184,13 +211,13 @@ class Codebook(Deferred):
         self.commits += 1
         self.discard()
 
-    def discard(self):
+    def discard(self) -> None:
         """Forget what was observed: the step was not taken."""
         # None of it is part of the state: a checkpoint is written between steps.
         self._first = self._seen = self._fresh = None
 
     @torch.no_grad()
-    def load(self, entries, shares=None):
+    def load(self, entries: torch.Tensor, shares: torch.Tensor | None = None) -> None:
         """Go on from entries (G, K, D) of a weights file, and their shares (G, K), even ones unless given."""
         self.entries.copy_(entries)
         self.shares.fill_(1 / self.codes) if shares is None else self.shares.copy_(shares)
@@ -198,7 +225,7 @@ class Codebook(Deferred):
         self.commits.clamp_(min=1)  # no batch sets the entries any more
         self.discard()
 
-    def perplexity(self):
+    def perplexity(self) -> torch.Tensor:
         """exp of the entropy of the shares (G,): how many entries have been in use lately, 1 to K."""
         return _perplexity(self.shares / self.shares.sum(1, keepdim=True))
 
@@ -249,21 +276,21 @@ class Codebook(Deferred):
         return _from_first_process(drawn), _from_first_process(found)
 
 
-def commit_codebooks(model):
+def commit_codebooks(model: nn.Module) -> None:
     """``commit`` every :class:`Deferred` in ``model``: the optimiser took a step with finite gradients."""
     for module in model.modules():
         if isinstance(module, Deferred):
             module.commit()
 
 
-def discard_codebooks(model):
+def discard_codebooks(model: nn.Module) -> None:
     """``discard`` in every :class:`Deferred` in ``model``: the step was not taken."""
     for module in model.modules():
         if isinstance(module, Deferred):
             module.discard()
 
 
-def sum_over_processes(t):
+def sum_over_processes(t: torch.Tensor) -> torch.Tensor:
     """A tensor summed over the processes of torch.distributed; itself where there is one."""
     if distributed.is_available() and distributed.is_initialized():
         t = t.clone()
@@ -278,7 +305,7 @@ def _from_first_process(t):
     return t
 
 
-# --- Vector quantisation -------------------------------------------------------------------------------------------
+# Vector quantisation
 
 GRADIENTS = {"ste": lambda z, z_q: surrogate_gradient(z_q.to(z.dtype), z), "rotation": rotation_trick}
 
@@ -303,8 +330,16 @@ class VectorQuantiser(nn.Module):
     """
 
     def __init__(
-        self, codes, dim, update="ema", decay=0.99, commitment=0.25, restart_below=0.05, gradient="ste", generator=None
-    ):
+        self,
+        codes: int,
+        dim: int,
+        update: str = "ema",
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        restart_below: float = 0.05,
+        gradient: str = "ste",
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if update not in ("ema", "loss"):
             raise ValueError(f"the codebook learns by 'ema' or 'loss', not {update!r}")
@@ -313,11 +348,11 @@ class VectorQuantiser(nn.Module):
         self.book = Codebook(1, codes, dim, decay, restart_below, learned=update == "loss", generator=generator)
 
     @property
-    def codebook(self):
+    def codebook(self) -> torch.Tensor:
         """The entries, float (K, D)."""
         return self.book.entries[0]
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> Quantised:
         """Float (B, D, ...) -> :class:`Quantised`."""
         vectors = _vectors(z, self.codebook.shape[1])  # (n, D)
         with torch.autocast(z.device.type, enabled=False):
@@ -331,7 +366,7 @@ class VectorQuantiser(nn.Module):
                 self.book.observe(vectors[None], indices)
         return _quantised(z, entries, indices[0], loss, self.gradient)
 
-    def decode(self, indices):
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """int64 (B, ...) -> float (B, D, ...): the entries."""
         return self.codebook[indices].movedim(-1, 1)
 
@@ -350,7 +385,16 @@ class SimVQ(nn.Module):
     2024, arXiv:2411.02038.
     """
 
-    def __init__(self, codes, dim, commitment=0.25, gradient="ste", generator=None):
+    basis: torch.Tensor
+
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        commitment: float = 0.25,
+        gradient: str = "ste",
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs codes and dim of 1 or more, not {codes} and {dim}")
@@ -362,11 +406,11 @@ class SimVQ(nn.Module):
             self.projection.weight.copy_(torch.eye(dim))
 
     @property
-    def codebook(self):
+    def codebook(self) -> torch.Tensor:
         """The entries, float (K, D); differentiable."""
         return self.basis @ self.projection.weight.T
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> Quantised:
         """Float (B, D, ...) -> :class:`Quantised`."""
         vectors = _vectors(z, self.basis.shape[1])
         with torch.autocast(z.device.type, enabled=False):
@@ -376,7 +420,7 @@ class SimVQ(nn.Module):
             loss = F.mse_loss(entries, vectors.detach()) + self.commitment * F.mse_loss(vectors, entries.detach())
         return _quantised(z, entries, indices, loss, self.gradient)
 
-    def decode(self, indices):
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """int64 (B, ...) -> float (B, D, ...): the entries."""
         return self.codebook[indices].movedim(-1, 1)
 
@@ -395,13 +439,13 @@ class ResidualVectorQuantiser(nn.Module):
         ValueError: no stage, or an argument of a stage is out of its range.
     """
 
-    def __init__(self, stages, codes, dim, **options):
+    def __init__(self, stages: int, codes: int, dim: int, **options: Any) -> None:
         super().__init__()
         if stages < 1:
             raise ValueError(f"residual quantisation needs 1 stage or more, not {stages}")
-        self.stages = nn.ModuleList(VectorQuantiser(codes, dim, **options) for _ in range(stages))
+        self.stages: Any = nn.ModuleList(VectorQuantiser(codes, dim, **options) for _ in range(stages))
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> Quantised:
         """Float (B, D, ...) -> :class:`Quantised` with indices (stages, B, ...), perplexity (stages,)."""
         residual = z.to(_working_dtype(z))
         total, parts = torch.zeros_like(residual), []
@@ -414,11 +458,12 @@ class ResidualVectorQuantiser(nn.Module):
         indices, perplexity = (torch.stack([part[i] for part in parts]) for i in (1, 3))
         return Quantised(z_q, indices, sum(part.loss for part in parts), perplexity)
 
-    def decode(self, indices):
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """int64 (n, B, ...) of the first n stages, 1 or more -> float (B, D, ...)."""
         if not 1 <= len(indices) <= len(self.stages):
             raise ValueError(f"indices of 1 to {len(self.stages)} stages, found {len(indices)}")
-        return sum(stage.decode(index) for stage, index in zip(self.stages, indices))
+        found: Any = sum(stage.decode(index) for stage, index in zip(self.stages, indices))
+        return found
 
 
 class HierarchicalVectorQuantiser(nn.Module):
@@ -439,16 +484,16 @@ class HierarchicalVectorQuantiser(nn.Module):
         ValueError: no level, or an argument of a level is out of its range.
     """
 
-    def __init__(self, codes, dim, factor=2, **options):
+    def __init__(self, codes: Sequence[int], dim: int, factor: int = 2, **options: Any) -> None:
         super().__init__()
         if not codes or factor < 1:
             raise ValueError(f"a hierarchy has one level or more and a factor of 1 or more, not {codes} and {factor}")
-        self.levels = nn.ModuleList(VectorQuantiser(k, dim, **options) for k in codes)
+        self.levels: Any = nn.ModuleList(VectorQuantiser(k, dim, **options) for k in codes)
         finer = range(1, len(codes))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(i * dim, i * dim, factor, factor) for i in finer)
         self.condition = nn.ModuleList(nn.Conv2d((i + 1) * dim, dim, 1) for i in finer)
 
-    def forward(self, latents):
+    def forward(self, latents: Sequence[torch.Tensor]) -> list[Quantised]:
         """Latents (B, D, h_i, w_i), coarsest first -> list of a :class:`Quantised` for each level."""
         if len(latents) != len(self.levels):
             raise ValueError(f"latents of {len(self.levels)} levels, found {len(latents)}")
@@ -461,19 +506,19 @@ class HierarchicalVectorQuantiser(nn.Module):
             above = parts[-1].z_q if above is None else torch.cat([above, parts[-1].z_q.to(above.dtype)], 1)
         return parts
 
-    def join(self, z_q):
+    def join(self, z_q: Sequence[torch.Tensor]) -> torch.Tensor:
         """What the synthesis sees: the levels' z_q, coarsest first -> (B, levels D, h, w) at the finest resolution."""
         above = z_q[0]
         for upsample, part in zip(self.upsample, z_q[1:]):
             above = torch.cat([upsample(above), part], 1)
         return above
 
-    def decode(self, indices):
+    def decode(self, indices: Sequence[torch.Tensor]) -> torch.Tensor:
         """:meth:`join` of the entries: int64 (B, h_i, w_i), coarsest first -> float (B, levels D, h, w)."""
         return self.join([level.decode(index) for level, index in zip(self.levels, indices)])
 
 
-# --- Without a codebook to search ----------------------------------------------------------------------------------
+# Without a codebook to search
 
 
 class FiniteScalarQuantiser(nn.Module):
@@ -491,7 +536,11 @@ class FiniteScalarQuantiser(nn.Module):
         ValueError: levels out of range.
     """
 
-    def __init__(self, levels):
+    levels: torch.Tensor
+    half_width: torch.Tensor
+    places: torch.Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
             raise ValueError(f"every dimension needs two levels or more, found {tuple(levels)}")
@@ -499,18 +548,18 @@ class FiniteScalarQuantiser(nn.Module):
             raise ValueError(f"a dimension has 1000 levels at most, found {max(levels)}")
         if math.prod(levels) >= 2**63:
             raise ValueError(f"the indices of {math.prod(levels)} entries do not fit into 63 bits")
-        levels = torch.tensor(levels)
-        self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("half_width", levels // 2, persistent=False)
-        places = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), levels[:-1]]), 0)
+        numbers = torch.tensor(levels)
+        self.register_buffer("levels", numbers, persistent=False)
+        self.register_buffer("half_width", numbers // 2, persistent=False)
+        places = torch.cumprod(torch.cat([torch.ones(1, dtype=torch.int64), numbers[:-1]]), 0)
         self.register_buffer("places", places, persistent=False)
 
     @property
-    def codes(self):
+    def codes(self) -> int:
         """Number of entries of the implied codebook."""
         return int(self.levels.prod())
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> Quantised:
         """Float (B, D, ...) -> :class:`Quantised`."""
         vectors = _vectors(z, len(self.levels))
         with torch.autocast(z.device.type, enabled=False):
@@ -521,7 +570,7 @@ class FiniteScalarQuantiser(nn.Module):
         z_q, indices = _shaped(z_q, z), indices.view(_positions(z))
         return Quantised(z_q.to(z.dtype), indices, vectors.new_zeros(()), _perplexity(share))
 
-    def decode(self, indices):
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """int64 (B, ...) -> float32 (B, D, ...)."""
         integers = indices[..., None] // self.places % self.levels - self.half_width
         return (integers / self.half_width).movedim(-1, 1)
@@ -547,14 +596,18 @@ class CategoricalQuantiser(nn.Module):
     arXiv:2102.12092.
     """
 
-    def __init__(self, codes, dim, kl_weight=1.0, hard=False, generator=None):
+    def __init__(
+        self, codes: int, dim: int, kl_weight: float = 1.0, hard: bool = False, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         if codes < 1 or dim < 1:
             raise ValueError(f"a codebook needs codes and dim of 1 or more, not {codes} and {dim}")
         self.kl_weight, self.hard = kl_weight, hard
         self.codebook = nn.Parameter(torch.randn(codes, dim, generator=generator) * dim**-0.5)
 
-    def forward(self, logits, temperature=1.0, generator=None):
+    def forward(
+        self, logits: torch.Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Quantised:
         """Logits (B, K, ...), any real numbers -> :class:`Quantised` with z_q (B, D, ...)."""
         vectors = _vectors(logits, len(self.codebook))  # (n, K)
         with torch.autocast(logits.device.type, enabled=False):
@@ -569,12 +622,12 @@ class CategoricalQuantiser(nn.Module):
         z_q = _shaped(z_q, logits).to(logits.dtype)
         return Quantised(z_q, indices.view(_positions(logits)), loss, _perplexity(share))
 
-    def decode(self, indices):
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """int64 (B, ...) -> float (B, D, ...): the entries."""
         return self.codebook[indices].movedim(-1, 1)
 
 
-# --- What they share -----------------------------------------------------------------------------------------------
+# What they share
 
 
 def _check(commitment, gradient):

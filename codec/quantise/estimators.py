@@ -22,14 +22,21 @@ respect to theta, from ``losses.mean().backward()``, is the estimate of the grad
 K are here. ``codec study gradients`` measures all of them.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 
 from .ste import one_hot_argmax, positive_temperature, sign, surrogate_gradient
 
+Loss: TypeAlias = Callable[[torch.Tensor], torch.Tensor]  # (..., P) -> (...)
+Quantise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]  # of one shape
 
-def pathwise(loss, quantise, theta, noise):
+
+def pathwise(loss: Loss, quantise: Quantise, theta: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """``loss(quantise(theta + noise))``, differentiated as it stands.
 
     The gradient is that of the stand-in which ``quantise`` is: unbiased for the stand-in's own expected loss where
@@ -39,7 +46,14 @@ def pathwise(loss, quantise, theta, noise):
     return loss(quantise(theta + noise))
 
 
-def score_function(loss, quantise, theta, noise, score, baseline=None):
+def score_function(
+    loss: Loss,
+    quantise: Quantise,
+    theta: torch.Tensor,
+    noise: torch.Tensor,
+    score: torch.Tensor,
+    baseline: Callable[[torch.Tensor], torch.Tensor | float] | None = None,
+) -> torch.Tensor:
     """REINFORCE (Williams 1992): the loss times the gradient of the log-probability of the draw.
 
     Args:
@@ -59,7 +73,9 @@ def score_function(loss, quantise, theta, noise, score, baseline=None):
     return with_gradient(losses, theta, advantage[..., None] * score)
 
 
-def finite_differences(loss, quantise, theta, noise, width):
+def finite_differences(
+    loss: Loss, quantise: Quantise, theta: torch.Tensor, noise: torch.Tensor, width: float
+) -> torch.Tensor:
     """Central differences with common random numbers: both sides see the same noise.
 
     Args:
@@ -93,25 +109,25 @@ ESTIMATORS = {
 }
 
 
-def with_gradient(losses, theta, gradient):
+def with_gradient(losses: torch.Tensor, theta: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """``losses`` (...), with ``gradient`` (..., P) as their gradient with respect to ``theta``."""
     return losses.detach() + (gradient.detach() * (theta - theta.detach())).sum(-1)
 
 
-# --- Scores and baselines ------------------------------------------------------------------------------------------
+# Scores and baselines
 
 
-def gaussian_score(noise, sigma):
+def gaussian_score(noise: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gradient of log N(z; theta, sigma^2) with respect to theta at ``z = theta + noise``."""
     return noise / sigma**2
 
 
-def categorical_score(logits, choice):
+def categorical_score(logits: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
     """Gradient of ``log softmax(logits)[k]`` with respect to the logits; ``choice`` is the one-hot k. (..., K)."""
     return choice - torch.softmax(logits, -1)
 
 
-def leave_one_out(losses, dim=-1):
+def leave_one_out(losses: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """For each draw, the mean loss of the others along ``dim``, which must hold two or more.
 
     Kool, van Hoof, Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
@@ -125,22 +141,22 @@ def leave_one_out(losses, dim=-1):
 class MovingAverage:
     """Baseline from earlier calls: an exponential moving average of the mean loss; zero at the first call."""
 
-    def __init__(self, decay=0.99):
+    def __init__(self, decay: float = 0.99) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of an average is in [0, 1), not {decay}")
         self.decay, self.value, self.weight = decay, 0.0, 0.0
 
-    def __call__(self, losses):
+    def __call__(self, losses: torch.Tensor) -> float:
         before = self.value / self.weight if self.weight else 0.0
         self.value = self.decay * self.value + (1 - self.decay) * losses.detach().mean().item()
         self.weight = self.decay * self.weight + (1 - self.decay)
         return before
 
 
-# --- Noise ---------------------------------------------------------------------------------------------------------
+# Noise
 
 
-def gaussian_noise(y, std=12**-0.5, generator=None):
+def gaussian_noise(y: torch.Tensor, std: float = 12**-0.5, generator: torch.Generator | None = None) -> torch.Tensor:
     """``y + std * N(0, 1)``, reparameterised: ``dy = g``, and ``std`` may be a learned tensor.
 
     Kingma, Welling 2014, arXiv:1312.6114. The default has the variance of uniform noise of width 1.
@@ -148,17 +164,22 @@ def gaussian_noise(y, std=12**-0.5, generator=None):
     return y + std * torch.randn(y.shape, dtype=y.dtype, device=y.device, generator=generator)
 
 
-def gumbel_noise(shape, dtype=None, device=None, generator=None):
+def gumbel_noise(
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Standard Gumbel noise: ``argmax(logits + noise)`` is a draw from softmax(logits)."""
     uniform = torch.rand(shape, dtype=dtype, device=device, generator=generator)
     limits = torch.finfo(uniform.dtype)
     return -torch.log(-torch.log(uniform.clamp(limits.tiny, 1 - limits.eps)))
 
 
-# --- Choices among K -----------------------------------------------------------------------------------------------
+# Choices among K
 
 
-def softmax_relaxation(scores, temperature):
+def softmax_relaxation(scores: torch.Tensor, temperature: float) -> torch.Tensor:
     """``softmax(scores / T)`` (..., K): a point inside the simplex for a corner of it.
 
     With scores that are logits plus Gumbel noise, the Gumbel-softmax or concrete distribution.
@@ -166,7 +187,7 @@ def softmax_relaxation(scores, temperature):
     return torch.softmax(scores / positive_temperature(temperature), -1)
 
 
-def argmax_straight_through(scores, temperature=1.0):
+def argmax_straight_through(scores: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """One-hot argmax (..., K) with the gradient of ``softmax(scores / T)``.
 
     With scores that are logits plus Gumbel noise, the straight-through Gumbel-softmax.
@@ -174,7 +195,9 @@ def argmax_straight_through(scores, temperature=1.0):
     return surrogate_gradient(one_hot_argmax(scores), softmax_relaxation(scores, temperature))
 
 
-def gumbel_softmax(logits, temperature=1.0, hard=False, generator=None):
+def gumbel_softmax(
+    logits: torch.Tensor, temperature: float = 1.0, hard: bool = False, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """A relaxed draw (..., K) from softmax(logits); with ``hard`` a one-hot one that has its gradient.
 
     Jang, Gu, Poole 2017, arXiv:1611.01144; Maddison, Mnih, Teh 2017, arXiv:1611.00712. The gradient of the relaxed
@@ -185,7 +208,12 @@ def gumbel_softmax(logits, temperature=1.0, hard=False, generator=None):
     return (argmax_straight_through if hard else softmax_relaxation)(scores, temperature)
 
 
-def reinmax(logits, temperature=1.0, choice=None, generator=None):
+def reinmax(
+    logits: torch.Tensor,
+    temperature: float = 1.0,
+    choice: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """A one-hot draw (..., K) from softmax(logits) with a gradient of second order (Heun's method).
 
     Args:
@@ -211,7 +239,7 @@ def reinmax(logits, temperature=1.0, choice=None, generator=None):
     return surrogate_gradient(choice, 2 * shifted - p / 2)
 
 
-def categorical_kl(logits):
+def categorical_kl(logits: torch.Tensor) -> torch.Tensor:
     """KL divergence of softmax(logits) from the uniform distribution over K entries, in nats: (..., K) -> (...).
 
     Between 0 and log K; the rate term of a discrete VAE with a uniform prior (Ramesh et al. 2021, arXiv:2102.12092).
@@ -220,7 +248,7 @@ def categorical_kl(logits):
     return (log_p.exp() * log_p).sum(-1) + math.log(logits.shape[-1])
 
 
-def exponential_temperature(step, rate=1e-4, lowest=0.5, highest=1.0):
+def exponential_temperature(step: float, rate: float = 1e-4, lowest: float = 0.5, highest: float = 1.0) -> float:
     """Schedule of Jang et al. 2017: ``max(lowest, highest * exp(-rate * step))``.
 
     Raises:
@@ -231,14 +259,14 @@ def exponential_temperature(step, rate=1e-4, lowest=0.5, highest=1.0):
     return max(lowest, highest * math.exp(-rate * step))
 
 
-# --- Signs ---------------------------------------------------------------------------------------------------------
+# Signs
 
 
-def tanh_relaxation(x, temperature):
+def tanh_relaxation(x: torch.Tensor, temperature: float) -> torch.Tensor:
     """``tanh(x / T)``: a smooth sign."""
     return torch.tanh(x / positive_temperature(temperature))
 
 
-def sign_straight_through(x, temperature=1.0):
+def sign_straight_through(x: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """-1 or +1 with the gradient of ``tanh(x / T)``."""
     return surrogate_gradient(sign(x), tanh_relaxation(x, temperature))

@@ -5,10 +5,17 @@ happened. The PyTorch versions in :mod:`codec.quantise.ste` and :mod:`codec.quan
 tests.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def straight_through_quantise(z_e, codebook):
+
+def straight_through_quantise(z_e: ArrayLike, codebook: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Nearest codebook entries: ``(z_q, indices)``, (..., D) and int64 (...).
 
     Args:
@@ -27,23 +34,23 @@ def straight_through_quantise(z_e, codebook):
     return codebook[indices], indices
 
 
-def ste_backward(grad_output):
+def ste_backward(grad_output: np.ndarray) -> np.ndarray:
     """Gradient with respect to z_e, given that with respect to z_q: the same."""
     return grad_output
 
 
-def clipped_ste_backward(grad_output, x, low, high):
+def clipped_ste_backward(grad_output: np.ndarray, x: np.ndarray, low: float, high: float) -> np.ndarray:
     """Gradient with respect to x of ``clip(round(x), low, high)``: the same inside [low, high], zero outside."""
     return np.where((x >= low) & (x <= high), grad_output, 0.0)
 
 
-def round_half_up(x):
+def round_half_up(x: np.ndarray) -> np.ndarray:
     """Nearest integer, halves upwards; also where the dtype has no halves for ``x + 1/2``."""
     below = np.floor(x)
     return below + (x - below >= 0.5)
 
 
-def commitment_loss(z_e, z_q, beta=0.25):
+def commitment_loss(z_e: ArrayLike, z_q: np.ndarray, beta: float = 0.25) -> tuple[float, np.ndarray]:
     """``beta * mean((z_e - z_q)^2)`` and its gradient with respect to z_e; z_q is taken as constant.
 
     It pulls the encoder's vectors towards their entries; without it nothing keeps them near.
@@ -52,7 +59,7 @@ def commitment_loss(z_e, z_q, beta=0.25):
     return beta * np.square(error).mean(), 2 * beta * error / error.size
 
 
-def codebook_loss(z_e, codebook, indices):
+def codebook_loss(z_e: np.ndarray, codebook: np.ndarray, indices: np.ndarray) -> tuple[float, np.ndarray]:
     """``mean((e - z_e)^2)`` over the chosen entries e, and its gradient with respect to the codebook (K, D).
 
     z_e is taken as constant: a step of gradient descent moves each entry towards the vectors that chose it.
@@ -63,7 +70,14 @@ def codebook_loss(z_e, codebook, indices):
     return np.square(error).mean(), grad
 
 
-def ema_update(codebook, counts, sums, z_e, indices, decay=0.99):
+def ema_update(
+    codebook: np.ndarray,
+    counts: np.ndarray,
+    sums: np.ndarray,
+    z_e: np.ndarray,
+    indices: np.ndarray,
+    decay: float = 0.99,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Moving averages in place of the codebook loss: new ``(codebook, counts, sums)``.
 
     Args:

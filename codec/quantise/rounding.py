@@ -15,19 +15,23 @@ u is uniform in [-1/2, 1/2). The two methods draw independently: the loss is the
 its expectation, and the gradient of that, is the same as with one common draw.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 
 from .estimators import gumbel_noise
 from .ste import positive_temperature, round_half_up, round_ste, straight_through
 
 
-def add_uniform_noise(x, generator=None):
+def add_uniform_noise(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """``x + u`` with ``u`` uniform in [-1/2, 1/2): the differentiable stand-in for rounding in the rate term."""
     noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     return x + (noise - 0.5)
 
 
-def soft_round(y, temperature):
+def soft_round(y: torch.Tensor, temperature: float) -> torch.Tensor:
     """Rounding that a temperature makes smooth: a staircase with sloping steps.
 
         s(y) = floor(y) + 1/2 + tanh(r / T) / (2 tanh(1 / (2 T))),   r = y - floor(y) - 1/2
@@ -45,7 +49,7 @@ def soft_round(y, temperature):
     return base + 0.5 + torch.tanh(alpha * (y - base - 0.5)) / scale
 
 
-def soft_round_inverse(s, temperature):
+def soft_round_inverse(s: torch.Tensor, temperature: float) -> torch.Tensor:
     """The y for which :func:`soft_round` gives ``s``; gradient by the inverse function theorem.
 
     Where the steps are steeper than the dtype can tell, the result stays in its cell but is no exact inverse.
@@ -58,7 +62,7 @@ def soft_round_inverse(s, temperature):
     return base + 0.5 + (torch.atanh(inner) / alpha).clamp(-0.5, 0.5)
 
 
-def soft_round_mean(noisy, temperature):
+def soft_round_mean(noisy: torch.Tensor, temperature: float) -> torch.Tensor:
     """About the mean of y given ``noisy = soft_round(y) + u``: what a synthesis should see of it.
 
     ``soft_round_inverse(noisy - 1/2) + 1/2``, exact for y uniform over the unit interval that ``noisy`` leaves it.
@@ -66,7 +70,7 @@ def soft_round_mean(noisy, temperature):
     return soft_round_inverse(noisy - 0.5, temperature) + 0.5
 
 
-def universal_round(y, generator=None):
+def universal_round(y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Dithered rounding ``round(y - u) + u``; ``dy = g`` (STE).
 
     Distributed exactly as ``y + u``, so that what training saw can be had at coding time, with a dither that
@@ -76,7 +80,7 @@ def universal_round(y, generator=None):
     return straight_through(y, round_half_up(y - dither) + dither)
 
 
-def gumbel_round(y, temperature, generator=None):
+def gumbel_round(y: torch.Tensor, temperature: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Between floor(y) and floor(y) + 1, at random: stochastic Gumbel annealing.
 
     A Gumbel-softmax of temperature T over the two neighbours with logits ``-atanh(distance) / T``: the nearer one
@@ -103,27 +107,27 @@ class LatentQuantiser:
         rounds: :meth:`for_synthesis` is round_ste, so that what has been rounded already need not be done again.
     """
 
-    temperatures = None
+    temperatures: tuple[float, float] | None = None
     rounds = False
 
-    def __init__(self):
-        self.temperature = self.temperatures[0] if self.temperatures else None
+    def __init__(self) -> None:
+        self.temperature: Any = self.temperatures[0] if self.temperatures else None  # a float, or None
 
-    def anneal(self, progress):
+    def anneal(self, progress: float) -> None:
         """Set the temperature for ``progress`` in [0, 1] of the training: geometric between first and last."""
         if self.temperatures:
             first, last = self.temperatures
             self.temperature = first * (last / first) ** min(max(progress, 0.0), 1.0)
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """What the likelihoods are taken at; differentiable."""
         raise NotImplementedError
 
-    def for_synthesis(self, y, generator=None):
+    def for_synthesis(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """What the synthesis and the entropy networks see; differentiable."""
         raise NotImplementedError
 
-    def at_evaluation(self, y):
+    def at_evaluation(self, y: torch.Tensor) -> torch.Tensor:
         """What a file holds."""
         return round_half_up(y)
 
@@ -131,7 +135,7 @@ class LatentQuantiser:
 class UniformNoise(LatentQuantiser):
     """Noise for both. ``dy = g``. Balle, Laparra, Simoncelli 2017, arXiv:1611.01704."""
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return add_uniform_noise(y, generator)
 
     for_synthesis = for_rate
@@ -142,7 +146,7 @@ class StraightThrough(LatentQuantiser):
 
     rounds = True
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return round_ste(y)
 
     for_synthesis = for_rate
@@ -153,10 +157,10 @@ class Mixed(LatentQuantiser):
 
     rounds = True
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return add_uniform_noise(y, generator)
 
-    def for_synthesis(self, y, generator=None):
+    def for_synthesis(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return round_ste(y)
 
 
@@ -168,10 +172,10 @@ class SoftRounding(LatentQuantiser):
 
     temperatures = (1.0, 0.2)  # below, few and huge gradients: see the variances in docs/experiments/quantisation.md
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return add_uniform_noise(soft_round(y, self.temperature), generator)
 
-    def for_synthesis(self, y, generator=None):
+    def for_synthesis(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return soft_round_mean(self.for_rate(y, generator), self.temperature)
 
 
@@ -181,10 +185,10 @@ class Universal(LatentQuantiser):
     The bitstream of this codec has no dither: at evaluation latents are rounded, as with all others.
     """
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return add_uniform_noise(y, generator)
 
-    def for_synthesis(self, y, generator=None):
+    def for_synthesis(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return universal_round(y, generator)
 
 
@@ -193,7 +197,7 @@ class GumbelAnnealing(LatentQuantiser):
 
     temperatures = (0.5, 0.1)
 
-    def for_rate(self, y, generator=None):
+    def for_rate(self, y: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return gumbel_round(y, self.temperature, generator)
 
     for_synthesis = for_rate
@@ -209,7 +213,7 @@ LATENT_QUANTISERS = {
 }
 
 
-def latent_quantiser(name):
+def latent_quantiser(name: str) -> LatentQuantiser:
     """A new :class:`LatentQuantiser` by its name.
 
     Raises:

@@ -5,14 +5,17 @@ Courville 2013, arXiv:1308.3432; earlier Hinton 2012), or of a clipped identity.
 gradient with respect to the result and ``dz`` that which reaches ``z``.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 
 
-def straight_through(z, z_q):
+def straight_through(z: torch.Tensor, z_q: torch.Tensor) -> torch.Tensor:
     """``z_q`` in the forward pass, the gradient of ``z`` in the backward pass. ``dz = g``.
 
     The estimator as it is usually written. The sum can miss the last bit of ``z_q`` where ``z`` is far from it; it
@@ -25,7 +28,7 @@ def straight_through(z, z_q):
     return z + (z_q - z).detach()
 
 
-def surrogate_gradient(value, carrier):
+def surrogate_gradient(value: torch.Tensor, carrier: torch.Tensor) -> torch.Tensor:
     """``value`` in the forward pass, to the last bit, and the gradient of ``carrier`` in the backward pass.
 
     Args:
@@ -39,12 +42,12 @@ def surrogate_gradient(value, carrier):
     return value.detach() + (carrier - carrier.detach())
 
 
-def _same_shape(a, b):
+def _same_shape(a: torch.Tensor, b: torch.Tensor) -> None:
     if a.shape != b.shape:
         raise ValueError(f"shapes must agree, found {tuple(a.shape)} and {tuple(b.shape)}")
 
 
-def positive_temperature(temperature):
+def positive_temperature(temperature: float) -> float:
     """``temperature`` as a float.
 
     Raises:
@@ -56,7 +59,7 @@ def positive_temperature(temperature):
 
 
 @contextmanager
-def full_precision(device_type):
+def full_precision(device_type: str) -> Iterator[None]:
     """Matrix products of float32 as float32: no autocast, no TF32. For searches, whose result is a whole number."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -67,10 +70,10 @@ def full_precision(device_type):
         torch.set_float32_matmul_precision(precision)
 
 
-# --- Rounding ------------------------------------------------------------------------------------------------------
+# Rounding
 
 
-def round_half_up(x):
+def round_half_up(x: torch.Tensor) -> torch.Tensor:
     """Nearest integer, halves upwards: ``floor(x + 1/2)`` of the exact sum.
 
     The rule of the bitstream. ``torch.round`` takes halves to the even neighbour; an integer implementation by
@@ -82,12 +85,12 @@ def round_half_up(x):
     return below + (x - below >= 0.5).to(x.dtype)
 
 
-def round_ste(x):
+def round_ste(x: torch.Tensor) -> torch.Tensor:
     """:func:`round_half_up` with the gradient of the identity."""
     return straight_through(x, round_half_up(x))
 
 
-def stochastic_round_ste(x, generator=None):
+def stochastic_round_ste(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """floor(x) or floor(x) + 1, the upper one with the probability ``x - floor(x)``. ``dx = g``.
 
     Unbiased, ``E = x``: the identity is the true gradient of the expected value, and the estimator is off for losses
@@ -103,12 +106,12 @@ def stochastic_round_ste(x, generator=None):
     return surrogate_gradient(below + up.to(x.dtype), x)
 
 
-def clipped_round_ste(x, low, high):
+def clipped_round_ste(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Nearest integer in [low, high]. ``dx = g`` where ``low <= x <= high``, zero outside."""
     return round_ste(clip(x, low, high))
 
 
-def clip(x, low, high):
+def clip(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """``x`` in [low, high]. ``dx = g`` where ``low <= x <= high``, zero outside.
 
     Releases of PyTorch differ on whether ``torch.clamp`` passes the gradient at the bounds themselves. Weights that are
@@ -117,7 +120,7 @@ def clip(x, low, high):
     return torch.where((x >= low) & (x <= high), x, x.detach().clamp(low, high))
 
 
-def lsq(x, step, low, high, gradient_scale=1.0):
+def lsq(x: torch.Tensor, step: torch.Tensor, low: int, high: int, gradient_scale: float = 1.0) -> torch.Tensor:
     """``step * clamp(round(x / step), low, high)``: a grid with a learned step (LSQ, arXiv:1902.08153).
 
     Args:
@@ -134,15 +137,15 @@ def lsq(x, step, low, high, gradient_scale=1.0):
     return clipped_round_ste(x / step, low, high) * step
 
 
-def scale_gradient(x, factor):
+def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
     """``x``, to the last bit, with its gradient multiplied by ``factor``."""
     return surrogate_gradient(x, x * factor)
 
 
-# --- Two and three levels ------------------------------------------------------------------------------------------
+# Two and three levels
 
 
-def sign_ste(x, clip=None):
+def sign_ste(x: torch.Tensor, clip: float | None = None) -> torch.Tensor:
     """-1 where x < 0, else +1. ``dx = g``; with ``clip``, zero where ``|x| > clip``.
 
     Identity: BinaryConnect (Courbariaux, Bengio, David 2015, arXiv:1511.00363). ``clip=1``: binarised activations
@@ -151,7 +154,7 @@ def sign_ste(x, clip=None):
     return surrogate_gradient(sign(x), _clip(x, clip))
 
 
-def ternary_ste(x, threshold=0.5, clip=None):
+def ternary_ste(x: torch.Tensor, threshold: float | torch.Tensor = 0.5, clip: float | None = None) -> torch.Tensor:
     """-1, 0 or +1; 0 where ``|x| <= threshold``. Gradient as that of :func:`sign_ste`.
 
     Args:
@@ -162,7 +165,7 @@ def ternary_ste(x, threshold=0.5, clip=None):
     return surrogate_gradient(torch.where(x.abs() > threshold, sign(x), torch.zeros_like(x)), _clip(x, clip))
 
 
-def stochastic_sign_ste(x, generator=None):
+def stochastic_sign_ste(x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """-1 or +1, the latter with the probability ``(clamp(x, -1, 1) + 1) / 2``. ``dx = g`` where ``|x| <= 1``, else 0.
 
     ``E = clamp(x, -1, 1)``, whose true gradient this is. Stochastic binarisation of BinaryConnect: Courbariaux,
@@ -173,7 +176,9 @@ def stochastic_sign_ste(x, generator=None):
     return surrogate_gradient(torch.where(up, 1.0, -1.0).to(x.dtype), mean)
 
 
-def stochastic_binary_ste(logits, slope="sigmoid", generator=None):
+def stochastic_binary_ste(
+    logits: torch.Tensor, slope: str = "sigmoid", generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Stochastic binary neuron: 1 with the probability ``sigmoid(logits)``, else 0.
 
     Args:
@@ -192,7 +197,7 @@ def stochastic_binary_ste(logits, slope="sigmoid", generator=None):
     return surrogate_gradient(value, p if slope == "sigmoid" else logits)
 
 
-def sign(x):
+def sign(x: torch.Tensor) -> torch.Tensor:
     """-1 where x < 0, else +1: unlike ``torch.sign`` never 0. No gradient."""
     return torch.where(x < 0, -torch.ones_like(x), torch.ones_like(x))
 
@@ -207,10 +212,10 @@ def _uniform(x, generator):
     return torch.rand(x.shape, dtype=dtype, device=x.device, generator=generator)
 
 
-# --- Choices -------------------------------------------------------------------------------------------------------
+# Choices
 
 
-def nearest(z, codebook, penalty=None):
+def nearest(z: torch.Tensor, codebook: torch.Tensor, penalty: torch.Tensor | None = None) -> torch.Tensor:
     """Index of the entry at the smallest squared distance plus penalty, the first of several: int64 (...).
 
     Args:
@@ -257,7 +262,7 @@ def _centre(codebook):
     return torch.where(centre.isfinite(), centre, median)  # of no spread: not a number
 
 
-def nearest_ste(z, codebook):
+def nearest_ste(z: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Nearest codebook entry: ``(z_q, indices)``, float (..., D) and int64 (...). ``dz = g``.
 
     Args: as of :func:`nearest`, one codebook (K, D). ``z_q`` has the dtype of z. The codebook receives no gradient: it
@@ -268,7 +273,7 @@ def nearest_ste(z, codebook):
     return surrogate_gradient(codebook[indices].to(z.dtype), z), indices
 
 
-def rotation_trick(z, z_q):
+def rotation_trick(z: torch.Tensor, z_q: torch.Tensor) -> torch.Tensor:
     """``z_q`` in the forward pass; backward, the rotation and scaling that takes z to z_q, held constant.
 
     Args:
@@ -300,7 +305,7 @@ def rotation_trick(z, z_q):
     return surrogate_gradient(z_q.to(z.dtype), torch.where(there, scale * turned, x).to(z.dtype))
 
 
-def argmax_ste(scores, dim=-1):
+def argmax_ste(scores: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """One-hot vector of the largest score along ``dim``, the first of several. ``dscores = g``.
 
     :func:`codec.quantise.estimators.argmax_straight_through` has the gradient of the softmax instead.
@@ -308,7 +313,7 @@ def argmax_ste(scores, dim=-1):
     return surrogate_gradient(one_hot_argmax(scores, dim), scores)
 
 
-def one_hot_argmax(scores, dim=-1):
+def one_hot_argmax(scores: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """1 at the largest entry along ``dim``, 0 elsewhere; shape and dtype of ``scores``; no gradient."""
     index = scores.argmax(dim)
     return F.one_hot(index, scores.shape[dim]).movedim(-1, dim).to(scores.dtype)

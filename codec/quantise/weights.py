@@ -17,6 +17,11 @@ weight, and the gradient of that product is what each docstring states. :data:`W
     xnor       -1, 1           mean magnitude               Rastegari et al. 2016, arXiv:1603.05279
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,7 +29,7 @@ from torch import nn
 from .ste import clipped_round_ste, lsq, round_ste, scale_gradient, sign_ste, ternary_ste
 
 
-def quantise_weights(weight, log_step, limit):
+def quantise_weights(weight: torch.Tensor, log_step: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Integer-valued weights with a learned step size per output channel (LSQ).
 
     Args:
@@ -47,7 +52,7 @@ def quantise_weights(weight, log_step, limit):
     return integers, step
 
 
-def initial_log_step(weight, limit, signs=False):
+def initial_log_step(weight: torch.Tensor, limit: int, signs: bool = False) -> torch.Tensor:
     """Starting value for :func:`quantise_weights`: float (C_out,).
 
     The largest weight of each output channel maps to ``limit``; where that would leave most weights at zero, because
@@ -60,10 +65,10 @@ def initial_log_step(weight, limit, signs=False):
     return torch.minimum(magnitude.amax(1) / limit, 2 * magnitude.mean(1) / limit**0.5).log()
 
 
-# --- Two and three levels ------------------------------------------------------------------------------------------
+# Two and three levels
 
 
-def binary_weights(weight, log_step, limit=1):
+def binary_weights(weight: torch.Tensor, log_step: torch.Tensor, limit: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Signs, and the learned step ``exp(log_step)``.
 
     BinaryConnect with a scale per output channel. Gradient of the product with the step: ``g`` for weights within
@@ -76,7 +81,9 @@ def binary_weights(weight, log_step, limit=1):
     return sign_ste(weight / step.detach(), clip=1.0), step  # a sign does not depend on the step
 
 
-def xnor_weights(weight, log_step=None, limit=1):
+def xnor_weights(
+    weight: torch.Tensor, log_step: torch.Tensor | None = None, limit: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Signs, and the mean magnitude of each output channel as step: the best one in least squares.
 
     ``log_step`` is not used. XNOR-Net: the weights receive ``g * step`` through the sign where ``|weight| <= 1``
@@ -87,7 +94,9 @@ def xnor_weights(weight, log_step=None, limit=1):
     return sign_ste(weight, clip=1.0), step
 
 
-def ternary_weights(weight, log_step=None, limit=1):
+def ternary_weights(
+    weight: torch.Tensor, log_step: torch.Tensor | None = None, limit: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """-1, 0, +1, and the mean magnitude of the weights that are not zero as step; per output channel.
 
     ``log_step`` is not used. A weight is zero up to 0.7 times the mean magnitude, the paper's approximation to the
@@ -104,7 +113,9 @@ def ternary_weights(weight, log_step=None, limit=1):
     return integers, step.view(shape)
 
 
-def absmax_weights(weight, log_step=None, limit=127):
+def absmax_weights(
+    weight: torch.Tensor, log_step: torch.Tensor | None = None, limit: int = 127
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Integers in [-limit, limit], and the step that maps the largest weight of each output channel to ``limit``.
 
     ``log_step`` is not used. Nothing is ever clipped, so that no weight is without a gradient, which is ``g`` for the
@@ -116,7 +127,7 @@ def absmax_weights(weight, log_step=None, limit=127):
 
 
 @torch.no_grad()
-def clip_binary_weights_(weight, log_step=None):
+def clip_binary_weights_(weight: torch.Tensor, log_step: torch.Tensor | None = None) -> torch.Tensor:
     """``weight`` (C_out, ...), clipped in place to where the sign has a gradient: [-step, step].
 
     Args:
@@ -133,14 +144,14 @@ def clip_binary_weights_(weight, log_step=None):
     return weight.copy_(torch.minimum(torch.maximum(weight, -step), step))
 
 
-def clip_weights_(model):
+def clip_weights_(model: nn.Module) -> None:
     """:func:`clip_binary_weights_` for every layer of signs in ``model``; a trainer calls it after each step."""
     for module in model.modules():
         if isinstance(module, _QuantisedWeights):
             module.clip_weights_()
 
 
-WEIGHT_QUANTISERS = {
+WEIGHT_QUANTISERS: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = {
     "lsq": quantise_weights,
     "absmax": absmax_weights,
     "ternary": ternary_weights,
@@ -149,7 +160,7 @@ WEIGHT_QUANTISERS = {
 }
 
 
-def weight_quantiser(bits):
+def weight_quantiser(bits: int) -> tuple[str, int]:
     """``(name, limit)`` for weights of 1 to 16 bits: signs for 1; ``lsq`` up to ``2^(bits - 1) - 1`` for more.
 
     Raises:
@@ -169,7 +180,7 @@ def _check_limit(limit):
         raise ValueError(f"weights of two or three levels have the limit 1, not {limit}")
 
 
-# --- Activations ---------------------------------------------------------------------------------------------------
+# Activations
 
 
 class ActivationQuantiser(nn.Module):
@@ -183,7 +194,12 @@ class ActivationQuantiser(nn.Module):
     1 bit. The gradient of the step is scaled as in :func:`quantise_weights`.
     """
 
-    def __init__(self, bits, signed=True):
+    started: torch.Tensor
+
+    low: int
+    high: int
+
+    def __init__(self, bits: int, signed: bool = True) -> None:
         super().__init__()
         if not 1 <= bits <= 16:
             raise ValueError(f"activations have 1 to 16 bits, not {bits}")
@@ -194,7 +210,7 @@ class ActivationQuantiser(nn.Module):
         self.log_step = nn.Parameter(torch.zeros(()))
         self.register_buffer("started", torch.tensor(False))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Float (B, ...) -> quantised, of the same shape and dtype; B may be 0 once there is a step."""
         if self.training and not self.started:
             self._start(x.detach())
@@ -215,13 +231,15 @@ class ActivationQuantiser(nn.Module):
         self.started.fill_(True)
 
 
-# --- Layers --------------------------------------------------------------------------------------------------------
+# Layers
 
 
 class _QuantisedWeights:
     """What the layers below add to their parents: ``quantiser``, a name, ``limit`` and the learned ``log_step``."""
 
-    def _quantise(self, quantiser, limit):
+    weight: Any  # the Parameter of the layer
+
+    def _quantise(self, quantiser: str, limit: int) -> None:
         if quantiser not in WEIGHT_QUANTISERS:
             raise ValueError(f"no weight quantiser {quantiser!r}; there are {', '.join(WEIGHT_QUANTISERS)}")
         self.quantiser, self.limit = quantiser, limit
@@ -230,12 +248,12 @@ class _QuantisedWeights:
         self.log_step = nn.Parameter(start) if learned else None
         self.clip_weights_()
 
-    def clip_weights_(self):
+    def clip_weights_(self) -> None:
         """Signs alone: :func:`clip_binary_weights_`, for after each step of the optimiser."""
         if self.quantiser in ("binary", "xnor"):
             clip_binary_weights_(self.weight, self.log_step)
 
-    def quantised_weight(self):
+    def quantised_weight(self) -> torch.Tensor:
         """The weight that the layer computes with; differentiable."""
         integers, step = WEIGHT_QUANTISERS[self.quantiser](self.weight, self.log_step, self.limit)
         return integers * step
@@ -251,29 +269,41 @@ class QuantisedLinear(_QuantisedWeights, nn.Linear):
     Layers of signs want :func:`clip_weights_` after each step of the optimiser.
     """
 
-    def __init__(self, in_features, out_features, quantiser="lsq", limit=127, **options):
+    def __init__(
+        self, in_features: int, out_features: int, quantiser: str = "lsq", limit: int = 127, **options: Any
+    ) -> None:
         super().__init__(in_features, out_features, **options)
         self._quantise(quantiser, limit)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.quantised_weight(), self.bias)
 
 
 class QuantisedConv2d(_QuantisedWeights, nn.Conv2d):
     """``nn.Conv2d`` with quantised weights; arguments as of :class:`QuantisedLinear`."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, quantiser="lsq", limit=127, **options):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        quantiser: str = "lsq",
+        limit: int = 127,
+        **options: Any,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self._quantise(quantiser, limit)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(x, self.quantised_weight(), self.bias)
 
 
-# --- Accumulators --------------------------------------------------------------------------------------------------
+# Accumulators
 
 
-def requantise_ste(total, ratio, bias, low, high, activation="none"):
+def requantise_ste(
+    total: torch.Tensor, ratio: torch.Tensor, bias: torch.Tensor, low: int, high: int, activation: str = "none"
+) -> torch.Tensor:
     """``clamp(floor(f(ratio * total + bias) + 1/2), low, high)``: an accumulator on the grid of the next layer.
 
     Args:
@@ -319,7 +349,7 @@ class _Requantise(torch.autograd.Function):
         return grad * ratio[:, None, None], to_ratio, to_bias, None, None, None
 
 
-def towards_range(grad, excess):
+def towards_range(grad: torch.Tensor, excess: torch.Tensor) -> torch.Tensor:
     """``grad`` without what would move values further out of their range.
 
     Descent moves a value by -grad: above the range (``excess > 0``) only grad > 0 leads back, below it only grad < 0.

@@ -4,11 +4,15 @@ Samples are independent, rates are entropies of what is chosen, tables are fitte
 are centroids. The bound comes from the algorithm of Blahut (1972, IEEE Trans. Information Theory 18(4)).
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from ..files import StrPath
 from ..latents import trellis
 
 SOURCES = ("Gaussian", "Laplacian")
@@ -34,7 +38,7 @@ class Row(NamedTuple):
     distance_db: float
 
 
-def study(samples, seed, step=lambda text: None):
+def study(samples: int, seed: int, step: Callable[[str], object] = lambda text: None) -> list[Row]:
     """Every method on every source at every step: list of Row; ``step`` hears of each."""
     rng, rows = np.random.default_rng(seed), []
     for source in SOURCES:
@@ -46,12 +50,12 @@ def study(samples, seed, step=lambda text: None):
                 bits, error = measure(x / size, method)
                 distortion = error * size**2
                 least = np.exp(np.interp(bits, curve[0], np.log(curve[1])))
-                db = 10 * np.log10([1 / distortion, distortion / least])
+                db = (10 * np.log10(ratio) for ratio in (1 / distortion, distortion / least))
                 rows.append(Row(source, method, size, bits, *db))
     return rows
 
 
-def draw(source, count, rng):
+def draw(source: str, count: int, rng: np.random.Generator) -> np.ndarray:
     """Independent samples of deviation 1: float32 (count,)."""
     if source == "Gaussian":
         return rng.standard_normal(count, np.float32)
@@ -59,7 +63,7 @@ def draw(source, count, rng):
 
 
 @functools.cache
-def bound(source, reach=12.0, spacing=0.06, rounds=400):
+def bound(source: str, reach: float = 12.0, spacing: float = 0.06, rounds: int = 400) -> np.ndarray:
     """Points of the rate-distortion function of a source of deviation 1: bits, rising, and mean squared errors."""
     x = np.arange(-reach, reach + spacing / 2, spacing)
     density = np.exp(-(x**2) / 2) if source == "Gaussian" else np.exp(-np.abs(x) * 2**0.5)
@@ -77,7 +81,7 @@ def bound(source, reach=12.0, spacing=0.06, rounds=400):
     return np.array(sorted(found)).T
 
 
-def measure(residual, method):
+def measure(residual: np.ndarray, method: str) -> tuple[float, float]:
     """``(bits, mean squared error)`` of a sample, of residuals in steps."""
     choose = {
         "scalar": lambda bits: (np.rint(residual).astype(int), np.zeros(residual.size, int)),
@@ -103,17 +107,18 @@ def _by_rate(residual, bits):
     return np.take_along_axis(options, costs.argmin(0)[None], 0)[0], np.zeros(residual.size, int)
 
 
-def table(rows):
+def table(rows: Iterable[Row]) -> str:
     """The rows as a Markdown table."""
     lines = ["| source | quantiser | step | bits | SNR dB | from the bound dB |", "|---|---|---:|---:|---:|---:|"]
     for row in rows:
         lines.append(
-            f"| {row.source} | {row.method} | {row.step:g} | {row.bits:.3f} | {row.snr_db:.2f} | {row.distance_db:.2f} |"
+            f"| {row.source} | {row.method} | {row.step:g} | {row.bits:.3f} "
+            f"| {row.snr_db:.2f} | {row.distance_db:.2f} |"
         )
     return "\n".join(lines)
 
 
-def draw_trellis(path, samples=7, machine=trellis.EIGHT, seed=1):
+def draw_trellis(path: StrPath, samples: int = 7, machine: trellis.Machine = trellis.EIGHT, seed: int = 1) -> None:
     """Write a picture of a trellis, and in it the way of a few Gaussian samples that Viterbi's algorithm finds.
 
     Args:

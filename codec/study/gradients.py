@@ -12,19 +12,27 @@ The mean over R estimates is off E g by noise of the squared length ``variance /
 out: ``bias^2 = |mean - t|^2 - variance / R``, which is unbiased, and likewise |E g|^2.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 import platform
 import time
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import __version__
-from ..files import write_bytes_atomic
+from ..files import StrPath, write_bytes_atomic
 from ..quantise.reference import commitment_loss, straight_through_quantise
+
+if TYPE_CHECKING:
+    from .problems import Estimator, Problem
+
 
 GROUPS = 16  # of the jackknife
 
@@ -59,16 +67,22 @@ class Row:
     cosine_of_mean_se: float
 
     @property
-    def setting(self):
+    def setting(self) -> str:
         return "" if self.value is None else f"{self.symbol} = {self.value:g}"
 
     @property
-    def biased(self):
+    def biased(self) -> bool:
         """Whether the bias can be told from zero."""
         return self.bias_low > 0
 
 
-def study(problems, samples=(1, 16), draws=4096, seed=0, step=None):
+def study(
+    problems: Iterable[Problem],
+    samples: Sequence[int] = (1, 16),
+    draws: int = 4096,
+    seed: int = 0,
+    step: Callable[[str], object] | None = None,
+) -> list[Row]:
     """Measure every estimator on every problem.
 
     Args:
@@ -93,7 +107,9 @@ def study(problems, samples=(1, 16), draws=4096, seed=0, step=None):
     return rows
 
 
-def measure(problem, estimator, truth, samples, draws, seed):
+def measure(
+    problem: Problem, estimator: Estimator, truth: torch.Tensor, samples: Sequence[int], draws: int, seed: int
+) -> list[Row]:
     """:class:`Row` for each number of samples that the estimator can do with."""
     # torch's CPU generator takes no more than 32 bits of a seed.
     stream = f"{seed}|{problem.name}|{problem.noise}|{estimator.name}|{estimator.setting}"
@@ -118,7 +134,9 @@ def measure(problem, estimator, truth, samples, draws, seed):
     return rows
 
 
-def gradients(problem, estimator, shape, generator):
+def gradients(
+    problem: Problem, estimator: Estimator, shape: tuple[int, int], generator: torch.Generator
+) -> torch.Tensor:
     """The estimator's gradient for every sample: float64 (*shape, G P); ``shape`` is (R, S)."""
     noise = problem.sample_noise(shape, generator)
     loss = problem.sample_loss(shape, generator)
@@ -130,7 +148,7 @@ def gradients(problem, estimator, shape, generator):
     return gradient.flatten(2)
 
 
-def compare(estimates, truth):
+def compare(estimates: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """The figures of a :class:`Row` as a dict: estimates (R, D) of the vector truth (D,)."""
     scale = truth.norm()
     estimates, truth = estimates / scale, truth / scale
@@ -142,8 +160,8 @@ def compare(estimates, truth):
     low, bias, high = (max(0.0, square) ** 0.5 for square in _squared_bias(estimates, mean - truth))
 
     groups = estimates[: repetitions // GROUPS * GROUPS].unflatten(0, (GROUPS, -1)).mean(1)
-    others = [(groups.sum(0) - group) / (GROUPS - 1) for group in groups]
-    others = torch.stack([_cosine_of_mean(m, variance / repetitions * GROUPS / (GROUPS - 1), truth) for m in others])
+    means = [(groups.sum(0) - group) / (GROUPS - 1) for group in groups]
+    others = torch.stack([_cosine_of_mean(m, variance / repetitions * GROUPS / (GROUPS - 1), truth) for m in means])
     jackknife = ((GROUPS - 1) * others.var(0, unbiased=False)).sqrt()
     cosines = _cosine(estimates, truth)
     return {
@@ -195,7 +213,7 @@ def _cosine(vectors, truth):
     return torch.where(length > 0, vectors @ truth / length.clamp_min(1e-300), 0.0)
 
 
-def commitment_drift(beta, steps=400, rate=0.05, target=1.5):
+def commitment_drift(beta: float, steps: int = 400, rate: float = 0.05, target: float = 1.5) -> list[float]:
     """Path of an encoder output that is trained straight through, list of ``steps + 1`` numbers.
 
     One number z, the codebook {-1, +1} and the loss ``(z_q - target)^2`` with a target beyond the codebook: the
@@ -212,10 +230,10 @@ def commitment_drift(beta, steps=400, rate=0.05, target=1.5):
     return path
 
 
-# --- Output --------------------------------------------------------------------------------------------------------
+# Output
 
 
-def table(rows):
+def table(rows: Sequence[Row]) -> str:
     """The rows as text: a block for each problem, a line for each estimator, columns for each number of samples.
 
     A bias is that of the row with the fewest samples an estimate, and so the most estimates; the numbers behind it
@@ -223,7 +241,7 @@ def table(rows):
     are in the CSV file.
     """
     samples = sorted({row.samples for row in rows})
-    blocks = {}
+    blocks: dict[tuple[str, str], dict[tuple[str, str], dict[int, Row]]] = {}
     for row in rows:
         lines = blocks.setdefault((row.problem, row.noise), {})
         lines.setdefault((row.estimator, row.setting), {})[row.samples] = row
@@ -236,8 +254,8 @@ def table(rows):
         for (estimator, setting), by_samples in lines.items():
             cells = [f"  {estimator:<24}  {setting:<11}{bias_text(by_samples[min(by_samples)]):>21}"]
             for s in samples:
-                row = by_samples.get(s)
-                cells.append(f"{row.variance:>16.3g}{_figure(row.cosine, row.cosine_se):>18}" if row else " " * 34)
+                of = by_samples.get(s)
+                cells.append(f"{of.variance:>16.3g}{_figure(of.cosine, of.cosine_se):>18}" if of else " " * 34)
             text.append("".join(cells).rstrip())
         text.append("")
     return "\n".join(text)
@@ -247,14 +265,14 @@ def _figure(value, error):
     return f"{value:.3f} +- {error:.3f}"
 
 
-def bias_text(row):
+def bias_text(row: Row) -> str:
     """The bias with its interval, or a limit."""
     if not row.biased:
         return f"< {row.bias_high:.3f}"
     return f"{row.bias:.3f} [{row.bias_low:.3f}, {row.bias_high:.3f}]"
 
 
-def write_csv(path, rows):
+def write_csv(path: StrPath, rows: Iterable[Row]) -> None:
     """One line per row under a line of names; numbers in full. The file appears whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
@@ -263,7 +281,7 @@ def write_csv(path, rows):
     write_bytes_atomic(path, text.getvalue().encode("utf-8"))
 
 
-def conditions(seed, samples, draws, seconds):
+def conditions(seed: int, samples: Sequence[int], draws: int, seconds: float) -> dict[str, Any]:
     """What the figures depend on, as a dict."""
     return {
         "command": "codec study gradients",
@@ -277,6 +295,6 @@ def conditions(seed, samples, draws, seconds):
     }
 
 
-def write_json(path, contents):
+def write_json(path: StrPath, contents: Any) -> None:
     """A JSON file, whole or not at all."""
     write_bytes_atomic(path, (json.dumps(contents, indent=1) + "\n").encode("utf-8"))

@@ -1,6 +1,11 @@
 """Pictures of the study of gradients, each as PNG and SVG. Needs matplotlib."""
 
+from __future__ import annotations
+
 import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
@@ -11,9 +16,17 @@ from ..quantise.rounding import soft_round
 from ..quantise.ste import round_half_up
 from .gradients import commitment_drift
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .gradients import Row
+
+
 # Text stays text, and equal figures give equal files: no date, no random ids.
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
-         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8}  # fmt: skip
+STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "codec", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8,
+}  # fmt: skip
 
 # Problem -> estimators to show where several settings of the noise were measured: name and value of the setting.
 AGAINST_NOISE = {
@@ -22,8 +35,8 @@ AGAINST_NOISE = {
         ("score function, baseline", None), ("finite differences", 0.05), ("finite differences", 0.25),
     ],
     "latents, decoder and rate": [
-        ("ste", None), ("noise", None), ("mixed", None), ("soft", 0.2), ("sga", 0.2), ("score function, baseline", None),
-        ("finite differences", 0.05),
+        ("ste", None), ("noise", None), ("mixed", None), ("soft", 0.2), ("sga", 0.2),
+        ("score function, baseline", None), ("finite differences", 0.05),
     ],
     "binary weights": [
         ("STE, identity", None), ("STE, clipped", None), ("STE, tanh", 0.5), ("tanh", 0.5),
@@ -43,7 +56,7 @@ AGAINST_TEMPERATURE = {
 }
 
 
-def write_all(folder, rows):
+def write_all(folder: Path, rows: Sequence[Row]) -> list[Path]:
     """Every picture that the rows suffice for, into ``folder``; list of the paths."""
     with matplotlib.rc_context(STYLE):
         figures = {
@@ -64,7 +77,7 @@ def write_all(folder, rows):
     return paths
 
 
-def staircase():
+def staircase() -> Figure:
     """Rounding and its stand-ins; the derivative of the smoothed staircase."""
     y = torch.linspace(-2.2, 2.2, 1761, dtype=torch.float64)
     figure, [left, right] = _figure(2)
@@ -83,7 +96,7 @@ def staircase():
     return _finish(figure, left, right)
 
 
-def drift():
+def drift() -> Figure:
     """Where a straight-through trained encoder output goes, with and without commitment."""
     figure, [axes] = _figure(1)
     for beta, color in ((0.0, "tab:red"), (0.1, "tab:orange"), (0.25, "tab:green"), (1.0, "tab:blue")):
@@ -94,10 +107,10 @@ def drift():
     return _finish(figure, axes)
 
 
-def against_noise(rows):
+def against_noise(rows: Sequence[Row]) -> Figure | None:
     """Cosine of one estimate, with the largest number of samples, against the width of the noise."""
     samples = max(row.samples for row in rows)
-    panels = {}
+    panels: dict[str, list[Any]] = {}
     for problem, wanted in AGAINST_NOISE.items():
         for name, value in wanted:
             line = sorted(
@@ -124,12 +137,14 @@ def against_noise(rows):
     return _finish(figure, *axes)
 
 
-def against_temperature(rows):
+def against_temperature(rows: Sequence[Row]) -> Figure | None:
     """Bias and standard deviation of single samples against the temperature."""
-    panels = {}
+    panels: dict[str, Any] = {}
     for problem, (sigma, named, level) in AGAINST_TEMPERATURE.items():
         found = [row for row in rows if row.problem == problem and row.sigma == sigma and row.samples == 1]
-        lines = [(name, sorted((r for r in found if r.estimator == name), key=lambda r: r.value)) for name in named]
+        lines = [
+            (name, sorted((r for r in found if r.estimator == name), key=lambda r: r.value or 0.0)) for name in named
+        ]
         if found and all(len(line) > 1 for _, line in lines):
             panels[problem] = lines, [row for row in found if row.estimator in level]
     if not panels:

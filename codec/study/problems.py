@@ -11,6 +11,8 @@ A problem consists of several instances side by side (dimension G), drawn once f
 the sum over instances, so that figures do not hang on the accident of one point. Everything is float64.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -21,8 +23,19 @@ import torch.nn.functional as F
 
 from ..quantise import estimators as est
 from ..quantise.rounding import LATENT_QUANTISERS, soft_round
-from ..quantise.ste import argmax_ste, nearest, nearest_ste, one_hot_argmax, rotation_trick, round_half_up, sign
-from ..quantise.ste import sign_ste, stochastic_binary_ste, stochastic_round_ste, surrogate_gradient
+from ..quantise.ste import (
+    argmax_ste,
+    nearest,
+    nearest_ste,
+    one_hot_argmax,
+    rotation_trick,
+    round_half_up,
+    sign,
+    sign_ste,
+    stochastic_binary_ste,
+    stochastic_round_ste,
+    surrogate_gradient,
+)
 
 DTYPE = torch.float64
 INSTANCES = 32
@@ -51,7 +64,7 @@ class Estimator:
     joint: bool = False
 
     @property
-    def setting(self):
+    def setting(self) -> str:
         return "" if self.value is None else f"{self.symbol} = {self.value:g}"
 
 
@@ -65,39 +78,41 @@ class Problem:
     """
 
     name = noise = ""
-    sigma = None
+    sigma: float | None = None
+    theta: torch.Tensor
+    loss: est.Loss
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         """J(theta), summed over instances: scalar, differentiable."""
         raise NotImplementedError
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         """(*shape, G, P)."""
         raise NotImplementedError
 
-    def sample_loss(self, shape, generator):
+    def sample_loss(self, shape: tuple[int, ...], generator: torch.Generator) -> est.Loss | None:
         """The loss (..., G, Q) -> (..., G) of draws of this shape; with its own data where it has some."""
         return self.loss
 
-    def quantise(self, z):
+    def quantise(self, z: torch.Tensor, /) -> torch.Tensor:
         """The hard quantiser."""
         raise NotImplementedError
 
-    def score(self, noise):
+    def score(self, noise: torch.Tensor) -> torch.Tensor | None:
         """Gradient of the log-probability of a draw, as of :func:`score_function`; None where there is none."""
         return est.gaussian_score(noise, self.sigma) if self.sigma else None
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         """The pathwise estimators, a list of :class:`Estimator`."""
         raise NotImplementedError
 
     @torch.enable_grad()
-    def truth(self):
+    def truth(self) -> torch.Tensor:
         """Gradient of the expected loss, float64 (G, P)."""
         theta = self.theta.clone().requires_grad_()
         return torch.autograd.grad(self.expected_loss(theta), theta)[0]
 
-    def estimators(self):
+    def estimators(self) -> list[Estimator]:
         """All that apply to the problem, a list of :class:`Estimator`."""
         return [Estimator("autograd", self._pathwise(self.quantise)), *self.stand_ins(), *self._referees()]
 
@@ -121,7 +136,9 @@ class Problem:
         ]
 
     def _score_function(self, baseline, loss, theta, noise, generator):
-        return est.score_function(loss, self.quantise, theta, noise, self.score(noise), baseline)
+        score = self.score(noise)
+        assert score is not None  # or it is not asked for
+        return est.score_function(loss, self.quantise, theta, noise, score, baseline)
 
     def _differences(self, width, loss, theta, noise, generator):
         return est.finite_differences(loss, self.quantise, theta, noise, width)
@@ -135,7 +152,7 @@ def _normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=DTYPE)
 
 
-# --- Rounded latents -----------------------------------------------------------------------------------------------
+# Rounded latents
 
 
 class Quadratic:
@@ -143,13 +160,13 @@ class Quadratic:
 
     name = "latents, quadratic"
 
-    def __init__(self, generator, y):
+    def __init__(self, generator: torch.Generator, y: torch.Tensor) -> None:
         self.target = y + 0.6 * _normal(generator, *y.shape)
 
-    def distortion(self, q):
+    def distortion(self, q: torch.Tensor) -> torch.Tensor:
         return (q - self.target).square().sum(-1)
 
-    def rate(self, q):
+    def rate(self, q: torch.Tensor) -> torch.Tensor:
         return q.new_zeros(())
 
 
@@ -162,7 +179,7 @@ class Decoder:
 
     name = "latents, decoder and rate"
 
-    def __init__(self, generator, y):
+    def __init__(self, generator: torch.Generator, y: torch.Tensor) -> None:
         groups, latents = y.shape
         self.w1 = 0.5 * _normal(generator, groups, 8, latents)
         self.w2 = _normal(generator, groups, 6, 8) / 8**0.5
@@ -172,10 +189,10 @@ class Decoder:
         hidden = torch.tanh(torch.einsum("ghp,...gp->...gh", self.w1, q))
         return torch.einsum("goh,...gh->...go", self.w2, hidden)
 
-    def distortion(self, q):
+    def distortion(self, q: torch.Tensor) -> torch.Tensor:
         return 4 * (self.x - self._g(q)).square().sum(-1)
 
-    def rate(self, q):
+    def rate(self, q: torch.Tensor) -> torch.Tensor:
         tail = -q.abs()  # differences of small numbers: no cancellation
         mass = torch.special.ndtr((tail + 0.5) / 1.5) - torch.special.ndtr((tail - 0.5) / 1.5)
         return -mass.clamp_min(1e-300).log2().sum(-1)
@@ -190,7 +207,13 @@ class Latents(Problem):
 
     LATENTS = 3
 
-    def __init__(self, objective, sigma=None, seed=0, instances=INSTANCES):
+    def __init__(
+        self,
+        objective: type[Quadratic] | type[Decoder],
+        sigma: float | None = None,
+        seed: int = 0,
+        instances: int = INSTANCES,
+    ) -> None:
         """``sigma``: deviation of normal noise; None: uniform noise in [-1/2, 1/2)."""
         generator = torch.Generator().manual_seed(seed)
         self.theta = 1.5 * _normal(generator, instances, self.LATENTS)
@@ -200,10 +223,10 @@ class Latents(Problem):
 
     quantise = staticmethod(round_half_up)
 
-    def loss(self, q):
+    def loss(self, q: torch.Tensor) -> torch.Tensor:
         return self.objective.rate(q) + self.objective.distortion(q)
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         if self.sigma:
             return self.sigma * _normal(generator, *shape, *self.theta.shape)
         return torch.rand(*shape, *self.theta.shape, generator=generator, dtype=DTYPE) - 0.5
@@ -211,12 +234,12 @@ class Latents(Problem):
     def _cdf(self, x):
         return torch.special.ndtr(x / self.sigma) if self.sigma else (x + 0.5).clamp(0, 1)
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         reach = math.ceil(8 * self.sigma if self.sigma else 0.5) + 1
         k = torch.arange(-reach, reach + 1, dtype=DTYPE) + round_half_up(theta.detach())[..., None]  # (G, P, K)
         edge = theta[..., None]
         p = self._cdf(k + 0.5 - edge) - self._cdf(k - 0.5 - edge)
-        total = 0.0
+        total = theta.new_zeros(())
         for i in range(k.shape[-1]):  # one slab at a time bounds the memory
             q = torch.stack(
                 [part.expand(len(k), k.shape[-1], k.shape[-1]) for part in
@@ -226,7 +249,7 @@ class Latents(Problem):
             total = total + torch.einsum("g,gj,gk,jkg->", p[:, 0, i], p[:, 1], p[:, 2], losses)
         return total
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         found = []
         for name, kind in LATENT_QUANTISERS.items():
             if isinstance(self.objective, Quadratic) and name == "mixed":
@@ -253,7 +276,7 @@ class Latents(Problem):
         return rate + self.objective.distortion(quantiser.for_synthesis(y, generator))
 
 
-# --- A choice among K ----------------------------------------------------------------------------------------------
+# A choice among K
 
 
 class Choice(Problem):
@@ -264,7 +287,7 @@ class Choice(Problem):
 
     name, noise = "choice among 8", "Gumbel"
 
-    def __init__(self, seed=0, instances=INSTANCES, codes=8, dim=4):
+    def __init__(self, seed: int = 0, instances: int = INSTANCES, codes: int = 8, dim: int = 4) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.theta = _normal(generator, instances, codes)
         self.entries = _normal(generator, instances, codes, dim)
@@ -279,20 +302,20 @@ class Choice(Problem):
         hidden = torch.tanh(torch.einsum("ghd,...gd->...gh", self.w1, e))
         return torch.einsum("goh,...gh->...go", self.w2, hidden)
 
-    def loss(self, weights):
+    def loss(self, weights: torch.Tensor) -> torch.Tensor:
         return (self.x - self._decode(weights)).square().sum(-1)
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         return est.gumbel_noise((*shape, *self.theta.shape), DTYPE, generator=generator)
 
-    def score(self, noise):
+    def score(self, noise: torch.Tensor) -> torch.Tensor:
         return est.categorical_score(self.theta, self.quantise(self.theta + noise))
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         corners = torch.eye(theta.shape[-1], dtype=DTYPE)[:, None].expand(-1, len(theta), -1)
         return (torch.softmax(theta, -1) * self.loss(corners).T).sum()
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         return [
             Estimator("STE, identity", self._pathwise(argmax_ste)),
             Estimator("STE, softmax", self._softmax_ste),
@@ -309,7 +332,7 @@ class Choice(Problem):
         return loss(surrogate_gradient(self.quantise(theta + noise), torch.softmax(theta, -1).expand_as(noise)))
 
 
-# --- Binary neurons ------------------------------------------------------------------------------------------------
+# Binary neurons
 
 
 class BinaryNeurons(Problem):
@@ -322,7 +345,7 @@ class BinaryNeurons(Problem):
     name, noise = "binary neurons", "logistic"
     NEURONS = 6
 
-    def __init__(self, seed=0, instances=INSTANCES):
+    def __init__(self, seed: int = 0, instances: int = INSTANCES) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.theta = _normal(generator, instances, self.NEURONS)
         self.w1 = _normal(generator, instances, 8, self.NEURONS) / self.NEURONS**0.5
@@ -330,30 +353,30 @@ class BinaryNeurons(Problem):
         self.x = self._decode(self.quantise(_normal(generator, instances, self.NEURONS)))
 
     @staticmethod
-    def quantise(z):
+    def quantise(z: torch.Tensor) -> torch.Tensor:
         return (z > 0).to(z.dtype)
 
     def _decode(self, b):
         hidden = torch.tanh(torch.einsum("ghp,...gp->...gh", self.w1, b))
         return torch.einsum("goh,...gh->...go", self.w2, hidden)
 
-    def loss(self, b):
+    def loss(self, b: torch.Tensor) -> torch.Tensor:
         return (self.x - self._decode(b)).square().sum(-1)
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         up, down = (est.gumbel_noise((*shape, *self.theta.shape), DTYPE, generator=generator) for _ in range(2))
         return up - down
 
-    def score(self, noise):
+    def score(self, noise: torch.Tensor) -> torch.Tensor:
         return self.quantise(self.theta + noise) - torch.sigmoid(self.theta)
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         states = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=DTYPE)] * self.NEURONS)[:, None]  # (64, 1, P)
         up = torch.sigmoid(theta)
         probability = torch.where(states > 0, up, 1 - up).prod(-1)  # (64, G)
         return (probability * self.loss(states.expand(-1, len(theta), -1))).sum()
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         found = [Estimator("STE, deterministic", self._deterministic)]
         for slope in ("identity", "sigmoid"):
             found.append(Estimator(f"STE, {slope}", functools.partial(self._neurons, slope)))
@@ -384,7 +407,7 @@ def _logistic(scores, temperature):
     return torch.sigmoid(scores / temperature)
 
 
-# --- Binary weights ------------------------------------------------------------------------------------------------
+# Binary weights
 
 
 class BinaryWeights(Problem):
@@ -397,7 +420,7 @@ class BinaryWeights(Problem):
     name = "binary weights"
     WEIGHTS = 6
 
-    def __init__(self, sigma, seed=0, instances=INSTANCES):
+    def __init__(self, sigma: float, seed: int = 0, instances: int = INSTANCES) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.sigma, self.noise = sigma, f"normal, sigma = {sigma:g}"
         self.theta = 0.7 * _normal(generator, instances, self.WEIGHTS)
@@ -407,20 +430,21 @@ class BinaryWeights(Problem):
 
     quantise = staticmethod(sign)
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         return self.sigma * _normal(generator, *shape, *self.theta.shape)
 
-    def sample_loss(self, shape, generator):
+    def sample_loss(self, shape: tuple[int, ...], generator: torch.Generator) -> est.Loss:
         x = torch.einsum("gij,...gj->...gi", self.factor, _normal(generator, *shape, *self.theta.shape))
         return lambda b: ((b - self.teacher) * x).sum(-1).square()
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
+        assert self.sigma is not None
         m = 2 * torch.special.ndtr(theta / self.sigma) - 1
         error = (m - self.teacher)[..., None]
         variance = torch.diagonal(self.covariance, dim1=-2, dim2=-1) * (1 - m.square())
         return (error.transpose(-1, -2) @ self.covariance @ error).sum() + variance.sum()
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         return [
             Estimator("STE, identity", self._pathwise(sign_ste)),
             Estimator("STE, clipped", self._pathwise(functools.partial(sign_ste, clip=1.0))),
@@ -429,7 +453,7 @@ class BinaryWeights(Problem):
         ]
 
 
-# --- Codebooks -----------------------------------------------------------------------------------------------------
+# Codebooks
 
 
 class Regions:
@@ -440,11 +464,11 @@ class Regions:
     error is of the order of the squared step.
     """
 
-    def __init__(self, sigma, steps=4001, reach=7.0):
+    def __init__(self, sigma: float, steps: int = 4001, reach: float = 7.0) -> None:
         self.sigma = sigma
         self.t = torch.linspace(-reach, reach, steps, dtype=DTYPE)
 
-    def __call__(self, mean, codebook):
+    def __call__(self, mean: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``(probability, first_moment)``: (G, K), and (G, K, 2) the integral of z over each region.
 
         mean: (G, 2), the codebook: (K, 2). Probabilities are differentiable with respect to the mean.
@@ -468,7 +492,7 @@ class Regions:
 
     @staticmethod
     def _intervals(v, codebook):
-        """Where on the line of a second coordinate each entry is nearest: two bounds (G, n, K); low >= high: nowhere."""
+        """Where on the line of a second coordinate an entry is nearest: two bounds (G, n, K); low >= high: nowhere."""
         # Entry k is nearer than j where 2 u (e_j - e_k)_1 < (|e_j|^2 - 2 v e_j2) - (|e_k|^2 - 2 v e_k2).
         offset = codebook.square().sum(1) - 2 * v[..., None] * codebook[:, 1]  # (G, n, K)
         slope = 2 * (codebook[None, :, 0] - codebook[:, None, 0])  # (k, j)
@@ -492,7 +516,7 @@ class NearestEntry(Problem):
 
     name = "nearest codebook entry"
 
-    def __init__(self, sigma, seed=0, instances=INSTANCES, codes=8):
+    def __init__(self, sigma: float, seed: int = 0, instances: int = INSTANCES, codes: int = 8) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.sigma, self.noise = sigma, f"normal, sigma = {sigma:g}"
         self.codebook = _normal(generator, codes, 2)
@@ -500,20 +524,20 @@ class NearestEntry(Problem):
         self.target = self.theta + 0.6 * _normal(generator, instances, 2)
         self.regions = Regions(sigma)
 
-    def quantise(self, z):
+    def quantise(self, z: torch.Tensor) -> torch.Tensor:
         return self.codebook[nearest(z, self.codebook)]
 
-    def loss(self, e):
+    def loss(self, e: torch.Tensor) -> torch.Tensor:
         return (e - self.target).square().sum(-1)
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         return self.sigma * _normal(generator, *shape, *self.theta.shape)
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         probability, _ = self.regions(theta, self.codebook)
         return (probability * self.loss(self.codebook[:, None]).T).sum()
 
-    def stand_ins(self):
+    def stand_ins(self) -> list[Estimator]:
         found = [Estimator("STE", self._pathwise(lambda z: nearest_ste(z, self.codebook)[0]))]
         for beta in (0.25, 1.0):
             found.append(Estimator("STE, commitment", functools.partial(self._committed, beta), "beta", beta))
@@ -538,29 +562,29 @@ class CodebookEntries(Problem):
 
     name = "codebook entries"
 
-    def __init__(self, sigma=0.3, seed=0, clouds=INSTANCES, codes=8):
+    def __init__(self, sigma: float = 0.3, seed: int = 0, clouds: int = INSTANCES, codes: int = 8) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.spread, self.noise = sigma, f"clouds, sigma = {sigma:g}"
         self.theta = _normal(generator, codes, 2).view(1, -1)
         self.means = _normal(generator, clouds, 2)
         self.regions = Regions(sigma)
 
-    def expected_loss(self, theta):
+    def expected_loss(self, theta: torch.Tensor) -> torch.Tensor:
         codebook = theta.view(-1, 2)
         probability, moment = self.regions(self.means, codebook)
         share, moment = probability.mean(0), moment.mean(0)
         energy = self.means.square().sum(1).mean() + 2 * self.spread**2
         return energy + (share * codebook.square().sum(1)).sum() - 2 * (moment * codebook).sum()
 
-    def sample_noise(self, shape, generator):
+    def sample_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         """The data themselves: (*shape, 1, 2)."""
         cloud = torch.randint(len(self.means), (*shape, 1), generator=generator)
         return self.means[cloud] + self.spread * _normal(generator, *shape, 1, 2)
 
-    def sample_loss(self, shape, generator):
+    def sample_loss(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
         return None  # the data are the noise here
 
-    def estimators(self):
+    def estimators(self) -> list[Estimator]:
         found = [
             Estimator("codebook loss", self._codebook_loss),
             Estimator("EMA update", self._ema, joint=True),
@@ -613,11 +637,13 @@ class CodebookEntries(Problem):
         return est.finite_differences(lambda e: self._error(e, data), lambda e: e, theta, zero, width)
 
 
-def all_problems(seed=0, quick=False):
+def all_problems(seed: int = 0, quick: bool = False) -> list[Problem]:
     """The problems of the study, in the order of its table; ``quick``: a small one of each family."""
     size = {"seed": seed, "instances": 4 if quick else INSTANCES}
     sigmas = (0.5,) if quick else (0.1, 0.2, 0.5, 1.0)
-    problems = [Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)]
+    problems: list[Problem] = [
+        Latents(kind, sigma, **size) for kind in (Quadratic, Decoder) for sigma in (*sigmas, None)
+    ]
     problems += [Choice(**size), BinaryNeurons(**size)]
     problems += [BinaryWeights(sigma, **size) for sigma in sigmas]
     problems += [NearestEntry(sigma, **size) for sigma in sigmas]

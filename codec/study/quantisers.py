@@ -8,21 +8,26 @@ At evaluation all of them round, so that what differs is what training made of t
 that files hold what training saw, has its dither.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 import platform
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 import torch
 
 from .. import __version__
+from ..config import ModelConfig
 from ..errors import CodecError
 from ..evaluation.bd_rate import bd_rate
 from ..evaluation.metrics import psnr_db
 from ..files import write_bytes_atomic
-from ..config import ModelConfig
 from ..model import Model
 from ..nn.pixels import to_tensor, to_uint8
 from ..quantise import LATENT_QUANTISERS
@@ -31,6 +36,10 @@ from ..training.data import validation_crops
 from ..training.loop import read_weights, train
 from ..training.model import TrainableModel
 from ..training.transforms import Centre
+
+if TYPE_CHECKING:
+    from ..training.model import TrainableModel
+
 
 REFERENCE = "mixed"
 DITHERED = "universal"
@@ -83,7 +92,15 @@ class Result:
     deviation: float | None  # between seeds; None for one seed
 
 
-def study(settings, names, seeds, folder, architecture=SMALL, progress=True, say=lambda text: None):
+def study(
+    settings: Settings,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    architecture: ModelConfig = SMALL,
+    progress: bool = True,
+    say: Callable[[str], object] = lambda text: None,
+) -> list[Point]:
     """Train and measure what is not done yet: list of :class:`Point`, in order.
 
     Args:
@@ -154,7 +171,7 @@ def _points(crops, name, seed, code):
     return points
 
 
-def measure(model, crops, name, seed):
+def measure(model: Model, crops: torch.Tensor, name: str, seed: int) -> list[Point]:
     """:class:`Point` of a model at each of QUALITIES over uint8 crops (n, 3, side, side): coded, decoded, compared."""
 
     def code(pixels, quality):
@@ -166,7 +183,7 @@ def measure(model, crops, name, seed):
 
 
 @torch.no_grad()
-def measure_with_dither(folder, crops, name, seed):
+def measure_with_dither(folder: Path, crops: torch.Tensor, name: str, seed: int) -> list[Point]:
     """:func:`measure` of exported weights as universal quantisation would code them, with a dither drawn from ``seed``.
 
     ``round(r - u) + u`` of a residual r, with u known to both sides, is distributed as r + u (Ziv 1985), so that its
@@ -187,7 +204,7 @@ def measure_with_dither(folder, crops, name, seed):
         pictures.append(synthesise(y_hat, quality))
         return pictures[-1]
 
-    model.transforms.synthesise = kept
+    model.transforms.synthesise = kept  # type: ignore[method-assign]
 
     def code(pixels, quality):
         figures = model(to_tensor(pixels), torch.tensor([float(quality)]), generator)
@@ -197,9 +214,9 @@ def measure_with_dither(folder, crops, name, seed):
     return _points(crops, name, seed, code)
 
 
-def compare(points):
+def compare(points: Iterable[Point]) -> list[Result]:
     """A :class:`Result` per quantiser in the order of first appearance."""
-    curves = {}
+    curves: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for point in points:
         curves.setdefault(point.quantiser, {}).setdefault(point.seed, []).append((point.bpp, point.psnr_db))
     results = []
@@ -214,7 +231,7 @@ def compare(points):
     return results
 
 
-def table(results):
+def table(results: Sequence[Result]) -> str:
     """Markdown: a line per quantiser, best first."""
     lines = ["| quantiser | BD-rate against mixed | deviation between seeds | seeds |", "|---|---:|---:|---|"]
     for result in sorted(results, key=lambda r: (r.mean is None, r.mean)):
@@ -225,7 +242,9 @@ def table(results):
     return "\n".join(lines)
 
 
-def write_results(folder, settings, points, results, minutes):
+def write_results(
+    folder: Path, settings: Settings, points: Sequence[Point], results: Sequence[Result], minutes: float
+) -> None:
     """``quantisers.csv`` (all points), ``quantisers.json`` (conditions, results), ``quantisers.png`` and ``.svg``."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(asdict(points[0])), lineterminator="\n")
@@ -242,7 +261,7 @@ def write_results(folder, settings, points, results, minutes):
     _plot(folder, points, results)
 
 
-def training_minutes(folder, names, seeds):
+def training_minutes(folder: Path, names: Iterable[str], seeds: Iterable[int]) -> float:
     """Minutes that the runs of a study took to train, summed."""
     exports = [folder / f"{name}-{seed}" / "export" / "config.json" for name in names for seed in seeds]
     return sum(json.loads(path.read_text())["training"]["minutes"] for path in exports)
@@ -266,7 +285,7 @@ def _plot(folder, points, results):
     from matplotlib import pyplot
     from scipy.interpolate import PchipInterpolator
 
-    curves = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for result in results:
         own = [p for p in points if p.quantiser == result.quantiser]
         by_quality = [[p for p in own if p.quality == q] for q in QUALITIES]

@@ -3,8 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from ..config import ModelConfig
-from ..config import STRIDE
+from ..config import STRIDE, ModelConfig
 from ..errors import ModelError
 from ..quantise import LATENT_QUANTISERS
 
@@ -16,7 +15,8 @@ class TrainingConfig:
     Attributes:
         pictures: files and folders of training pictures; folders are searched recursively, and again while it runs.
         output: folder for checkpoints, logs and exported weights.
-        resume: checkpoint file, folder of a run, or folder of exported weights to continue from; empty to start anew.
+        resume: checkpoint file, folder of a run, or folder of exported weights to continue from, or the name of an
+            installed model: its id, "eyes" or "psnr"; empty to start anew.
         valid: folder of validation pictures; empty for none.
         architecture: JSON object of ModelConfig fields that differ from the defaults, for instance '{"M": 256}'. When
             resuming, of those that differ from the weights' own: depths and widths may grow from exported weights, and
@@ -43,7 +43,8 @@ class TrainingConfig:
         freeze: names of parameters, or their beginnings, that stay as they are, with commas between; "encoder" stands
             for all that only the encoder reads.
         clip: largest gradient norm.
-        ema: decay of the exponential moving average of the weights, which is what is validated and exported.
+        ema: decay of the exponential moving average of the weights, which is what is validated and exported; less in
+            runs of less than 4 / (1 - ema) steps.
         eyes: share of the distortion that is SSIMULACRA2 instead of squared error (eyes.py), 0 to 1, for weights that
             have been trained without.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
@@ -100,7 +101,7 @@ class TrainingConfig:
     tensorboard: bool = False
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """ValueError for settings that cannot work, before anything is loaded."""
         if self.crop < STRIDE or self.crop % STRIDE:
             raise ValueError(f"crop is {self.crop}; it must be a multiple of {STRIDE}")
@@ -118,13 +119,13 @@ class TrainingConfig:
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"precision is {self.precision!r}; there are auto, bf16 and float32")
 
-    def model_config(self):
+    def model_config(self) -> ModelConfig:
         """ModelConfig with this run's architecture; ValueError or ModelError on bad JSON or unknown fields."""
         return ModelConfig.from_dict(
             {"latents": self.latents, "entropy_bits": self.entropy_bits, **json.loads(self.architecture)}
         )
 
-    def check_latents(self, model):
+    def check_latents(self, model: ModelConfig) -> None:
         """ModelError for a setting that latents of this kind do not look at, rather than leave it unheard.
 
         Args:

@@ -1,29 +1,38 @@
 """Random crops from a folder of pictures that may grow while they are read."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import ImageError
+from ..files import StrPath
 from ..image_io import read_picture
 from .drawings import draw
+
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
 
-def find_pictures(paths):
+def find_pictures(paths: Iterable[StrPath]) -> list[Path]:
     """Picture files named by, or anywhere below, the paths; sorted.
 
     Raises:
         ImageError: a path does not exist.
     """
-    found = set()
+    found: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
             found.update(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
@@ -45,17 +54,18 @@ class Crops:
         rank: number of this process.
     """
 
-    def __init__(self, config, rank=0):
+    def __init__(self, config: TrainingConfig, rank: int = 0) -> None:
         self.config, self.rank = config, rank
-        self._pictures = []
-        self._skipped = set()
-        self._cache, self._cached_bytes = OrderedDict(), 0
+        self._pictures: list[Path] = []
+        self._skipped: set[Path] = set()
+        self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count()))
-        self._pending = {}
+        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        self._pending: dict[int, Any] = {}
         self.rescan()
 
-    def rescan(self):
+    def rescan(self) -> int:
         """Look for new pictures; returns how many there are now.
 
         Raises:
@@ -67,7 +77,7 @@ class Crops:
         self._pictures = pictures
         return len(pictures)
 
-    def batch(self, number):
+    def batch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 tensor (B, 3, crop, crop), and bool (B,), which of them are drawings.
 
         The next batches are prepared in the background.
@@ -78,7 +88,7 @@ class Crops:
         crops, drawn = zip(*(future.result() for future in self._pending.pop(number)))
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), torch.tensor(drawn)
 
-    def close(self):
+    def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -135,7 +145,7 @@ def _random_crop(pixels, side, downscale, rng):
     return np.ascontiguousarray(crop)
 
 
-def validation_crops(folder, side=256):
+def validation_crops(folder: StrPath, side: int = 256) -> torch.Tensor:
     """Centre crops of every picture in a folder that is large enough: uint8 (n, 3, side, side)."""
     crops = []
     for path in find_pictures([folder]):

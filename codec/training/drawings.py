@@ -1,10 +1,14 @@
 """Pictures that are no photographs, drawn at random: what photographs do not hold, a codec trained on them forgets."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw
 
 
-def draw(rng, side):
+def draw(rng: np.random.Generator, side: int) -> np.ndarray:
     """uint8 (side, side, 3): one of KINDS in two colours; in a third of all cases a second one beside it."""
     picture = _coloured(rng, side)
     if rng.random() < 0.3:
@@ -22,6 +26,7 @@ def _coloured(rng, side):
 def _colours(rng):
     """Two colours: black and white, one channel alone, two greys, or any."""
     kind = rng.integers(4)
+    pair: Any
     if kind == 0:
         pair = [(0, 0, 0), (255, 255, 255)]
     elif kind == 1:
@@ -36,22 +41,22 @@ def _colours(rng):
 # Each kind is a mask: float (side, side) in [0, 1], from one colour to the other.
 
 
-def flat(rng, side):
+def flat(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.full((side, side), rng.random())
 
 
-def checkerboard(rng, side):
+def checkerboard(rng: np.random.Generator, side: int) -> np.ndarray:
     i, j = np.mgrid[:side, :side]
     cell = np.repeat(rng.choice((1, 1, 2, 3, 4, 8)), 2) if rng.random() < 0.5 else rng.integers(1, 9, 2)
     return ((i + rng.integers(16)) // cell[0] + (j + rng.integers(16)) // cell[1]) % 2.0
 
 
-def stripes(rng, side):
+def stripes(rng: np.random.Generator, side: int) -> np.ndarray:
     i, j = np.mgrid[:side, :side]
     return (i * rng.integers(-2, 3) + j * rng.integers(1, 3)) // rng.integers(1, 6) % 2.0
 
 
-def grating(rng, side):
+def grating(rng: np.random.Generator, side: int) -> np.ndarray:
     """A sine wave, or a zone plate: rings that grow finer outwards."""
     i, j = np.mgrid[:side, :side] - side * rng.random(2)[:, None, None]
     fi, fj = rng.uniform(0, np.pi, 2)
@@ -59,18 +64,18 @@ def grating(rng, side):
     return 0.5 + 0.5 * np.sin(phase)
 
 
-def noise(rng, side):
+def noise(rng: np.random.Generator, side: int) -> np.ndarray:
     return np.clip(rng.random() + rng.normal(0, rng.uniform(0.01, 0.3), (side, side)), 0, 1)
 
 
-def dither(rng, side):
+def dither(rng: np.random.Generator, side: int) -> np.ndarray:
     """A ramp in black and white dots."""
     i, j = np.mgrid[:side, :side] / side
     slope = rng.uniform(-1, 1, 2)
     return (rng.random((side, side)) < 0.5 + slope[0] * (i - 0.5) + slope[1] * (j - 0.5)) * 1.0
 
 
-def text(rng, side):
+def text(rng: np.random.Generator, side: int) -> np.ndarray:
     picture = Image.new("L", (side, side))
     pen = ImageDraw.Draw(picture)
     letters = "".join(map(chr, rng.integers(32, 127, 4000)))
@@ -81,7 +86,7 @@ def text(rng, side):
     return np.asarray(picture) / 255.0
 
 
-def line_art(rng, side):
+def line_art(rng: np.random.Generator, side: int) -> np.ndarray:
     picture = Image.new("L", (side, side))
     pen = ImageDraw.Draw(picture)
     for _ in range(rng.integers(4, 40)):

@@ -5,7 +5,10 @@ follows people's opinions better than any other measure without learned features
 gradient: XYB, means and variances under a window at six scales, maps of similarity and of edges, norms.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +17,14 @@ from torch import nn
 from ..errors import ModelError
 from ..evaluation.ssimulacra2 import ABSORBANCE, BIAS, C2, FACTOR, MIN_SIDE, POLYNOMIAL, POWER, SCALES, WEIGHTS, window
 
+if TYPE_CHECKING:
+    from .model import TrainableModel
+
+
 NEGLIGIBLE = 0.01  # channels with smaller weights at a scale are passed over: 0.01 of the score, half of the time
 
 
-def ssimulacra2_loss(x, x_hat):
+def ssimulacra2_loss(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     """100 less the score of each picture: 0 for identical ones, 10 visually lossless, 30 high quality, 70 low.
 
     Args:
@@ -31,7 +38,7 @@ def ssimulacra2_loss(x, x_hat):
         raise ValueError(f"{tuple(x.shape)} and {tuple(x_hat.shape)}: one shape, and sides that are multiples of 32")
     with torch.autocast(x.device.type, enabled=False):
         one, two = (_linear(t.to(torch.promote_types(t.dtype, torch.float32))) for t in (x, x_hat))
-        distance = 0.0
+        distance: Any = 0.0
         for scale, weights in enumerate(_weights(*x.shape[2:])):
             if scale:
                 one, two = (nn.functional.avg_pool2d(t, 2) for t in (one, two))
@@ -56,11 +63,11 @@ class Eyes:
             to 100.
     """
 
-    def __init__(self, share, price):
+    def __init__(self, share: float, price: np.ndarray | torch.Tensor) -> None:
         self.share, self.price = share, torch.as_tensor(price, dtype=torch.float32)
 
     @classmethod
-    def measured(cls, share, model, x, knots=9):
+    def measured(cls, share: float, model: TrainableModel, x: torch.Tensor, knots: int = 9) -> Eyes:
         """Eyes with the prices of a trainable model on the pictures x (B, 3, H, W).
 
         Raises:
@@ -78,14 +85,16 @@ class Eyes:
                     loss += ssimulacra2_loss(part, x_hat).sum().item() / len(x)
                 points.append((mse, loss))
         model.train(training)
-        mse, loss = np.array(points).T
-        if (np.diff(loss) >= 0).any() or (np.diff(mse) >= 0).any():
+        errors, losses = np.array(points).T
+        if (np.diff(losses) >= 0).any() or (np.diff(errors) >= 0).any():
             raise ModelError(
                 "these weights are too young for eyes: a higher quality must look better; train without first"
             )
-        return cls(share, np.gradient(mse) / np.gradient(loss))
+        return cls(share, np.gradient(errors) / np.gradient(losses))
 
-    def __call__(self, x, x_hat, mse, quality):
+    def __call__(
+        self, x: torch.Tensor, x_hat: torch.Tensor, mse: torch.Tensor, quality: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """What belongs to the figures of a batch beside ``mse`` (B,): dict of float tensors (B,).
 
         ``ssimulacra2``, the score, and ``extra_mse``, what the distortion is beyond ``mse``.
@@ -137,7 +146,7 @@ def _norms(one, two):
 
 
 def _blur(t):
-    """(..., H, W) under the window, zero beyond the border: two products with band matrices, the fastest way on a CPU."""
+    """(..., H, W) under the window, zero beyond the border: two products with band matrices, fastest on a CPU."""
     return _band(t.shape[-2]).to(t) @ t @ _band(t.shape[-1]).to(t).T
 
 

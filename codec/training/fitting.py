@@ -3,6 +3,7 @@
     crops at qualities spread over the scale -> y, z
     plain rounding      -> counts -> entropy.y_*;                     gradients of the picture's error -> entropy.shrink
     dependent, 3 times  -> counts -> entropy.trellis_*, in the end    gradients -> entropy.trellis_shrink
+    dependent, files of several slopes at each anchor quality         -> trellis_slopes of config.json
 
 Counts are by pass, row and symbol. The scale mixture of training smooths them where they are few. Dependent
 quantisation weighs distortion against what its own tables say of the rate, hence the rounds. Shifts start at the
@@ -10,13 +11,16 @@ centroids of the latents. What is best for the picture is a third less or so, as
 and knows better; Newton's method finds it.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
 import os
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,28 +28,48 @@ from safetensors.numpy import save
 from tqdm import tqdm
 
 from .. import latents
+from ..config import ModelConfig
 from ..engine import Engine, float_weights, read_folder
 from ..errors import ImageError, ModelError, tensor
-from ..image_io import read_picture, write_bytes_atomic
+from ..evaluation.metrics import METRICS
+from ..files import StrPath, write_bytes_atomic
+from ..image_io import read_picture
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from ..latents.quantisers import Dequantiser
+from ..latents.quantisers import SLOPES, Dequantiser
 from ..latents.trellis import STEP
+from ..model import Model
 from ..nn.transforms import Transforms
 from ..quality import QUALITY_MAX, QUALITY_UNIT, between, interpolate
 from ..quantise.reference import round_half_up
+from .card import write_card
 from .data import find_pictures
 from .scale_mixture import ScaleMixture, coder_rows
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
 
 ROUNDS = 3  # of dependent quantisation
 STEPS = 2  # of Newton's method
 CROPS, SIDE = 256, 256
 PRIOR = 50.0  # symbols, that the mixture counts as in each row
 STILL = 100.0  # symbols, that the shift of all qualities together counts as at each of them
+FACTORS = (0.5, 0.65, 0.8, 1.0, 1.25, 1.6)  # of SLOPE, that are tried
+SLOPE_CROPS = 24  # each is coded eight times at each anchor
+NEAR = 400  # hundredths of quality
 PROBE = 0.1  # in symbols: by how much latents are moved to see what that does to the picture
 
 
-def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progress=True):
+def fit_tables(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    pictures: Iterable[StrPath],
+    seed: int = 0,
+    crops: int = CROPS,
+    side: int = SIDE,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
     """The tensors of a model with tables and shifts fitted to pictures, for plain and for dependent quantisation.
 
     The same for the same arguments and pictures, with the same number of threads.
@@ -69,7 +93,9 @@ def fit_tables(config, tensors, pictures, seed=0, crops=CROPS, side=SIDE, progre
         engine, samples = Engine(config, float_weights(config, tensors)), []
         for pixels, quality in _crops(paths, seed, crops, side):
             y = engine.analyse(pixels.transpose(2, 0, 1), quality)
-            samples.append(_Sample(pixels, quality, y, engine.side_information(y, quality)))
+            z = engine.side_information(y, quality)
+            assert z is not None  # as scalar latents have it
+            samples.append(_Sample(pixels, quality, y, z))
             bar.update()
         synthesis = Transforms(config).float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         synthesis.load_state_dict(
@@ -152,7 +178,7 @@ def _observe(codes, dependent, sample):
     quantiser, passes, rows, symbols, cells = codes.quantiser(dependent=dependent), split(sample.y), [], [], []
 
     def symbols_of(k, means, indexes):
-        found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes)
+        found = quantiser.quantise(k, passes[k] - means / np.float32(MEAN_UNIT), indexes, sample.quality)
         rows.append(found.rows.ravel()[found.order].astype(np.int16))
         symbols.append(found.symbols.ravel()[found.order].astype(np.int16))
         cells.append((np.sign(found.symbols) * Dequantiser.cells(found.symbols, found.rows)).astype(np.int16))
@@ -213,7 +239,9 @@ def _wanted(synthesis, sample, value, cell, shifts):
     x_hat = synthesis.synthesise(y_hat, quality)
     (gradient,) = torch.autograd.grad((x_hat - x).square().sum(), y_hat)
     # How much error a latent that is off by one brings: from moving all of those to be shifted, at random.
-    random = np.random.default_rng(sample.quality).choice(np.float32([-PROBE, PROBE]), sign.shape) * np.abs(sign)
+    random = np.random.default_rng(sample.quality).choice(np.array([-PROBE, PROBE], np.float32), sign.shape) * np.abs(
+        sign
+    )
     with torch.no_grad():
         moved = synthesis.synthesise(y_hat + torch.from_numpy(random), quality) - x_hat
     curvature = moved.double().square().sum().item() / max(np.square(random).sum(dtype=np.float64), PROBE**2)
@@ -288,8 +316,68 @@ def _tables(name, pmf):
     return {f"entropy.{name}_{key}": array.numpy() for key, array in zip(("cdf", "lengths", "offsets"), arrays)}
 
 
-def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
-    """Fit the tables of an exported model and write it to ``folder``, which may be where it came from.
+def fit_slopes(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    pictures: Iterable[StrPath],
+    measure: str = "psnr",
+    seed: int = 0,
+    crops: int = SLOPE_CROPS,
+    side: int = SIDE,
+    progress: bool = True,
+) -> np.ndarray:
+    """What a bit should be worth to dependent quantisation at each anchor quality: float32 (anchors,), see Dependent.
+
+    Crops are coded at every anchor with every one of FACTORS. The best is where the rate is least at an equal measure:
+    what a factor changes in log rate, less what it changes in the measure over its slope between two near qualities. Of
+    a cubic through these, as they are noisy, and with half of its weight on the two qualities beside.
+
+    Args:
+        config, tensors, pictures, seed, side, progress: as of :func:`fit_tables`, the tables being fitted.
+        measure: a key of METRICS, what equal quality means: what the model was trained for.
+        crops: how many.
+
+    Raises:
+        ModelError: the model has no dependent quantisation. ImageError: no pictures.
+    """
+    model = Model(config, {name: array for name, array in tensors.items() if name != SLOPES})
+    if not config.scalar or not model.latents.dependent:
+        raise ModelError("there is no trellis to fit slopes of: the model has no dependent quantisation")
+    latents: Any = model.latents  # scalar
+    pixels = [crop for crop, _ in _crops(find_pictures(pictures), seed, crops, side)]
+
+    def measured(quality, factor):
+        """Means over crops: natural logarithm of bits, and the measure."""
+        latents.quantiser(dependent=True).slopes = np.full(config.anchors, factor, np.float32)
+        found = []
+        for crop in pixels:
+            coded = model.encode(crop, quality, plain=False, dependent=True)
+            decoded = model.decode(coded, crop.shape[0], crop.shape[1], quality)
+            value: Any = METRICS[measure].function(crop, decoded)  # no crop is too small
+            found.append((np.log(coded.bits), value))
+            bar.update()
+        return np.mean(found, 0)
+
+    slopes, logs = [], np.log(FACTORS)
+    fine = np.linspace(logs[0], logs[-1], 201)
+    total = config.anchors * (2 + len(FACTORS)) * crops
+    with tqdm(total=total, desc="dependent quantisation", unit="crop", disable=not progress) as bar:
+        for anchor in range(config.anchors):
+            quality = QUALITY_MAX * anchor // (config.anchors - 1)
+            near = [measured(min(max(quality + step, 0), QUALITY_MAX), 1.0) for step in (-NEAR, NEAR)]
+            rate, value = near[1] - near[0]
+            points = np.array([measured(quality, factor) for factor in FACTORS])
+            cost = points[:, 0] - points[:, 1] * rate / value
+            slopes.append(fine[np.polyval(np.polyfit(logs, cost, 3), fine).argmin()])
+    # Neighbouring qualities want about the same, and the rest is noise.
+    padded = np.pad(slopes, 1, mode="edge")
+    return np.exp(padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4).astype(np.float32)
+
+
+def fit_folder(
+    source: StrPath, folder: StrPath, pictures: Iterable[StrPath], seed: int = 0, progress: bool = True, **sizes: int
+) -> None:
+    """Fit the tables of an exported model and write it, with a card, to ``folder``, which may be where it came from.
 
     Args:
         source: folder of an exported model. pictures, seed, progress, sizes: as of :func:`fit_tables`.
@@ -298,9 +386,42 @@ def fit_folder(source, folder, pictures, seed=0, progress=True, **sizes):
         ModelError, ImageError: as :func:`fit_tables`; nothing is written then.
     """
     config, tensors = read_folder(source)
-    facts = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
     tensors = fit_tables(config, tensors, pictures, seed, progress=progress, **sizes)
+    weights = save({name: tensors[name] for name in sorted(tensors.keys() - {SLOPES})})
+    _write(source, folder, weights, {})
+
+
+def fit_slopes_folder(
+    source: StrPath,
+    folder: StrPath,
+    pictures: Iterable[StrPath],
+    measure: str = "psnr",
+    seed: int = 0,
+    progress: bool = True,
+    **sizes: int,
+) -> None:
+    """Fit the slopes of an exported model and write it, with a card, to ``folder``, which may be where it came from.
+
+    The weights are the same to the last bit, and so is the id: what decodes the one's files decodes the other's.
+
+    Args:
+        source: folder of an exported model. pictures, measure, seed, progress, sizes: as of :func:`fit_slopes`.
+
+    Raises:
+        ModelError, ImageError: as :func:`fit_slopes`; nothing is written then.
+    """
+    config, tensors = read_folder(source)
+    slopes = fit_slopes(config, tensors, pictures, measure, seed, progress=progress, **sizes)
+    encoder = {SLOPES.removeprefix("entropy."): [round(float(slope), 3) for slope in slopes]}
+    _write(source, folder, (Path(source) / "weights.safetensors").read_bytes(), {"encoder": encoder})
+
+
+def _write(source, folder, weights, facts):
+    """A model's folder: the source's config.json with other facts, weights, and a card."""
+    facts = {**json.loads((Path(source) / "config.json").read_text(encoding="utf-8")), **facts}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(folder / "weights.safetensors", save({name: tensors[name] for name in sorted(tensors)}))
+    write_bytes_atomic(folder / "weights.safetensors", weights)
     write_bytes_atomic(folder / "config.json", (json.dumps(facts, indent=2) + "\n").encode())
+    config = ModelConfig.from_dict(facts["architecture"])
+    write_card(folder, config, facts.get("training", {}))

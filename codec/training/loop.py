@@ -1,29 +1,36 @@
 """The training loop: Lightning Fabric for devices and precision, wall-clock schedule, checkpoints, exports."""
 
+from __future__ import annotations
+
 import copy
 import csv
 import json
+import math
 import os
 import signal
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import save as save_tensors
+from torch import nn
 from tqdm import tqdm
 
-from ..errors import ModelError
-from ..health import PARTS, complaints, health, mean_dead, watched
-from ..files import write_bytes_atomic
-from ..nn.integer import TrainableLayer
 from ..config import ModelConfig
 from ..engine import read_folder
+from ..errors import ModelError
+from ..files import StrPath, write_bytes_atomic
+from ..health import PARTS, complaints, health, mean_dead, watched
+from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
-from ..weights import model_id
+from ..weights import find_model
+from .card import write_card
 from .data import Crops, validation_crops
 from .eyes import Eyes
 from .fitting import fit_folder
@@ -32,21 +39,24 @@ from .muon import Muon
 from .transforms import Centre, TrainableTransforms, calibrate
 from .vector_model import TrainableVectorModel
 
+if TYPE_CHECKING:
+    from .config import TrainingConfig
+
+
 VALIDATION_LMBDAS = (0.0004, 0.00237841, 0.01414214, 0.08408964, 0.5)
 LMBDA_MIDDLE = 0.014  # of the middle quality: there the loss is in bits per pixel
 LOG_STEPS = 50
 EYES_CROPS = 48  # on which prices of SSIMULACRA2 are measured
-CARD_MARK = "<!-- Written by codec train, which writes it anew; without this line it leaves the card alone. -->"
 
 
-def train(config, progress=True):
+def train(config: TrainingConfig, progress: bool = True) -> Path:
     """Run, resume and finish one training run.
 
     Writes into ``config.output``: ``checkpoint.pt`` (everything, to resume), ``export/`` (weights.safetensors and
     config.json of the moving average, usable as a model), ``log.csv``. Each is replaced atomically, so that a run
     killed at any moment loses what happened since the last checkpoint and nothing else. A run that has come to its end
-    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export before
-    the learning rate fell, which later runs go on from.
+    fits the tables of its export to what is really coded (:mod:`codec.training.fitting`). ``hold/`` is the export
+    before the learning rate fell, which later runs go on from.
 
     Args:
         config: TrainingConfig.
@@ -82,7 +92,7 @@ def train(config, progress=True):
     return export_folder
 
 
-def picture_losses(figures, lmbda, balance):
+def picture_losses(figures: Mapping[str, torch.Tensor], lmbda: torch.Tensor, balance: float) -> torch.Tensor:
     """``(bpp + lmbda mse) (lmbda / LMBDA_MIDDLE)**-balance`` for each picture: float (B,).
 
     ``figures`` is what the trainable model returns; where there are ``extra_bpp`` and ``extra_mse``, they count as rate
@@ -93,25 +103,28 @@ def picture_losses(figures, lmbda, balance):
     return loss * (lmbda / LMBDA_MIDDLE) ** -balance
 
 
-def learning_rate(config, step, done):
+def learning_rate(config: TrainingConfig, step: int, done: float) -> float:
     """Rate after ``step`` steps of this run, when the fraction ``done`` of it is over: warm-up, peak, decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     falling = min(1.0, max(0.0, 1 - done) / config.decay) if config.decay else 1.0
     return config.lr * warm * falling
 
 
-def average_decay(config, step, rate, anew):
-    """How much of the average of the weights stays at a step of this run.
+def average_decay(config: TrainingConfig, step: int, rate: float, anew: bool, done: float = 0.0) -> float:
+    """How much of the average of the weights stays at a step of this run, when the fraction ``done`` of it is over.
 
-    ``config.ema``; less in the first steps of a run that began ``anew``, whose weights are to be forgotten, and less as
-    the rate falls, when weights wander less and the average has less to even out.
+    ``config.ema``, but no more than makes a quarter of the run the memory of the average: a run of a few hundred steps
+    that goes on from other weights would export much of those. Less in the first steps of a run that began ``anew``,
+    whose weights are to be forgotten, and less as the rate falls, when weights wander less and the average has less to
+    even out.
     """
     falling = max(0.1, rate / config.lr) if step >= config.warmup and config.lr else 1.0
     young = (1 + step) / (10 + step) if anew else 1.0
-    return min(config.ema ** (1 / falling), young)
+    short = math.exp(-4 * done / step) if step else 1.0
+    return min(min(config.ema, short) ** (1 / falling), young)
 
 
-def bf16_pays():
+def bf16_pays() -> bool:
     """Whether this processor multiplies bf16 faster than float32: some at eight times the speed, others at half."""
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -189,7 +202,8 @@ class _Run:
         bar = tqdm(total=100, unit="%", disable=not progress, bar_format="{l_bar}{bar}| {elapsed}{postfix}")
         start, begun = time.monotonic(), self.seconds
         saved = validated = scanned = self.seconds
-        sums, logged, complained = {}, (self.step, self.seconds), {}.keys()
+        sums: dict[str, Any] = {}
+        logged, complained = (self.step, self.seconds), set[str]()
         try:
             while self.done() < 1 and not self._agreed_stop():
                 figures = self._one_step()
@@ -209,7 +223,7 @@ class _Run:
                         wrong = complaints(row) if self.before.get("steps", 0) + self.step > 200 else {}
                         for part in wrong.keys() - complained:
                             bar.write(f"warning: {wrong[part]}; more training is wasted until that is understood")
-                        complained = wrong.keys()
+                        complained = set(wrong)
                 if self.seconds - scanned > 60:
                     self.crops.rescan()
                     scanned = self.seconds
@@ -257,11 +271,12 @@ class _Run:
     def _report(self, valid, log, bar):
         row = self._validate(valid)
         log.write(self.step, self.seconds, row)
-        losses = " ".join(f"{row[f'valid_loss_{l}']:.4f}" for l in VALIDATION_LMBDAS)
+        losses = " ".join(f"{row[f'valid_loss_{lmbda}']:.4f}" for lmbda in VALIDATION_LMBDAS)
         dead = "/".join(f"{row[f'dead_{part}']:.2f}" for part in PARTS if f"dead_{part}" in row)
         facts = self.facts()
         bar.write(
-            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: loss {row['valid_loss']:.4f} "
+            f"step {facts['steps']}, {facts['minutes']} min, {facts['megapixels']:.0f} Mpx: "
+            f"loss {row['valid_loss']:.4f} "
             f"({losses}), z {row.get('z_share', 0):.4f} dead {dead}"
         )
 
@@ -292,7 +307,8 @@ class _Run:
                 group["lr"] = rate * self._factor(group.get("role"))
         self.bare.anneal(self.done())
         look = (self.step + 1) % LOG_STEPS == 0 or self.step + 1 == config.steps
-        with watched(self.bare) if look else nullcontext({}) as shares, self._autocast():
+        looking: AbstractContextManager[dict[str, list[float]]] = watched(self.bare) if look else nullcontext({})
+        with looking as shares, self._autocast():
             figures = self.model(x, quality, self.generator)
         losses = picture_losses(figures, lmbda, config.balance)
         if drawn.any() and not drawn.all():
@@ -347,16 +363,15 @@ class _Run:
         if self.step % 2:
             noise = noise[:, :1].expand(-1, 3, -1, -1)  # grey
         with torch.no_grad():
-            if self._plain is None:
-                self._plain = TrainableTransforms(self.bare.config).to(device)
-            wanted = self._plain.skeleton(noise)
+            plain = self._plain = self._plain or TrainableTransforms(self.bare.config).to(device)
+            wanted = plain.skeleton(noise)
         return (transforms.skeleton(noise) - wanted).square().mean()
 
-    _plain = None  # transforms that have learned nothing
+    _plain: TrainableTransforms | None = None  # transforms that have learned nothing
 
     @torch.no_grad()
     def _average(self, rate):
-        keep = average_decay(self.config, self.step, rate, anew=not self.before)
+        keep = average_decay(self.config, self.step, rate, not self.before, self.done())
         torch._foreach_lerp_([*self.ema.parameters()], [p.detach() for p in self.bare.parameters()], 1 - keep)
 
     @torch.no_grad()
@@ -441,7 +456,9 @@ class _Run:
         return self.fabric.broadcast(seconds) if self.fabric.world_size > 1 else seconds
 
 
-def trainable_model(config, quantiser="mixed", codebook="ema"):
+def trainable_model(
+    config: ModelConfig, quantiser: str = "mixed", codebook: str = "ema"
+) -> TrainableModel | TrainableVectorModel:
     """The trainable model of a ModelConfig.
 
     ``quantiser`` names that of scalar latents, ``codebook`` how the codebooks of others learn.
@@ -467,13 +484,15 @@ def _freeze(model, names):
                 module.frozen = True
 
 
-def optimisers(model, config, half):
+def optimisers(
+    model: TrainableModel | TrainableVectorModel, config: TrainingConfig, half: bool
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks and entropy networks, Adam for everything else.
 
     Skeletons and heads start as something; depthwise layers, gains and tables are no matrices.
     """
     matrices = set(matrix_names(model)) if config.muon else set()
-    roles = {"muon": [], "plain": [], "fast": [], "skeleton": []}
+    roles: dict[str, list[nn.Parameter]] = {"muon": [], "plain": [], "fast": [], "skeleton": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             role = (
@@ -487,14 +506,16 @@ def optimisers(model, config, half):
             )
             roles[role].append(parameter)
     adam = [{"params": roles[role], "role": role} for role in ("plain", "fast", "skeleton") if roles[role]]
-    found = [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    found: list[torch.optim.Optimizer] = (
+        [torch.optim.Adam(adam, lr=config.lr, betas=(0.9, 0.98), fused=True)] if adam else []
+    )
     if roles["muon"]:
         dtype = torch.bfloat16 if half else torch.float32
         found.append(Muon(roles["muon"], lr=config.lr, size=config.muon, dtype=dtype))
     return found
 
 
-def matrix_names(model):
+def matrix_names(model: nn.Module) -> Iterator[str]:
     """Names of the parameters that are matrices inside a network."""
     for name, module in model.named_modules():
         if isinstance(module, TrainableLayer):
@@ -502,7 +523,7 @@ def matrix_names(model):
             inside = inside and not name.startswith("heads.")
         else:
             inside = name.startswith("transforms.h_a.") and isinstance(module, torch.nn.Linear)
-            inside = inside or ".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+            inside = inside or (".blocks" in name and isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)))
         if inside:
             yield f"{name}.weight"
 
@@ -518,33 +539,17 @@ def _learns_fast(name):
     return "z_log_gain" in parts or "prior" in parts[0] or parts[-1] in fast
 
 
-def export(model, folder, **facts):
-    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically.
-
-    A card that somebody has made their own, by removing its last line, is left alone.
-    """
+def export(model: TrainableModel | TrainableVectorModel, folder: StrPath, **facts: Any) -> None:
+    """Write ``weights.safetensors``, ``config.json`` and ``CARD.md`` of a trainable model, each atomically."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", save_tensors(model.export_tensors()))
     text = json.dumps({"architecture": asdict(model.config), "training": facts}, indent=2) + "\n"
     write_bytes_atomic(folder / "config.json", text.encode())
-    card = folder / "CARD.md"
-    if not card.exists() or CARD_MARK in card.read_text(encoding="utf-8"):
-        write_bytes_atomic(card, _card(model_id(folder), model.config, facts).encode())
+    write_card(folder, model.config, facts)
 
 
-def _card(name, config, facts):
-    """What is known of a model without asking its maker."""
-    rows = [f"| {key.replace('_', ' ')} | {value} |" for key, value in {**facts, **asdict(config)}.items()]
-    return "\n".join(
-        [
-            f"# Model {name}, made with codec train", "",
-            "Experimental. What it was trained on and what it is bad at, its maker knows and may write here.", "",
-            "| | |", "|---|---|", *rows, "", CARD_MARK, "",
-        ]
-    )  # fmt: skip
-
-
-def read_weights(folder):
+def read_weights(folder: StrPath) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """``(ModelConfig, tensors)`` of exported weights: name -> tensor.
 
     Raises:
@@ -582,7 +587,10 @@ def _starting_point(config):
             raise ModelError(f"{path}: of another version; go on from its exported weights") from None
         return checkpoint, model, checkpoint["before"]
     if not path.exists():
-        raise ModelError(f"{path}: nothing to resume from")
+        try:
+            path = find_model(config.resume)
+        except ModelError as error:
+            raise ModelError(f"{path}: nothing to resume from; {error}") from None
     own, tensors = read_weights(path)
     config.check_latents(own)
     model = trainable_model(own, *ways)
@@ -607,7 +615,7 @@ class _Log:
     def __init__(self, folder, tensorboard):
         path = folder / "log.csv"
         new = not path.exists()
-        self._file = open(path, "a", newline="", encoding="utf-8")
+        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  closed by close()
         self._csv = csv.writer(self._file)
         if new:
             self._csv.writerow(["step", "minutes", "name", "value"])

@@ -1,23 +1,33 @@
 """The trainable model: the transforms of :mod:`codec.training.transforms` around fake-quantised entropy networks."""
 
+from __future__ import annotations
+
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import nn
 
-from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..errors import ModelError
-from ..nn.integer import TrainableLayer
 from ..latents.networks import CODED_FIRST, LEVELS, LOG_SCALE_STEP, SCALE_MIN, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, walk
 from ..nn.dct import coarse_deviation
+from ..nn.integer import TrainableLayer
+from ..nn.latents import Dequantiser, EntropyNetworks, place, split
 from ..quality import QUALITY_UNIT
 from ..quantise import latent_quantiser, round_half_up, round_ste, surrogate_gradient
 from .scale_mixture import LIKELIHOOD_MIN, ScaleMixture
 from .transforms import TrainableTransforms
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+    from .eyes import Eyes
+    from .vector_model import TrainableVectorModel
+
 
 # Outliers count as if this many standard deviations away: 18 bits, about what the coder's escapes take. A plain
 # floor under the likelihood would cost more than the file does, and leave no gradient to widen the scale with.
@@ -36,7 +46,7 @@ class TrainableModel(nn.Module):
         quantiser: name in quantise.LATENT_QUANTISERS.
     """
 
-    def __init__(self, config, quantiser="mixed"):
+    def __init__(self, config: ModelConfig, quantiser: str = "mixed") -> None:
         super().__init__()
         self.config = config
         self.quantiser = latent_quantiser(quantiser)
@@ -48,7 +58,7 @@ class TrainableModel(nn.Module):
         self.y_prior = ScaleMixture(len(PASSES))
         self.dequantiser = Dequantiser(config.anchors).requires_grad_(self.quantiser.rounds)
         self._start_scales()
-        self.eyes = None  # or an Eyes: part of the distortion
+        self.eyes: Eyes | None = None  # or an Eyes: part of the distortion
 
     @torch.no_grad()
     def _start_scales(self):
@@ -57,6 +67,7 @@ class TrainableModel(nn.Module):
         gain = self.transforms.log_gain.table  # (anchors, M)
         log_scale = (gain + deviation.log() - math.log(SCALE_MIN)).clamp(0, LOG_SCALE_STEP * (LEVELS - 1))
         by_group = log_scale.view(len(log_scale), -1, 4).transpose(1, 2).flatten(1)
+        net: Any
         for net in self.networks.contexts:
             net["index"].bias.copy_(by_group)
             for head in ("index", "mean"):
@@ -64,11 +75,13 @@ class TrainableModel(nn.Module):
                 if net[head].log_step is not None:
                     net[head].log_step.sub_(math.log(10))
 
-    def anneal(self, progress):
+    def anneal(self, progress: float) -> None:
         """Set the quantiser's temperature, if it has one, for ``progress`` in [0, 1] of the training."""
         self.quantiser.anneal(progress)
 
-    def forward(self, x, quality, generator=None):
+    def forward(
+        self, x: torch.Tensor, quality: torch.Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
         """Bits and squared error per picture.
 
         Args:
@@ -85,11 +98,14 @@ class TrainableModel(nn.Module):
             figures.update(self.eyes(x, x_hat, figures["mse"], quality))
         return figures
 
-    def reconstruct(self, x, quality, generator=None):
+    def reconstruct(
+        self, x: torch.Tensor, quality: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """``(x_hat, figures)`` of :meth:`forward`'s arguments, without eyes; x_hat is not clamped."""
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality)
         z = self.transforms.side_information(y, quality)
+        assert z is not None  # as scalar latents have it
         with torch.autocast(x.device.type, enabled=False):
             z_likelihood = self._z_likelihood(self._for_rate(z, generator), quality)
         y_bits, y_hat = self._walk(y, round_ste(z).clamp(-Z_LIMIT, Z_LIMIT), quality, generator)
@@ -103,9 +119,9 @@ class TrainableModel(nn.Module):
     def _walk(self, y, z_hat, quality, generator):
         """The four passes over y (B, M, h, w): bits (B,) and y_hat for the synthesis.
 
-        Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and synthesis see the mean
-        here as well. In training their bits are paid all the same. They are few, and without them nothing would lift
-        the scale of a latent out of them again.
+        Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and
+        synthesis see the mean here as well. In training their bits are paid all the same. They are few, and without
+        them nothing would lift the scale of a latent out of them again.
         """
         hundredths = quality * QUALITY_UNIT
         passes, heard, residuals, symbols, rows = split(y), [], [], [], []
@@ -145,10 +161,10 @@ class TrainableModel(nn.Module):
         chosen = likelihood.permute(2, 0, 1, 3)[torch.arange(batch, device=z.device), anchor]
         return chosen.clamp_min(LIKELIHOOD_MIN)
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     @torch.no_grad()
-    def export_tensors(self):
+    def export_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a weights file holds: half-precision transforms, integer networks, CDF tables."""
         tensors = {name: t.to(torch.float16) for name, t in self.transforms.folded().items()}
         for name, layer in self.networks.layers():
@@ -171,7 +187,7 @@ class TrainableModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
+    def import_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the weights of a file with this model's architecture: the inverse of :meth:`export_tensors`."""
         self.transforms.unfold({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
         for name, layer in self.networks.layers():
@@ -184,7 +200,7 @@ class TrainableModel(nn.Module):
 
 
 @torch.no_grad()
-def grow(model, small):
+def grow(model: TrainableModel | TrainableVectorModel, small: TrainableModel | TrainableVectorModel) -> None:
     """Give a trainable model the weights of a smaller one, so that it computes the same.
 
     New blocks are the identity: the scale of their branches is zero. New units of a layer start as they would in a new

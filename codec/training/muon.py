@@ -1,15 +1,20 @@
 """Muon: momentum whose matrices are orthogonalised."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for the weight matrices inside a network. Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks"; spectral norm of a step proportional to sqrt(outputs / inputs): Bernstein, Newhouse
-    2024, arXiv:2409.20325, so that 3x3 layers do not run ahead of 1x1 layers.
+    hidden layers in neural networks"; spectral norm of a step proportional to sqrt(outputs / inputs): Bernstein,
+    Newhouse 2024, arXiv:2409.20325, so that 3x3 layers do not run ahead of 1x1 layers.
 
-    torch.optim.Muon takes one matrix after the other. Here matrices of one shape are one batched product, which on a CPU
-    is several times as fast, and wide ones iterate on their Gram matrix.
+    torch.optim.Muon takes one matrix after the other. Here matrices of one shape are one batched product, which on a
+    CPU is several times as fast, and wide ones iterate on their Gram matrix.
 
     Args:
         params: parameters of two or more dimensions; (C_out, ...) counts as a matrix of C_out rows.
@@ -20,12 +25,21 @@ class Muon(torch.optim.Optimizer):
         dtype: of the iterations' products.
     """
 
-    def __init__(self, params, lr=3e-3, size=0.3, momentum=0.95, iterations=5, dtype=torch.float32):
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 3e-3,
+        size: float = 0.3,
+        momentum: float = 0.95,
+        iterations: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(params, dict(lr=lr, size=size, momentum=momentum, iterations=iterations))
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
+        """One step; ``closure`` is not called. Returns None."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
@@ -37,7 +51,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(momenta, group["momentum"])
             torch._foreach_add_(momenta, gradients)
             ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-            shapes = {}
+            shapes: dict[torch.Size, list[Any]] = {}
             for p, update in zip(parameters, ahead):
                 # Columns in the order of memory, which does not matter to a step.
                 order = (0, 2, 3, 1) if p.dim() == 4 and not p.is_contiguous() else tuple(range(p.dim()))
@@ -52,15 +66,16 @@ class Muon(torch.optim.Optimizer):
                     matrix.sub_(update, alpha=reach)
 
 
-def orthogonalised(x, iterations=5):
+def orthogonalised(x: torch.Tensor, iterations: int = 5) -> torch.Tensor:
     """Matrices (B, m, n), m <= n, with all singular values moved to about 1 (0.7 to 1.2), by Newton and Schulz."""
     x = x / (x.float().flatten(1).norm(dim=1)[:, None, None] + 1e-20).to(x.dtype)
     if x.shape[2] < 3 * x.shape[1] or x.dtype != torch.float32:
         for _ in range(iterations):
             x = _polynomial(x @ x.mT) @ x
         return x
-    # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision has not the range for it.
-    product, a = None, x @ x.mT
+    # The polynomial of x x^T is what is iterated: small, and applied to x once. Half precision lacks the range for it.
+    a = x @ x.mT
+    product: Any = None
     for i in range(iterations):
         step = _polynomial(a)
         product = step if product is None else step @ product

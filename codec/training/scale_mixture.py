@@ -1,6 +1,9 @@
 """The distribution of a latent whose scale was predicted, imperfectly: a Gaussian scale mixture."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import torch
 from compressai.entropy_models import GaussianConditional
@@ -31,17 +34,17 @@ class ScaleMixture(nn.Module):
         passes: number of context passes, each with a mixture of its own.
     """
 
-    def __init__(self, passes):
+    def __init__(self, passes: int) -> None:
         super().__init__()
         self.gaussian = GaussianConditional(None)
         self.log_weight = nn.Parameter(torch.tensor(WEIGHTS).log().repeat(passes, 1))
         self.log_ratio = nn.Parameter(torch.tensor(RATIOS).log().repeat(passes, 1))
 
-    def widest(self):
+    def widest(self) -> torch.Tensor:
         """Ratio of the widest component of each pass: float (passes,)."""
         return self.log_ratio.amax(1).exp()
 
-    def bits(self, residual, scales, coded=None):
+    def bits(self, residual: torch.Tensor, scales: torch.Tensor, coded: torch.Tensor | None = None) -> torch.Tensor:
         """Bits of each picture, all passes in one call, with the gradient in closed form.
 
         Args:
@@ -54,7 +57,7 @@ class ScaleMixture(nn.Module):
         """
         return _MixtureBits.apply(residual, scales, self.log_weight.softmax(1), self.log_ratio.exp(), coded)
 
-    def likelihood(self, residual, scales, k):
+    def likelihood(self, residual: torch.Tensor, scales: torch.Tensor, k: int) -> torch.Tensor:
         """Probability of residuals at pass ``k``: float, the shape of ``residual``; from CompressAI, for the tables.
 
         Args:
@@ -65,7 +68,7 @@ class ScaleMixture(nn.Module):
         return sum(w * self.gaussian._likelihood(residual, c * scales) for w, c in zip(weights, ratios))
 
     @torch.no_grad()
-    def tables(self, scales, limit):
+    def tables(self, scales: Sequence[float], limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """CDF rows for CompressAI's coder, a row for each scale of pass 0, then of pass 1, and so on.
 
         Args:
@@ -76,14 +79,14 @@ class ScaleMixture(nn.Module):
             ``(cdf, lengths, offsets)``, int32, as :class:`codec.latents.rans.Tables` takes them.
         """
         device = self.log_ratio.device
-        scales = torch.tensor(scales, device=device)[:, None]
+        column = torch.tensor(scales, device=device)[:, None]
         symbols = torch.arange(-limit, limit + 1.0, device=device)[None]
-        wide = symbols.expand(len(scales), -1), scales.expand(-1, 2 * limit + 1)
+        wide = symbols.expand(len(column), -1), column.expand(-1, 2 * limit + 1)
         return coder_rows(torch.cat([self.likelihood(*wide, k).double() for k in range(len(self.log_ratio))]), limit)
 
 
 @torch.no_grad()
-def coder_rows(pmf, limit):
+def coder_rows(pmf: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """CDF rows of distributions.
 
     Args:

@@ -9,9 +9,12 @@
 Codebooks are :class:`codec.quantise.codebook.Codebook`'s.
 """
 
+from __future__ import annotations
+
 import copy
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +31,22 @@ from ..nn.latents import Chain
 from ..nn.vector import contexts, from_groups, histories, to_groups
 from ..quality import QUALITY_UNIT
 from ..quantise import (
-    Codebook, Deferred, categorical_kl, exponential_temperature, gumbel_softmax, round_half_up, straight_through,
+    Codebook,
+    Deferred,
+    categorical_kl,
+    exponential_temperature,
+    gumbel_softmax,
+    round_half_up,
+    straight_through,
     surrogate_gradient,
 )  # fmt: skip
 from ..quantise.codebook import sum_over_processes
 from .transforms import TrainableTransforms
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+    from .eyes import Eyes
+
 
 COMMITMENT = 0.25  # weight beside the distortion; 0.25 in the VQ-VAE paper
 CODEBOOK_DECAY = 0.98  # of the averages behind the codebooks
@@ -60,7 +74,7 @@ class Chosen(NamedTuple):
 
     total: torch.Tensor
     bits: torch.Tensor
-    soft_bits: torch.Tensor
+    soft_bits: torch.Tensor | None
     codebook: torch.Tensor
     kl: torch.Tensor
 
@@ -79,11 +93,25 @@ class Level(Deferred):
     What pairs gain and cost are averages that follow what was seen when the trainer commits.
     """
 
-    def __init__(self, groups, stages, codes, dim, size, classes=1, learned=False, categorical=False):
+    size: torch.Tensor
+    gained: torch.Tensor
+    cost: torch.Tensor
+
+    def __init__(
+        self,
+        groups: int,
+        stages: int,
+        codes: int,
+        dim: int,
+        size: torch.Tensor,
+        classes: int = 1,
+        learned: bool = False,
+        categorical: bool = False,
+    ) -> None:
         super().__init__()
         self.classes, self.learned, self.categorical = classes, learned and not categorical, categorical
         self.register_buffer("size", size, persistent=False)
-        self.books = nn.ModuleList(
+        self.books: Any = nn.ModuleList(
             Codebook(
                 groups, codes, dim, CODEBOOK_DECAY, DEAD, RESTART_EVERY, zero_first=True, learned=learned or categorical
             )
@@ -106,11 +134,21 @@ class Level(Deferred):
         self.discard()
 
     @property
-    def codebooks(self):
+    def codebooks(self) -> torch.Tensor:
         """Codewords (stages, G, K, d), in the unit of the latents."""
         return torch.stack([book.entries for book in self.books]) * self.size[..., None, None]
 
-    def forward(self, vectors, shape, used, near, worth, offset=None, soft=False, generator=None):
+    def forward(
+        self,
+        vectors: torch.Tensor,
+        shape: tuple[int, int, int],
+        used: torch.Tensor,
+        near: torch.Tensor,
+        worth: torch.Tensor,
+        offset: torch.Tensor | None = None,
+        soft: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Chosen:
         """:class:`Chosen` for vectors (G, n, d), in the order batch, row, column.
 
         Args:
@@ -185,11 +223,11 @@ class Level(Deferred):
         length = length / length.amax(1, keepdim=True).clamp_min(1e-12)
         return F.log_softmax(self.log_prior[s][:, None] + sharpness[..., None] * length[:, None], -1) / math.log(2)
 
-    def perplexity(self):
+    def perplexity(self) -> torch.Tensor:
         """How many codewords of each codebook have been in use lately: (stages, G)."""
         return torch.stack([book.perplexity() for book in self.books])
 
-    # --- What pairs gain and cost ------------------------------------------------------------------------------------
+    # What pairs gain and cost
 
     @torch.no_grad()
     def _measure(self, s, taken, bits, near):
@@ -198,7 +236,7 @@ class Level(Deferred):
         self._seen[s] = torch.stack([*sums, near.sum(1).to(taken.dtype)])  # (3, G)
 
     @torch.no_grad()
-    def commit(self):
+    def commit(self) -> None:
         for s, seen in self._seen.items():
             taken, bits, count = sum_over_processes(seen)
             for average, total in ((self.gained, taken), (self.cost, bits)):
@@ -206,13 +244,13 @@ class Level(Deferred):
                 average[s] = torch.where(count > 0, mean, average[s])
         self.discard()
 
-    def discard(self):
-        self._seen = {}
+    def discard(self) -> None:
+        self._seen: dict[int, Any] = {}
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     @torch.no_grad()
-    def export_tensors(self, first_quality, whole=False):
+    def export_tensors(self, first_quality: torch.Tensor, whole: bool = False) -> dict[str, torch.Tensor]:
         """Tensors of a weights file: half-precision codebooks, or of whole numbers, and integer tables.
 
         Args:
@@ -248,7 +286,7 @@ class Level(Deferred):
         return tensors
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
+    def import_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take what :meth:`export_tensors` made."""
         own = ("logits_base", "log_precision") if self.categorical else ()
         for name in ("gained", "cost", "log_prior", "sharpness", *own):
@@ -272,9 +310,12 @@ class TrainableVectorModel(nn.Module):
         ValueError: no such way for codebooks to learn.
     """
 
-    eyes = None  # as TrainableModel has it
+    heads: Any  # ModuleDict of TrainableLayer
+    eyes: Eyes | None = None  # as TrainableModel has it
 
-    def __init__(self, config, codebook="ema"):
+    unit: torch.Tensor
+
+    def __init__(self, config: ModelConfig, codebook: str = "ema") -> None:
         super().__init__()
         if codebook not in ("ema", "loss"):
             raise ValueError(f"codebooks learn by 'ema' or 'loss', not {codebook!r}")
@@ -290,7 +331,7 @@ class TrainableVectorModel(nn.Module):
         self.lower = Level(
             groups, config.stages, config.codes, dim, size, CLASSES if two else 1, learned, config.latents == "dvae"
         )
-        self.upper = None
+        self.upper: Level | None = None
         if two:
             ones = torch.ones(UPPER_STAGES, config.N // dim)
             self.upper = Level(config.N // dim, UPPER_STAGES, config.codes, dim, ones, learned=learned)
@@ -306,11 +347,11 @@ class TrainableVectorModel(nn.Module):
                     if head.log_step is not None:
                         head.log_step.sub_(math.log(10))
 
-    def anneal(self, progress):
+    def anneal(self, progress: float) -> None:
         """Set the temperature of the discrete VAE's draws for ``progress`` in [0, 1] of the training."""
         self.lower.temperature = exponential_temperature(progress, math.log(HOT / COLD) / COOL, COLD, HOT)
 
-    def first_quality(self):
+    def first_quality(self) -> torch.Tensor:
         """Quality (stages, groups) from which on each pair is worth its bits; never falling with the stage."""
         config = self.config
         # The lmbda at which gain equals cost.
@@ -320,11 +361,13 @@ class TrainableVectorModel(nn.Module):
         quality[0, 0] = 0  # the lowest frequencies are always there
         return quality
 
-    def perplexity(self):
+    def perplexity(self) -> torch.Tensor:
         """How many codewords of each codebook have been in use lately: (stages, groups)."""
         return self.lower.perplexity()
 
-    def forward(self, x, quality, generator=None):
+    def forward(
+        self, x: torch.Tensor, quality: torch.Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
         """Bits and squared error per picture.
 
         Args:
@@ -339,9 +382,14 @@ class TrainableVectorModel(nn.Module):
         """
         pixels = x.shape[2] * x.shape[3]
         y = self.transforms.analyse(x, quality).float()
-        mean, offset, z_bits, upper_bits = 0.0, None, torch.zeros_like(quality), 0.0
+        z_bits = torch.zeros_like(quality)
+        mean: Any = 0.0
+        upper_bits: Any = 0.0
+        offset: Any = None
         if self.upper is not None:
-            z = self.transforms.side_information(y, quality).float()
+            z = self.transforms.side_information(y, quality)
+            assert z is not None  # as there are two levels
+            z = z.float()
             with torch.autocast(x.device.type, enabled=False):
                 z_hat, z_bits, upper_bits = self._upper(z, generator)
             mean, offset = self._condition(z_hat, quality)
@@ -386,6 +434,7 @@ class TrainableVectorModel(nn.Module):
         vectors = to_groups(z, self.config.code_dim).contiguous()
         all_of_them = torch.ones(UPPER_STAGES, *vectors.shape[:2], dtype=torch.bool, device=z.device)
         worth = torch.full((vectors.shape[1], 1), UPPER_WORTH, device=z.device)
+        assert self.upper is not None
         chosen = self.upper(
             vectors, (batch, height, width), all_of_them, all_of_them, worth, soft=True, generator=generator
         )
@@ -405,7 +454,7 @@ class TrainableVectorModel(nn.Module):
         offset = CLASS_STEP * (index - (CLASSES - 1) / 2)
         return mean * (self.unit / MEAN_UNIT)[:, None, None], offset
 
-    # --- Weights files ---------------------------------------------------------------------------------------------
+    # Weights files
 
     def _parts(self):
         """``(prefix in the weights file, module)`` of integer layers."""
@@ -414,7 +463,7 @@ class TrainableVectorModel(nn.Module):
             yield from ((f"entropy.lower.{name}.", layer) for name, layer in self.heads.items())
 
     @torch.no_grad()
-    def export_tensors(self):
+    def export_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a weights file holds: half-precision transforms and codebooks, integer tables."""
         tensors = {name: t.to(torch.float16) for name, t in self.transforms.folded().items()}
         levels = {"vq": self.lower.export_tensors(self.first_quality())}
@@ -428,7 +477,7 @@ class TrainableVectorModel(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @torch.no_grad()
-    def import_tensors(self, tensors):
+    def import_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the weights of a file with this model's architecture."""
         self.transforms.unfold({k: v.float() for k, v in tensors.items() if not k.startswith("entropy.")})
         self.lower.import_tensors(_below("entropy.vq.", tensors))
@@ -438,12 +487,12 @@ class TrainableVectorModel(nn.Module):
             layer.set_integers(_below(prefix, tensors))
 
 
-def class_offsets(classes, device=None):
+def class_offsets(classes: int, device: torch.device | str | None = None) -> torch.Tensor:
     """What each class adds to the sharpness of the prior: float (classes,), symmetric about zero."""
     return CLASS_STEP * (torch.arange(classes, device=device) - (classes - 1) / 2)
 
 
-def per_picture(values, batch):
+def per_picture(values: torch.Tensor, batch: int) -> torch.Tensor:
     """Sums over groups and positions of (G, batch h w): float (batch,)."""
     return values.view(len(values), batch, -1).sum((0, 2))
 

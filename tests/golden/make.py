@@ -1,4 +1,4 @@
-"""Make the golden files of the default model anew: ``python tests/golden/make.py``. See README.md beside this.
+"""Make the golden files of the shipped models anew: ``python tests/golden/make.py``. See README.md beside this.
 
 Files of experimental models that are no longer installed are deleted. Those of released models stay as they are.
 """
@@ -90,16 +90,23 @@ def main():
         if folder.name not in weights.list_models() and not weights.is_released(folder.name):
             shutil.rmtree(folder)
             print(f"deleted {folder.name}: not installed")
-    coder = Codec(fallback="never")
+    for tune in weights.TUNES:
+        make(Codec(tune=tune, fallback="never"))
+
+
+def make(coder):
+    """The files of one model."""
+    from codec import weights
+
     folder = FOLDER / coder.model_id
     if folder.exists() and weights.is_released(coder.model_id):
         print(f"{coder.model_id} is released: its files stay as they are")
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, (make, qualities, *how) in PICTURES.items():
+    for name, (picture, qualities, *how) in PICTURES.items():
         for quality in qualities:
-            data = encoded(coder, make(), quality, *how)
+            data = encoded(coder, picture(), quality, *how)
             path = folder / f"{name}-{quality}.bin"
             path.write_bytes(data)
             coder.decompress(data).save(path.with_suffix(".png"), optimize=True)
