@@ -25,6 +25,7 @@ from .extras import lacks, missing
 
 RETRIES = 3  # of a block whose process died
 LARGEST_BLOCK = 32  # tasks; what is done again when a process dies
+REACHABLE = 20.0  # seconds that a cluster has to answer
 BLOCKS_EACH = 8  # at least so many for each actor, or the last ones would wait for each other
 
 
@@ -64,6 +65,7 @@ def connected(address: str | None = None, cores: int | None = None) -> Iterator[
     if ray.is_initialized():
         yield ray
         return
+    _check_reachable(address)
     options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cores} if address == "local" else {}
     try:
         with _unheard():
@@ -74,6 +76,17 @@ def connected(address: str | None = None, cores: int | None = None) -> Iterator[
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address):
+    """Refuse at once what Ray would try for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACHABLE).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CodecError(f"Ray cluster {address}: {reason[:1].lower()}{reason[1:]}") from error
 
 
 @contextlib.contextmanager

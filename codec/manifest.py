@@ -61,7 +61,7 @@ class Manifest:
             self._put()
 
     def _put(self):
-        (self._folder / self._name()).write_bytes(b"".join(self._waiting))
+        self._folder.joinpath(self._name()).write_bytes(b"".join(self._waiting))
         self._part, self._waiting, self._since = self._part + 1, [], time.monotonic()
 
     def _name(self):

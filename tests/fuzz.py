@@ -141,7 +141,25 @@ def alpha(data):
     assert plane.shape == (3, 5) and plane.dtype == np.uint8
 
 
-TARGETS = {target.__name__: target for target in (container, coder, model, exif, alpha)}
+def background(data):
+    """The background section of a picture of 71 x 41 pixels: what is read is what is written, and fills that alone."""
+    from codec import background
+    from codec.errors import Corrupt
+    from codec.model import View
+
+    try:
+        found = background.unpack(data, 71, 41)
+    except Corrupt:
+        return
+    again = background.unpack(background.pack(found), 71, 41)
+    assert np.array_equal(found.colour, again.colour) and np.array_equal(found.blocks, again.blocks)
+    pixels = np.zeros((41, 71, 3), np.uint16)
+    background.fill(pixels, found, View(0, 0, 71, 41))
+    inside = found.blocks.repeat(8, 0).repeat(8, 1)[:41, :71]
+    assert (pixels[inside] == found.colour).all() and not pixels[~inside].any()
+
+
+TARGETS = {target.__name__: target for target in (container, coder, model, exif, alpha, background)}
 
 
 # Seeds
@@ -153,6 +171,8 @@ def seeds():
     from PIL import Image
 
     from codec import bitstream
+    from codec.background import find as find_background
+    from codec.background import pack as pack_background
     from codec.image_io import encode_alpha
     from codec.latents import rans
 
@@ -195,6 +215,10 @@ def seeds():
     found.endian = ">"
     yield "exif", "big", found.tobytes().removeprefix(b"Exif\0\0")
     yield "alpha", "soft", encode_alpha(np.arange(15, dtype=np.uint8).reshape(3, 5))
+    for name, colour in (("white", 255), ("dark", 1)):
+        pixels = np.full((41, 71, 3), colour, np.uint8)
+        pixels[8:20, 30:50] = np.arange(20)[:, None]
+        yield "background", name, pack_background(find_background(pixels))
     yield "alpha", "hard", encode_alpha(np.eye(3, 5, dtype=np.uint8) * 255)
 
 
@@ -213,6 +237,7 @@ def main():
     warnings.simplefilter("ignore")  # Pillow's, about the damage
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["codec"]):
+        import codec.background
         import codec.bitstream
         import codec.engine
         import codec.image_io

@@ -87,9 +87,13 @@ class Bucket:
         self.server = server
         self.ask("PUT", "", b"")
 
-    def ask(self, method, key, data=None):
-        url = f"{self.server}/photos/{urllib.parse.quote(key)}".rstrip("/")
-        request = urllib.request.Request(url, data, {"Content-Type": "application/octet-stream"}, method=method)
+    def ask(self, method, key, data=None, query=""):
+        url = f"{self.server}/photos/{urllib.parse.quote(key)}".rstrip("/") + query
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Authorization": "AWS nobody:nothing",
+        }  # which it believes
+        request = urllib.request.Request(url, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=WAIT) as reply:
             return reply.read()
 
@@ -98,8 +102,7 @@ class Bucket:
 
     def get(self, prefix):
         """Key without the prefix -> bytes."""
-        with urllib.request.urlopen(f"{self.server}/photos?list-type=2&prefix={prefix}", timeout=60) as reply:
-            keys = re.findall("<Key>([^<]+)</Key>", reply.read().decode())
+        keys = re.findall("<Key>([^<]+)</Key>", self.ask("GET", "", query=f"?list-type=2&prefix={prefix}").decode())
         return {key.removeprefix(prefix): self.ask("GET", key) for key in keys}
 
 
@@ -416,7 +419,8 @@ def test_archives_in_a_bucket_become_the_same_archives(root, folder, tmp_path, b
     kept = "--manifest", tmp_path / "kept"
     out, err = ended(start(root, "compress", f"{source}/*.tar", "-o", target, *options, *kept, **store_settings), 1)
     assert out == said.replace(f"{tmp_path}/packed", target).replace(str(tmp_path), source)
-    assert f"codec: {source}/1.tar: broken.png: not a picture" in err and f"codec: {source}/3.tar: truncated" in err
+    assert f"codec: {source}/1.tar: broken.png: not a picture" in err
+    assert f"codec: {source}/3.tar: no tar archive, or a damaged one: " in err
     assert bucket.get(f"{engine}/packed/") == tree(tmp_path / "packed") and len(tree(tmp_path / "packed")) == 3
     (lines,) = manifests(tmp_path / "kept")
     assert [line.get("target_member") for line in lines] == [

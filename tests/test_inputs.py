@@ -201,7 +201,10 @@ def test_frames_behind_a_url_are_refused_in_one_line_and_the_rest_goes_on(tmp_pa
     Image.fromarray(small).save("b.png")
     said = without_warning(fail("compress", "memory://shop/a.png", "b.png", "--all-frames", "-o", "out"))
     first, *rest = said.splitlines()
-    assert first == "codec: memory://shop/a.png: URLs are for compress, decompress and info; --all-frames needs files"
+    assert (
+        first
+        == "codec: memory://shop/a.png: URLs are for compress, decompress, info and evaluate; --all-frames needs files"
+    )
     assert os.listdir("out") == ["b.bin"] and len(rest) <= 2 and "Traceback" not in said
 
 

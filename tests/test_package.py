@@ -176,5 +176,6 @@ def test_the_runtime_needs_no_framework(root):
     assert names == {"click", "numpy", "onnxruntime", "pillow", "platformdirs", "safetensors", "threadpoolctl", "tqdm"}
     assert "<" not in project["requires-python"] + "".join(project["dependencies"])  # what is not out yet may do
     extras = project["optional-dependencies"]
-    assert set(extras) == {"torch", "train", "eval", "study", "remote", "imageio", "docs", "lint", "test"}
+    names = {"torch", "train", "eval", "study", "ray", "remote", "imageio", "docs", "lint", "test", "test-all"}
+    assert set(extras) == names
     assert not re.search("torch|compressai|train", " ".join(extras["eval"]))
