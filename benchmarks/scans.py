@@ -216,9 +216,7 @@ def page(seed, number, size, other=False):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--pages", default="160,12,8,8", metavar="N,N,N,N", help="of each part"
-    )
+    parser.add_argument("--pages", default="160,12,8,8", metavar="N,N,N,N", help="of each part")
     parser.add_argument("--size", default="640x896", metavar="WIDTHxHEIGHT")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
