@@ -7,7 +7,7 @@ import pytest
 
 from codec.model import FLAT, SMOOTH, STRANGE, Model
 from codec.training.drawings import KINDS, draw
-from codec.weights import find_model
+from codec.weights import TUNES, find_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import drawings
@@ -35,9 +35,18 @@ def test_every_kind_is_a_mask(kind):
         assert all(mask.std() > 0.005 for mask in masks)
 
 
+@pytest.fixture(scope="module", params=TUNES)
+def tuned(request):
+    return request.param, Model.from_folder(find_model(request.param))
+
+
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(model, name):
-    """Rate and distortion together cost at most 5 % more than without learning; better with rising quality."""
+def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(tuned, name):
+    """Rate and distortion together cost at most 5 % more than without learning; better with rising quality.
+
+    That PSNR never falls is asked of the model for it; with that for eyes it may by half a decibel or so.
+    """
+    tune, model = tuned
     pixels = PICTURES[name]
     decibels = []
     for quality in (0, 30, 60, 100):
@@ -45,7 +54,8 @@ def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(model, n
         bound = drawings.cost(*drawings.coded(pixels, model, quality, plain=True)[:2], model.config, quality)
         assert drawings.cost(bpp, psnr, model.config, quality) <= 1.05 * bound, (quality, kind)
         decibels.append(psnr)
-    assert all(later >= earlier for earlier, later in itertools.pairwise(decibels)), decibels
+    slack = 0 if tune == "psnr" else 0.6
+    assert all(later >= earlier - slack for earlier, later in itertools.pairwise(decibels)), decibels
 
 
 def test_costs_add_bits_and_weighted_squared_errors(model):
