@@ -1207,7 +1207,9 @@ def _png_strategy(image: Image.Image) -> int:
         return zlib.Z_FILTERED
     sizes = {zlib.Z_FILTERED: 0, zlib.Z_RLE: 0}
     for top in (image.height * place // 4 for place in (1, 2, 3)):
-        band = image.crop((0, top, image.width, min(top + height, image.height)))
+        # Not crop(), which calls a band a bomb where the process has a small limit for pictures of strangers.
+        extent = (0, top, image.width, top + height)
+        band = image.transform((image.width, height), Image.Transform.EXTENT, extent)
         for strategy in sizes:
             sizes[strategy] += len(_saved(band, "PNG", compress_type=strategy))
     return zlib.Z_RLE if sizes[zlib.Z_RLE] <= _RUNS_COST * sizes[zlib.Z_FILTERED] else zlib.Z_FILTERED

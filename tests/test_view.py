@@ -253,7 +253,7 @@ def test_the_command_serves_until_it_is_interrupted(command, folder):
         (["missing.png"], 1, "missing.png: no such file or directory"),
         (["secret.txt"], 1, "secret.txt: not a picture"),
         (["-"], 2, "not from standard input"),
-        (["memory://shop/a.png"], 1, "memory://shop/a.png: URLs are for compress, decompress and info"),
+        (["memory://shop/a.png"], 1, "memory://shop/a.png: URLs are for compress, decompress, info and evaluate"),
         (["-q", "101", "x.png"], 2, "101"),
     ],
 )
