@@ -37,11 +37,8 @@ $(FULL): pyproject.toml | $(BIN)/python
 demo: $(LIGHT)
 	$(BIN)/codec demo sample_images --output demo_output
 
-# Two at a time: many tests wait for processes that they start. A file stays with one, for what its tests share.
-PARALLEL := -n 2 --dist loadfile
-
 test: $(FULL)
-	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 $(ALL): $(FULL)
 	$(BIN)/python -m pip install -e '.[test-all]'

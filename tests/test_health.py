@@ -69,6 +69,7 @@ def patchwork(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_two_hundred_steps_leave_living_units_and_a_z_that_carries_bits(tmp_path):
     settings = training_config(patchwork(tmp_path), tmp_path / "run", steps=200, batch=2, crop=128, warmup=20, ema=0.9)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")

@@ -98,6 +98,7 @@ def test_narrow_finite_differences_show_no_bias(problem):  # with uniform noise,
     assert not figures(problem, "finite differences", 0.05, draws=16384).biased
 
 
+@pytest.mark.slow
 def test_wide_finite_differences_vary_less():
     for problem in PROBLEMS[:-1]:
         wide, narrow = (figures(problem, "finite differences", h).variance for h in (0.25, 0.05))

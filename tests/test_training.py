@@ -233,6 +233,7 @@ def test_what_is_new_in_a_grown_network_starts_as_in_a_new_one():
     assert compared > 100
 
 
+@pytest.mark.slow
 def test_networks_grow_on_the_way_from_exported_weights(pictures, tmp_path):
     export = train(config(pictures, tmp_path / "first"), progress=False)
     larger = dataclasses.replace(CONFIG, analysis_depth=3, context_width=32)
@@ -432,6 +433,7 @@ def test_a_run_of_any_length_forgets_the_weights_that_it_began_with(steps):
     assert average_decay(settings, 10**5, settings.lr, anew=False, done=0.5) == settings.ema  # long runs as ever
 
 
+@pytest.mark.slow
 def test_weights_before_the_decay_are_kept_beside_those_after(pictures, tmp_path):
     settings = config(pictures, tmp_path, steps=10, decay=0.5, checkpoint_minutes=0.0)
     export = train(settings, progress=False)
