@@ -24,10 +24,9 @@ def test_a_script_loads_and_what_it_imports_exists(path, monkeypatch):
         if isinstance(node, ast.ImportFrom):
             try:
                 module = importlib.import_module(node.module)
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
             except ModuleNotFoundError as error:
-                if error.name in OPTIONAL:
-                    continue
-                raise
-            for alias in node.names:
-                if not hasattr(module, alias.name):
-                    importlib.import_module(f"{node.module}.{alias.name}")
+                if error.name not in OPTIONAL:
+                    raise
