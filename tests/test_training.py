@@ -338,6 +338,26 @@ def test_rate_and_synthesis_see_what_the_quantiser_says(name):
     assert torch.equal(rate, rounded_rate) == (name == "ste")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of PyTorch's compiler
+def test_compiled_transforms_have_the_same_gradients(photo):
+    x = torch.from_numpy(photo[None, :64, :128].copy()).permute(0, 3, 1, 2).float().div(255)
+    x, found = x.contiguous(memory_format=torch.channels_last), []
+    for compiled in (False, True):
+        model = trainable().to(memory_format=torch.channels_last).transforms
+        if compiled:
+            model.g_a.compile()
+            model.g_s.compile()
+        quality = torch.tensor([60.0])
+        x_hat = model.synthesise(model.analyse(x, quality), quality)
+        (x_hat - x).square().mean().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    plain, other = found
+    assert plain.keys() == other.keys() and any(name.endswith("conv.weight") for name in plain)
+    for name in plain:
+        assert (other[name] - plain[name]).norm() <= 1e-3 * plain[name].norm() + 1e-9, name
+
+
 def test_noise_for_the_rate_is_drawn_over_a_whole_cell():
     """A residual r and uniform noise u: bits of the prior at r + u, not at round(r)."""
     model, drawn = trainable(), []

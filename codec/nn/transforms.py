@@ -55,6 +55,11 @@ def shuffle(t: torch.Tensor, factor: int) -> torch.Tensor:
 
 def conv3_replicated(t: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """3x3 convolution of (B, H, W, C). The border is replicated, so that a flat picture stays flat."""
+    if torch.compiler.is_compiling():
+        # TorchInductor assumes another layout of the padding's gradient than channels-last inputs give it.
+        t = torch.cat([t[:, :1], t, t[:, -1:]], 1)
+        t = torch.cat([t[:, :, :1], t, t[:, :, -1:]], 2)
+        return nhwc(F.conv2d(nchw(t), weight, bias))
     return nhwc(F.conv2d(F.pad(nchw(t), (1, 1, 1, 1), mode="replicate"), weight, bias))
 
 
