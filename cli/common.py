@@ -16,6 +16,7 @@ import click
 
 from codec import weights
 from codec.bitstream import MAX_PIXELS
+from codec.quality import EFFORT, EFFORT_MAX
 from codec.threads import cores
 
 from .progress import INTERVAL, every, line, on_terminal
@@ -198,6 +199,15 @@ def model_options(command: Command) -> Command:
     ):  # fmt: skip
         with_model = option(with_model)
     return with_model
+
+
+def effort_option(command: Command) -> Command:
+    """``--effort``, for the commands that compress."""
+    return click.option(
+        "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT, show_default=True,
+        help="1 searches for the cheapest symbols; 0 rounds: faster, and some 5 % larger; 2 decodes and searches "
+        "again: 1 to 2 % smaller at equal quality, in four times the time.",
+    )(command)  # fmt: skip
 
 
 def workers_option(command: Command) -> Command:

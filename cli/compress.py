@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 from codec import bitstream, weights
-from codec.quality import EFFORT_MAX
 from codec.threads import set_product_threads
 
-from .common import coder_options, limit_option, model_options, workers_option
+from .common import coder_options, effort_option, limit_option, model_options, workers_option
 from .files import (
     COMPRESSED_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -37,10 +36,7 @@ from .targets import quality_options, target_among
     help="Of files that are named after their pictures: .bin, .lqc, or such as -small.bin.  [.bin; .lqc in archives]",
 )  # fmt: skip
 @batch_options
-@click.option(
-    "--effort", type=click.IntRange(0, EFFORT_MAX), default=EFFORT_MAX, show_default=True,
-    help="1 searches for the cheapest symbols, 0 rounds: faster, and some 5 % larger.",
-)  # fmt: skip
+@effort_option
 @keeping_options
 @model_options
 @limit_option

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import progress
-from .common import coder_options, model_options, require
+from .common import coder_options, effort_option, model_options, require
 from .files import STREAM
 from .measuring import OURS, WIDTH, Names, Qualities, check_writable, count, find_sources, settings_line
 from .pipeline import engine_options
@@ -44,6 +44,7 @@ MIB = 2**20
     help="What to measure; psnr is always there.",
 )  # fmt: skip
 @click.option("--recursive", is_flag=True, help="Take folders with the folders below them.")
+@effort_option
 @model_options
 @click.option("--csv", "csv_file", metavar="FILE", help="Write one row per picture, codec and quality.")
 @click.option(
@@ -72,8 +73,8 @@ MIB = 2**20
 )  # fmt: skip
 @coder_options
 def evaluate(
-    inputs, qualities, against, metrics, recursive, model, csv_file, json_file, journal_file, workers, engine, cold,
-    bootstrap, interpolation, device, threads,
+    inputs, qualities, against, metrics, recursive, effort, model, csv_file, json_file, journal_file, workers, engine,
+    cold, bootstrap, interpolation, device, threads,
 ):  # fmt: skip
     """Measure rate, distortion and time on pictures.
 
@@ -142,7 +143,7 @@ def evaluate(
             bar.n -= counts.pop(name, 0)
 
         found = measure(
-            pictures, qualities=qualities, against=against, metrics=metrics, model=model, device=device,
+            pictures, qualities=qualities, against=against, metrics=metrics, model=model, effort=effort, device=device,
             threads=threads, workers=workers or 1, journal=journal_file, resamples=bootstrap,
             interpolation=interpolation, start=start, step=step, failed=failed, spread=spread,
         )  # fmt: skip
@@ -172,7 +173,8 @@ def _print_tables(found, summary, measured, journal_file):
     click.echo(line if times else f"{line}, {where} (times are not comparable, and not shown)")
     if found.found:
         click.echo(f"{found.found} of {len(found.rows)} rows from {journal_file}")
-    titles = {OURS: f"codec, model {ours['model']}, {ours['device']}"}
+    effort = f", effort {ours['effort']}" if "effort" in ours else ""
+    titles = {OURS: f"codec, model {ours['model']}, {ours['device']}{effort}"}
     titles.update((anchor.name, settings_line(anchor)) for anchor in anchors)
     for name, curve in summary.means.items():
         click.echo(f"\n{titles[name]}\n{means_table(curve, times, conditions['metrics'])}")

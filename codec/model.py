@@ -26,6 +26,7 @@ from .errors import CodecError, Corrupt, ModelError, Truncated
 from .extras import installed, lacks
 from .files import StrPath
 from .latents import rans
+from .quality import QUALITY_MAX
 from .threads import current_threads
 
 if TYPE_CHECKING:
@@ -158,7 +159,12 @@ class Model:
     # Pixels -> tiles
 
     def encode(
-        self, pixels: np.ndarray, quality: int, plain: bool | None = None, dependent: bool | None = None
+        self,
+        pixels: np.ndarray,
+        quality: int,
+        plain: bool | None = None,
+        dependent: bool | None = None,
+        refine: bool = False,
     ) -> Coded:
         """A picture as coded tiles.
 
@@ -170,6 +176,8 @@ class Model:
                 either way, where it is nearer. Pictures whose tiles have one colour each need neither.
             dependent: whether to quantise by the trellis; None: where the model has tables for it and the transform is
                 the learned one.
+            refine: whether to decode, and to quantise again with a view to what that gave: scalar latents of the
+                learned transform.
 
         Returns:
             Coded.
@@ -180,12 +188,32 @@ class Model:
             if colours is not None:
                 return Coded(tuple(Tile(colour, 1, zlib.crc32(colour)) for colour in colours), flat=True)
             plain = self._plain_is_better(picture, quality, dependent)
-        return self._encode(picture, quality, plain, dependent)
+        coded = self._encode(picture, quality, plain, dependent)
+        return self._refined(coded, picture, quality) if refine and self.config.scalar and not plain else coded
 
     def _encode(self, pixels, quality, plain, dependent):
         dependent = not plain and (self.latents.dependent if dependent is None else dependent)
-        tiles = self._encode_tiles(pixels, quality, plain, dependent)
-        return Coded(tuple(tiles), plain, dependent=dependent)
+        pieces = self._transforms(plain).analyse_pieces(pixels, quality)
+        return Coded(self._encode_tiles(pieces, pixels.shape[:2], quality, plain, dependent), plain, False, dependent)
+
+    def _refined(self, coded, pixels, quality):
+        """Coded of latents that were moved by a share of what synthesis and analysis take from those of ``coded``.
+
+        The encoder quantises as if the synthesis were the inverse of the analysis, orthonormal. The gradient of the
+        picture's error by its latents is about the analysis of the error; a step along it from the latents that were
+        decoded, quantised again, is a proximal step (Parikh, Boyd 2014, "Proximal algorithms", 4.2). From the analysis
+        itself, that step is what analysis after synthesis takes from the decoded latents.
+        """
+        size, share = pixels.shape[:2], np.float32(_share(quality))
+        decoded = _Deep(self.decode(coded, *size, quality, np.uint16))
+        with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
+            y_hat = _Latents(self, coded, *size, quality, pool, View(0, 0, size[1], size[0]), None)
+            pairs = zip(*(self.engine.analyse_pieces(each, quality) for each in (pixels, decoded)))
+            moved = (
+                (piece, y + share * (y_hat[:, piece.top : piece.bottom, piece.left : piece.right] - again))
+                for (piece, y), (_, again) in pairs
+            )
+            return coded._replace(tiles=self._encode_tiles(moved, size, quality, coded.plain, coded.dependent))
 
     def _plain_is_better(self, pixels, quality, dependent):
         if self.plain is None:
@@ -204,20 +232,19 @@ class Model:
             costs.append(worth * coded.bits + self.config.lmbda(quality / 100) * error)
         return costs[1] < costs[0]
 
-    def _encode_tiles(self, pixels, quality, *how):
-        """Tiles in raster order."""
-        columns, rows = tile_grid(pixels.shape[1], pixels.shape[0])
+    def _encode_tiles(self, pieces, size, quality, *how):
+        """Tiles in raster order, from (Piece, y) of all pieces of a picture of this size."""
+        columns, rows = tile_grid(size[1], size[0])
         found: list[Any] = [None] * (columns * rows)
         with _Pool(self._workers() if columns * rows > 1 else 1) as pool:
-            transforms = self._transforms(how[0])
-            for piece, y in transforms.analyse_pieces(pixels, quality):
+            for piece, y in pieces:
                 # Tiles of a piece: its grid is a multiple of theirs.
                 for top in range(0, y.shape[1], TILE):
                     for left in range(0, y.shape[2], TILE):
                         number = (piece.top + top) // TILE * columns + (piece.left + left) // TILE
                         part = y[:, top : top + TILE, left : left + TILE]
                         found[number] = self._start(pool, self._encode_tile, part, quality, *how)
-            return [self._result(future) for future in found]
+            return tuple(self._result(future) for future in found)
 
     def _encode_tile(self, y, quality, *how):
         z = self.engine.side_information(y, quality)
@@ -367,6 +394,11 @@ class _Latents:
                 raise
         self._lost.append(number)
         return np.zeros((self.shape[0], *size), np.float32)
+
+
+def _share(quality):
+    """Of a whole step: 0.25 at quality 0, 0.5 from 50 on. Longer ones cost more than they gain, sooner at low rates."""
+    return 0.25 + 0.25 * min(2 * quality / QUALITY_MAX, 1)
 
 
 class _Pool:

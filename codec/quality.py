@@ -20,7 +20,8 @@ QUALITY_UNIT = 100  # hundredths in one step of the user's scale
 QUALITY_MAX = 100 * QUALITY_UNIT
 # In words: medium by SSIMULACRA2 (50), what is used without a word, visually lossless (90).
 PRESETS = {"web": 40, "default": 50, "archive": 90}
-EFFORT_MAX = 1  # of an encoder that looks for the best symbols; 0 is without a search
+# Of an encoder: 0 rounds, 1 looks for the best symbols, 2 decodes what it found and looks again.
+EFFORT, EFFORT_MAX = 1, 2
 
 
 def hundredths(quality: float | str) -> int:

@@ -261,7 +261,7 @@ def picture():
     return np.clip(120 + 60 * np.sin(x / 9)[..., None] + 40 * np.cos(y / 5)[..., None] + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("effort", [0, 1])
+@pytest.mark.parametrize("effort", [0, 1, 2])
 def test_files_say_how_they_were_quantised(folder, picture, effort):
     coder = codec.Codec(str(folder))
     data = coder.compress(picture, 60, effort=effort)
@@ -294,7 +294,7 @@ def test_plain_rounding_can_still_be_asked_for_and_read(folder, picture):
     assert not model.encode(picture, 6000, plain=True).dependent
 
 
-@pytest.mark.parametrize("effort", [-1, 2, 0.5, float("nan")])
+@pytest.mark.parametrize("effort", [-1, 3, 0.5, float("nan")])
 def test_efforts_out_of_range(folder, picture, effort):
     coder = codec.Codec(str(folder))
     for call in (coder.compress, coder.reconstruct, lambda p, **o: coder.compress_batch([p], **o)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecError, ImageError
 from ..files import StrPath
+from ..quality import EFFORT
 from ..remote import RemotePath
 from . import rate_distortion as rd
 from .anchors import OWN_QUALITIES, find_anchors
@@ -90,6 +91,7 @@ def evaluate(
     metrics: Sequence[str] = tuple(METRICS),
     model: StrPath | None = None,
     device: str = "cpu",
+    effort: int = EFFORT,
     threads: int | None = None,
     workers: int = 1,
     journal: StrPath | None = None,
@@ -113,7 +115,7 @@ def evaluate(
         qualities: ours, rising, 0 to 100; BD-rates need four.
         against: names of others, see ``anchors.find_anchors``.
         metrics: keys of ``metrics.METRICS``; PSNR is always there.
-        model, device: see :class:`codec.Codec`.
+        model, device, effort: see :class:`codec.Codec`.
         threads: of all workers together; None for all cores.
         workers: processes that share the work; times are comparable for one alone.
         journal: path of a file that keeps rows as they come, and from which those that are there already are taken.
@@ -146,9 +148,10 @@ def evaluate(
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
     # What is measured is the codec itself, and not the file that stands in its place where that is smaller.
-    coder = Codec(model, device=device, threads=threads, fallback="never")
-    make = functools.partial(Codec, model, device=device, threads=each, fallback="never")
+    make = functools.partial(Codec, model, device=device, fallback="never", effort=effort)
+    coder, make = make(threads=threads), functools.partial(make, threads=each)
     settings = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
+    settings |= {"effort": effort} if effort != EFFORT else {}
     entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
     entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities, settings=anchor.settings()) for anchor in anchors]
 
