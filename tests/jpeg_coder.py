@@ -16,7 +16,7 @@ class JpegCoder:
     decoded_size = None  # set to give back another one
     limit = 65535  # pixels a side
 
-    def __init__(self, model=None, device="cpu", threads=None, fallback="auto"):
+    def __init__(self, model=None, device="cpu", threads=None, fallback="auto", effort=1):
         self.model, self.device, self.threads = model, device, threads
         self.calls = []
 
