@@ -52,12 +52,12 @@ class ScalarLatents:
         self.networks = exact_networks(config, tensors, dtype)
         start, anchors = config.anchors * config.N, config.anchors
         tables = [
-            _read_tables(tensors, "entropy.z", start, Z_LIMIT),
-            _read_tables(tensors, "entropy.y", len(PASSES) * LEVELS, Y_LIMIT),
+            read_tables(tensors, "entropy.z", start, Z_LIMIT),
+            read_tables(tensors, "entropy.y", len(PASSES) * LEVELS, Y_LIMIT),
         ]
         self.dependent = any(name.startswith("entropy.trellis_") for name in tensors)
         if self.dependent:
-            tables.append(_read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
+            tables.append(read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
         self.tables = Tables(*(np.concatenate(parts) for parts in zip(*tables)))
         shifts = Dequantiser(tensors, "entropy.shrink", anchors, LEVELS)
         self._rounding, self._lattice = Rounding(start, shifts), Rounding(start, shifts, lattice=True)
@@ -160,7 +160,7 @@ def _y_hat(parts, shifts):
     return merge([part / np.float32(MEAN_UNIT) + shift for part, shift in zip(parts, shifts)])
 
 
-def _read_tables(tensors, prefix, number, limit):
+def read_tables(tensors, prefix, number, limit):
     """Arrays of rans.Tables, from a weights file: ``<prefix>_cdf``, ``_lengths`` and ``_offsets``.
 
     Args:

@@ -47,6 +47,8 @@ class TrainingConfig:
             runs of less than 4 / (1 - ema) steps.
         eyes: share of the distortion that is SSIMULACRA2 instead of squared error (eyes.py), 0 to 1, for weights that
             have been trained without.
+        dependent: quantise as files do, by the trellis (dependent.py), with the tables of the weights that the run goes
+            on from; a last stage.
         balance: exponent of the loss weight lmbda ** -balance. 0.5 makes every quality weigh about the same.
         precision: "bf16" (autocast; quantisation, rates and skeletons stay in float32), "float32", or "auto":
             whichever multiplies faster on this machine.
@@ -88,6 +90,7 @@ class TrainingConfig:
     clip: float = 1.0
     ema: float = 0.999
     eyes: float = 0.0
+    dependent: bool = False
     balance: float = 0.5
     precision: str = "auto"
     device: str = "auto"
@@ -109,6 +112,8 @@ class TrainingConfig:
             raise ValueError("batch and devices must be at least 1")
         if self.quantiser not in LATENT_QUANTISERS:
             raise ValueError(f"quantiser is {self.quantiser!r}; there are {', '.join(LATENT_QUANTISERS)}")
+        if self.dependent and self.quantiser != "mixed":
+            raise ValueError("dependent quantisation is a quantiser of its own; leave quantiser out")
         if self.codebook not in ("ema", "loss"):
             raise ValueError(f"codebook is {self.codebook!r}; there are ema and loss")
         if self.fit_crops < 0:
@@ -138,6 +143,7 @@ class TrainingConfig:
         unheard = {
             "quantiser": not model.scalar,
             "eyes": not model.scalar,
+            "dependent": not model.scalar,
             "codebook": model.latents not in ("vq", "hvq"),
         }
         unheard["entropy_bits"] = "entropy_bits" in model.unused

@@ -27,11 +27,13 @@ from ..engine import read_folder
 from ..errors import ModelError
 from ..files import StrPath, write_bytes_atomic
 from ..health import PARTS, complaints, health, mean_dead, watched
+from ..latents.quantisers import SLOPES
 from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
 from ..weights import find_model
 from .card import write_card
 from .data import Crops, validation_crops
+from .dependent import TENSORS, Trellis
 from .eyes import Eyes
 from .fitting import fit_folder
 from .model import TrainableModel, grow
@@ -159,6 +161,9 @@ class _Run:
         self.generator = torch.Generator(fabric.device)
         if config.eyes:
             self.bare.eyes = self._eyes((checkpoint or {}).get("price"))
+        if config.dependent:
+            self.trellis = (checkpoint or {}).get("trellis") or _trellis_tensors(config.resume)
+            self.bare.trellis = Trellis(self.bare.config, {name: t.numpy() for name, t in self.trellis.items()})
         # The average of the weights is what is validated and exported.
         self.ema = copy.deepcopy(self.bare).eval().requires_grad_(False)
         self.model, *self.optimisers = fabric.setup(self.bare, *optimisers(self.bare, config, self.half))
@@ -368,6 +373,7 @@ class _Run:
         return (transforms.skeleton(noise) - wanted).square().mean()
 
     _plain: TrainableTransforms | None = None  # transforms that have learned nothing
+    trellis: dict[str, torch.Tensor] | None = None  # tensors that its Trellis is made of
 
     @torch.no_grad()
     def _average(self, rate):
@@ -429,6 +435,7 @@ class _Run:
             "seconds": self.seconds,
             "megapixels": self.megapixels,
             "before": self.before,
+            "trellis": self.trellis,
             "price": self.bare.eyes.price.tolist() if self.bare.eyes else None,
             "config": asdict(self.config),
             "architecture": asdict(self.bare.config),
@@ -559,6 +566,24 @@ def read_weights(folder: StrPath) -> tuple[ModelConfig, dict[str, torch.Tensor]]
     return config, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def _trellis_tensors(weights):
+    """Tables and slopes for a Trellis among the weights that a run goes on from."""
+    if not weights or (Path(weights) / "checkpoint.pt").exists() or Path(weights).is_file():
+        raise ModelError("dependent: goes on from exported weights with tables for dependent quantisation")
+    _, tensors = read_weights(_weights_folder(weights))
+    return {name: tensors[name] for name in (*TENSORS, SLOPES) if name in tensors}
+
+
+def _weights_folder(name):
+    """The folder of exported weights that a run's ``resume`` setting names."""
+    if Path(name).exists():
+        return Path(name)
+    try:
+        return find_model(name)
+    except ModelError as error:
+        raise ModelError(f"{name}: nothing to resume from; {error}") from None
+
+
 def _starting_point(config):
     """``(checkpoint or None, trainable model, facts of earlier runs)`` for a run's ``resume`` setting."""
     ways = config.quantiser, config.codebook
@@ -586,11 +611,7 @@ def _starting_point(config):
         except RuntimeError:
             raise ModelError(f"{path}: of another version; go on from its exported weights") from None
         return checkpoint, model, checkpoint["before"]
-    if not path.exists():
-        try:
-            path = find_model(config.resume)
-        except ModelError as error:
-            raise ModelError(f"{path}: nothing to resume from; {error}") from None
+    path = _weights_folder(path)
     own, tensors = read_weights(path)
     config.check_latents(own)
     model = trainable_model(own, *ways)

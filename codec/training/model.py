@@ -25,6 +25,7 @@ from .transforms import TrainableTransforms
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
+    from .dependent import Trellis
     from .eyes import Eyes
     from .vector_model import TrainableVectorModel
 
@@ -59,6 +60,7 @@ class TrainableModel(nn.Module):
         self.dequantiser = Dequantiser(config.anchors).requires_grad_(self.quantiser.rounds)
         self._start_scales()
         self.eyes: Eyes | None = None  # or an Eyes: part of the distortion
+        self.trellis: Trellis | None = None  # or a Trellis: what quantises in the place of rounding
 
     @torch.no_grad()
     def _start_scales(self):
@@ -122,28 +124,41 @@ class TrainableModel(nn.Module):
         Symbols of rows below CODED_FIRST are not coded: the decoder takes them to be zero, so that networks and
         synthesis see the mean here as well. In training their bits are paid all the same. They are few, and without
         them nothing would lift the scale of a latent out of them again.
+
+        With a trellis, rates in training are those of noise as wide as the intervals of one of its quantisers.
         """
         hundredths = quality * QUALITY_UNIT
-        passes, heard, residuals, symbols, rows = split(y), [], [], [], []
+        passes, heard, residuals, symbols, rows, chosen = split(y), [], [], [], [], []
 
         def symbols_of(k, means, indexes):
             residual = passes[k] - means / MEAN_UNIT
+            rows.append(indexes)
+            if self.trellis is not None:
+                chosen.append(self.trellis.choose(k, residual, indexes, hundredths))
+                residuals.append((residual / chosen[k].widths).flatten(1))
+                return surrogate_gradient(chosen[k].values, residual)
             symbol = surrogate_gradient(round_half_up(residual.detach()) * (indexes.detach() >= CODED_FIRST), residual)
             if self.training and not self.quantiser.rounds:
                 heard.append(self.quantiser.for_synthesis(residual, generator) + means / MEAN_UNIT)
             residuals.append(residual.flatten(1))
             symbols.append(symbol)
-            rows.append(indexes)
             return symbol
 
         parts = walk(self.networks, z_hat, hundredths, symbols_of)
-        residual = torch.stack(residuals)  # (passes, B, n)
-        indexes = torch.stack([r.flatten(1) for r in rows])
-        scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
-        residual = _tamed(self._for_rate(residual, generator), scales * self.y_prior.widest().detach()[:, None, None])
-        bits = self.y_prior.bits(residual, scales, None if self.training else indexes >= CODED_FIRST)
-        if not (self.training and not self.quantiser.rounds):
-            shifts = [self.dequantiser(symbol, index, hundredths) for symbol, index in zip(symbols, rows)]
+        if chosen and not self.training:
+            bits = sum(found.bits for found in chosen)
+        else:
+            indexes = torch.stack([r.flatten(1) for r in rows])  # (passes, B, n)
+            scales = SCALE_MIN * torch.exp(LOG_SCALE_STEP * indexes)
+            if chosen:
+                scales = scales / torch.stack([found.widths.flatten(1) for found in chosen])
+            residual = self._for_rate(torch.stack(residuals), generator)
+            residual = _tamed(residual, scales * self.y_prior.widest().detach()[:, None, None])
+            bits = self.y_prior.bits(residual, scales, None if self.training else indexes >= CODED_FIRST)
+        if not heard:
+            shifts = [found.shifts for found in chosen] or [
+                self.dequantiser(symbol, index, hundredths) for symbol, index in zip(symbols, rows)
+            ]
             heard = [part / MEAN_UNIT + shift for part, shift in zip(parts, shifts)]
         return bits, sum(place(part, k) for k, part in enumerate(heard))
 
