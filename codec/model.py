@@ -204,16 +204,19 @@ class Model:
         decoded, quantised again, is a proximal step (Parikh, Boyd 2014, "Proximal algorithms", 4.2). From the analysis
         itself, that step is what analysis after synthesis takes from the decoded latents.
         """
-        size, share = pixels.shape[:2], np.float32(_share(quality))
-        decoded = _Deep(self.decode(coded, *size, quality, np.uint16))
+        height, width = pixels.shape[:2]
+        share = np.float32(_share(quality))
+        decoded = _Deep(self.decode(coded, height, width, quality, np.uint16))
         with _Pool(self._workers() if len(coded.tiles) > 1 else 1) as pool:
-            y_hat = _Latents(self, coded, *size, quality, pool, View(0, 0, size[1], size[0]), None)
+            y_hat = _Latents(self, coded, height, width, quality, pool, View(0, 0, width, height), None)
             pairs = zip(*(self.engine.analyse_pieces(each, quality) for each in (pixels, decoded)))
             moved = (
                 (piece, y + share * (y_hat[:, piece.top : piece.bottom, piece.left : piece.right] - again))
                 for (piece, y), (_, again) in pairs
             )
-            return coded._replace(tiles=self._encode_tiles(moved, size, quality, coded.plain, coded.dependent))
+            return coded._replace(
+                tiles=self._encode_tiles(moved, (height, width), quality, coded.plain, coded.dependent)
+            )
 
     def _plain_is_better(self, pixels, quality, dependent):
         if self.plain is None:

@@ -150,7 +150,7 @@ def evaluate(
     # What is measured is the codec itself, and not the file that stands in its place where that is smaller.
     make = functools.partial(Codec, model, device=device, fallback="never", effort=effort)
     coder, make = make(threads=threads), functools.partial(make, threads=each)
-    settings = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
+    settings: dict[str, Any] = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
     settings |= {"effort": effort} if effort != EFFORT else {}
     entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
     entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities, settings=anchor.settings()) for anchor in anchors]
