@@ -148,8 +148,8 @@ def evaluate(
     if threads is not None:
         set_threads(threads)  # for the anchors that have no setting of their own too
     # What is measured is the codec itself, and not the file that stands in its place where that is smaller.
-    make = functools.partial(Codec, model, device=device, fallback="never", effort=effort)
-    coder, make = make(threads=threads), functools.partial(make, threads=each)
+    coder = Codec(model, device=device, threads=threads, fallback="never", effort=effort)
+    make = functools.partial(Codec, model, device=device, threads=each, fallback="never", effort=effort)
     settings: dict[str, Any] = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
     settings |= {"effort": effort} if effort != EFFORT else {}
     entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
