@@ -46,6 +46,7 @@ def loaded(dataset, workers, way, **options):
     return DataLoader(dataset, num_workers=workers, multiprocessing_context=way, **options)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # PyTorch's, on one core
 @pytest.mark.parametrize(("workers", "way"), WORKERS)
 def test_files_are_tensors_in_order(tmp_path, files, tensors, workers, way):
     for n, data in enumerate(files):
@@ -71,6 +72,7 @@ def test_files_are_scaled_grey_and_transformed(tmp_path, files, tensors):
         Pictures([], mode="RGBA")
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # PyTorch's, on one core
 @pytest.mark.parametrize(("workers", "way"), WORKERS)
 def test_archives_give_each_sample_once(shards, tensors, workers, way):
     samples = list(loaded(Shards(shards), workers, way, batch_size=None))

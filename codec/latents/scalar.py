@@ -160,7 +160,9 @@ def _y_hat(parts, shifts):
     return merge([part / np.float32(MEAN_UNIT) + shift for part, shift in zip(parts, shifts)])
 
 
-def read_tables(tensors, prefix, number, limit):
+def read_tables(
+    tensors: Mapping[str, np.ndarray], prefix: str, number: int, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays of rans.Tables, from a weights file: ``<prefix>_cdf``, ``_lengths`` and ``_offsets``.
 
     Args:
