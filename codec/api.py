@@ -212,8 +212,8 @@ class Codec:
                 ``strip`` is given; the orientation is applied in any case.
             effort: 0, 1 or 2; None: the codec's. 1 quantises by a trellis, where the model has tables for it, and looks
                 for the cheapest way through it; 0 rounds, which is a little faster on both sides. 2 decodes what it
-                has found and quantises again with a view to that: 1 to 2 % fewer bits at equal quality, in four times
-                the time; decoding takes what it took.
+                has found and quantises again with a view to that: a little larger at one quality, and better by more,
+                1 to 2 % fewer bits at equal PSNR, in four times the time; decoding takes what it took.
             options: one of ``target_size`` (bytes, or text such as "200kB"), ``target_bpp``, ``target_psnr`` (dB) and
                 ``target_ssimulacra2``, in the place of a quality, which is then searched: see :mod:`codec.targets`.
                 And fields of :class:`Keeping`: ``fallback`` ("never" where there is a target), ``strip``,

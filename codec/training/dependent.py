@@ -54,7 +54,7 @@ class Trellis:
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
         if not tensors.keys() >= set(TENSORS):
-            raise ModelError("no tables for dependent quantisation; `codec train PICTURES --fit-tables MODEL` does")
+            raise ModelError("no tables for dependent quantisation; codec train PICTURES --fit-tables MODEL adds them")
         self._tables = Tables(*read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
         shifts = Dequantiser(tensors, "entropy.trellis_shrink", config.anchors, Dependent.levels)
         self._quantiser = Dependent(0, shifts, self._tables, read_slopes(tensors, config.anchors))
