@@ -138,7 +138,7 @@ def find_model(name: StrPath | None = None) -> Path:
     if name is None:
         name = default_model_id()
     folder = (_installed(str(name)) if _is_id(str(name)) else None) or Path(name)
-    if not (folder / "weights.safetensors").is_file() and name in TUNES:
+    if not (folder / "weights.safetensors").is_file() and str(name) in TUNES:
         folder = find_model(tuned_model_id(str(name)))
     if not (folder / "weights.safetensors").is_file():
         close = difflib.get_close_matches(str(name), list_models(), n=1)

@@ -66,7 +66,8 @@ def test_missing_index_is_one_clear_error(tmp_path, monkeypatch):
 def test_a_tune_names_its_model_where_no_folder_has_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for tune in weights.TUNES:
-        assert weights.find_model(tune) == weights.shipped_folder() / weights.tuned_model_id(tune)
+        for name in (tune, Path(tune)):
+            assert weights.find_model(name) == weights.shipped_folder() / weights.tuned_model_id(tune)
     (tmp_path / "psnr").mkdir()
     (tmp_path / "psnr" / "weights.safetensors").write_bytes(b"")
     assert weights.find_model("psnr").resolve() == tmp_path / "psnr"
