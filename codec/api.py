@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copy
 import functools
@@ -11,7 +10,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, overload
@@ -745,20 +744,21 @@ def _outcome(on_error: str, work: Callable[..., T], *arguments: Any) -> T | Code
 
 def _batch(items: Iterable[T], work: Callable[[T], Result], workers: int) -> list[Result]:
     """``[work(item) for item in items]``, up to ``workers`` of them at a time, while the next item is asked for."""
-    done: list[Result] = []
-    waiting: collections.deque[Future[Result]] = collections.deque()
+    futures: list[Future[Result]] = []
+    running: set[Future[Result]] = set()
     with ThreadPoolExecutor(checked_workers(workers)) as pool:
         try:
             for item in items:
-                if len(waiting) == workers:
-                    done.append(waiting.popleft().result())
-                waiting.append(pool.submit(work, item))
+                if len(running) == workers:  # whichever is first: others may take much longer
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()  # an error ends the batch
+                futures.append(pool.submit(work, item))
+                running.add(futures[-1])
                 del item  # or it would be held while the next one is made
-            while waiting:
-                done.append(waiting.popleft().result())
+            return [future.result() for future in futures]
         finally:
             pool.shutdown(cancel_futures=True)
-    return done
 
 
 def checked_workers(workers: int) -> int:

@@ -332,6 +332,22 @@ def test_one_bad_picture_costs_the_batch_or_itself(coder, picture, wanted, tmp_p
         coder.compress_batch([picture], on_error="ignore")
 
 
+def test_a_worker_that_is_free_gets_the_next_picture():
+    """However long the first one takes, and results are in order all the same."""
+    begun, last = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            assert last.wait(30), "picture 4 waited for picture 0"
+        if item == 4:
+            last.set()
+        return -item
+
+    assert api._batch(range(5), work, 2) == [0, -1, -2, -3, -4]
+    assert sorted(begun) == list(range(5)) and begun[-1] == 4
+
+
 def test_several_at_a_time_are_the_same_in_the_same_order(coder, picture, wanted):
     images = [picture, np.rot90(picture), picture[:40], picture]
     files = coder.compress_batch(iter(images), QUALITY)
