@@ -175,6 +175,22 @@ def _id_of(folder: Path) -> str:
     return digest.hexdigest()[:ID_DIGITS]
 
 
+def encoder_settings(folder: StrPath) -> dict[str, str]:
+    """``{"encoder": digest}`` of what a model's config.json says to the encoder alone, which the id does not cover.
+
+    Empty where it says nothing.
+
+    Raises:
+        ModelError: config.json cannot be read.
+    """
+    try:
+        encoder = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("encoder")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{folder}: config.json: {type(error).__name__}: {error}") from None
+    text = json.dumps(encoder, sort_keys=True)
+    return {"encoder": hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]} if encoder else {}
+
+
 def install(source: Path, default: bool = False) -> str:
     """Copy an exported model's folder into the user's, under its id, whole or not at all; returns the id.
 

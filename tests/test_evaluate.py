@@ -23,6 +23,7 @@ from codec.evaluation.journal import Journal
 from codec.evaluation.metrics import CAP_DB, METRICS, psnr_db, psnr_y_db, ssimulacra2
 from codec.evaluation.process import cold, peak_bytes
 from codec.image_io import read_picture
+from codec.weights import encoder_settings, find_model
 from jpeg_coder import Dying, Greedy, JpegCoder
 
 COLUMNS = "codec,picture,width,height,quality,bytes,bpp,psnr_db,ms_ssim,encode_s,decode_s,psnr_y_db,ssimulacra2".split(
@@ -679,7 +680,8 @@ def test_options_reach_the_codec(pictures, fake_codec, tmp_path):
     assert ", 1 thread\n" in result.stdout
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["conditions"]["threads"] == 1
-    assert found["conditions"]["codecs"] == {"codec": {"model": "0badcafe", "device": "cpu", "qualities": [12.5, 50]}}
+    own = {"model": "0badcafe", "device": "cpu", "qualities": [12.5, 50], **encoder_settings(find_model())}
+    assert found["conditions"]["codecs"] == {"codec": own}
     assert [(r["picture"], r["quality"]) for r in found["rows"]] == [("b.png", 12.5), ("b.png", 50)]
     assert found["bd_rate"] == {}
 

@@ -268,12 +268,13 @@ class OwnModel:
             ModelError: there is no such model, or its files are damaged.
         """
         from .. import Codec
-        from ..weights import tune_of
+        from ..weights import encoder_settings, find_model, tune_of
 
         coder = Codec(name, device, threads, fallback="never")
         tune = tune_of(coder.model_id)
         title = f"model {coder.model_id}" + (f" ({tune})" if tune else "")
-        return cls(f"{MODEL}{name}", title, coder, {"model": coder.model_id, "device": str(device)})
+        options = {"model": coder.model_id, **encoder_settings(find_model(name)), "device": str(device)}
+        return cls(f"{MODEL}{name}", title, coder, options)
 
     def compress(self, image: Image.Image | np.ndarray, quality: float) -> bytes:
         """The bytes of a whole file. Arguments and errors: :meth:`Anchor.compress`."""

@@ -15,6 +15,7 @@ from ..errors import CodecError, ImageError
 from ..files import StrPath
 from ..quality import EFFORT
 from ..remote import RemotePath
+from ..weights import encoder_settings, find_model
 from . import rate_distortion as rd
 from .anchors import OWN_QUALITIES, find_anchors
 from .journal import Journal
@@ -151,6 +152,7 @@ def evaluate(
     coder = Codec(model, device=device, threads=threads, fallback="never", effort=effort)
     make = functools.partial(Codec, model, device=device, threads=each, fallback="never", effort=effort)
     settings: dict[str, Any] = {"model": coder.model_id, "device": str(device), "qualities": tuple(qualities)}
+    settings |= encoder_settings(find_model(model))
     settings |= {"effort": effort} if effort != EFFORT else {}
     entrants = [rd.Entrant(OURS, coder, tuple(qualities), make, settings)]
     entrants += [rd.Entrant(anchor.name, anchor, anchor.qualities, settings=anchor.settings()) for anchor in anchors]
