@@ -71,7 +71,8 @@ _NAMES = {
 )  # fmt: skip
 @click.option(
     "--fit-slopes", metavar="MODEL",
-    help="Do not train; find what a bit is worth to a model's encoder, by files of PICTURES, and write it to -o.",
+    help="Do not train; find what bits and errors are worth to a model's encoder, by files of PICTURES, and write it "
+    "to -o.",
 )  # fmt: skip
 @click.option(
     "--measure", type=click.Choice(["psnr", "ssimulacra2"]), default="psnr", show_default=True,

@@ -17,7 +17,7 @@ from ..errors import ModelError, tensor
 from ..quantise.reference import round_half_up
 from .coded import Source
 from .networks import CODED_FIRST, LEVELS, Y_LIMIT
-from .quadtree import PASSES
+from .quadtree import GROUPS, PASSES
 from .rans import Tables
 from .trellis import STEP_SYMBOLS, Rates, choose, reconstruct, walk
 
@@ -26,7 +26,9 @@ TRELLIS_FIRST = 10  # first row with a trellis: deviations from 0.38 symbols on;
 # say by how much more or less at each quality, see Dependent.
 SLOPE = np.float32(0.6 * 2 * np.log(2) / 12)
 
-SLOPES = "entropy.trellis_slopes"  # where the tensors of a model have those factors; config.json has them in a file
+# Where the tensors of a model have those factors, and what an error weighs in each channel. In a file, config.json has
+# them.
+SLOPES, WEIGHTS = "entropy.trellis_slopes", "entropy.trellis_weights"
 
 
 class Quantised(NamedTuple):
@@ -100,22 +102,30 @@ class Dependent(Rounding):
     Args:
         start, dequantiser: as of Rounding. tables: rans.Tables, all of them.
         slopes: float (anchors,), what a bit is worth at each anchor quality, in units of SLOPE.
+        weights: float (anchors, M), what a squared error weighs in each channel; None: 1.
     """
 
     levels = 2 * LEVELS
 
-    def __init__(self, start: int, dequantiser: Dequantiser, tables: Tables, slopes: np.ndarray) -> None:
+    def __init__(
+        self,
+        start: int,
+        dequantiser: Dequantiser,
+        tables: Tables,
+        slopes: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> None:
         super().__init__(start, dequantiser)
-        self.slopes = slopes
+        self.slopes, self.weights = slopes, weights
         self._rates = [Rates(tables, start + k * self.levels, LEVELS) for k in range(len(PASSES))]
 
     def quantise(self, k: int, residual: np.ndarray, indexes: np.ndarray, quality: int) -> Quantised:
         """As :meth:`Rounding.quantise`."""
         rounded, chained = self._orders(indexes)
         residual, rows = residual.ravel(), indexes.ravel().astype(np.intp)
-        slope = SLOPE * np.float32(scale.interpolate(self.slopes, quality))
-        low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]), slope)
-        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), slope, Y_LIMIT)
+        slope = self._slope(indexes.shape, quality)
+        low = _cheaper_rounding(residual[rounded], self._rates[k].of(rows[rounded]), slope[rounded])
+        high, quantisers = choose(residual[chained], self._rates[k].of(rows[chained]), slope[chained], Y_LIMIT)
         return _assemble(indexes, rounded, low, chained, high, quantisers)
 
     def receive(self, k: int, indexes: np.ndarray, source: Source) -> Quantised:
@@ -125,6 +135,14 @@ class Dependent(Rounding):
         low = source.pull(rows[rounded], -Y_LIMIT, Y_LIMIT)
         high, quantisers = walk(rows[chained], lambda row, quantiser: source.take(row + LEVELS * quantiser))
         return _assemble(indexes, rounded, low, chained, source.accept(high, -Y_LIMIT, Y_LIMIT), quantisers)
+
+    def _slope(self, shape, quality):
+        """What a bit is worth at each place of a pass (4, M / 4, h, w), in squared symbols: float32 (n,)."""
+        slope = SLOPE * np.float32(scale.interpolate(self.slopes, quality))
+        if self.weights is not None:
+            by_group = scale.interpolate(self.weights, quality).reshape(-1, GROUPS).T
+            slope = slope / by_group[:, :, None, None].astype(np.float32)
+        return np.broadcast_to(slope, shape).reshape(-1)
 
     def _orders(self, indexes):
         """Places of what is rounded, which comes first, and of what goes through the trellis."""
@@ -162,6 +180,20 @@ def read_slopes(tensors: Mapping[str, np.ndarray], anchors: int) -> np.ndarray:
     if slopes.shape != (anchors,) or not ((slopes >= 0.01) & (slopes <= 100)).all():
         raise ModelError(f"trellis_slopes of config.json are not {anchors} numbers from 0.01 to 100")
     return slopes.astype(np.float32)
+
+
+def read_channel_weights(tensors: Mapping[str, np.ndarray], anchors: int, channels: int) -> np.ndarray | None:
+    """What a squared error weighs in each channel at each anchor quality: float32 (anchors, channels); None: the same.
+
+    Raises:
+        ModelError: they are no such numbers, from 0.01 to 100.
+    """
+    weights = tensors.get(WEIGHTS)
+    if weights is None:
+        return None
+    if weights.shape != (anchors, channels) or not ((weights >= 0.01) & (weights <= 100)).all():
+        raise ModelError(f"trellis_weights of config.json are not {anchors} x {channels} numbers from 0.01 to 100")
+    return weights.astype(np.float32)
 
 
 class Dequantiser:

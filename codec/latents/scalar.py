@@ -25,7 +25,7 @@ from ..quantise.reference import round_half_up
 from .coded import Encoded, Pulls, Queue, Source
 from .networks import LEVELS, Y_LIMIT, Z_LIMIT, exact_networks
 from .quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from .quantisers import Dependent, Dequantiser, Rounding, read_slopes
+from .quantisers import Dependent, Dequantiser, Rounding, read_channel_weights, read_slopes
 from .rans import Tables, check_tables
 
 
@@ -64,7 +64,8 @@ class ScalarLatents:
         if self.dependent:
             shifts = Dequantiser(tensors, "entropy.trellis_shrink", anchors, Dependent.levels)
             first = start + len(PASSES) * LEVELS
-            self._trellis = Dependent(first, shifts, self.tables, read_slopes(tensors, anchors))
+            encoder = read_slopes(tensors, anchors), read_channel_weights(tensors, anchors, config.M)
+            self._trellis = Dependent(first, shifts, self.tables, *encoder)
 
     def quantiser(self, lattice: bool = False, dependent: bool = False) -> Rounding:
         """What turns residuals into symbols, of :mod:`codec.latents.quantisers`.

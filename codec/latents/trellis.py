@@ -32,6 +32,7 @@ STEP_SYMBOLS = np.float32(STEP / MEAN_UNIT)
 
 # ``bits(quantiser, k)``: what each index would cost, float (n,); k integers (n,), or 0 for all.
 Bits: TypeAlias = Callable[[int, Any], np.ndarray]
+Slope: TypeAlias = "float | np.floating[Any] | np.ndarray"
 
 
 class Machine(NamedTuple):
@@ -125,14 +126,14 @@ def walk(
 
 
 def choose(
-    residual: np.ndarray, bits: Bits, slope: float | np.floating[Any], limit: int, machine: Machine = EIGHT
+    residual: np.ndarray, bits: Bits, slope: Slope, limit: int, machine: Machine = EIGHT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of symbols and their quantisers: the encoder's side.
 
     Args:
         residual: float32 (n,), latents less their means, in symbols, in the order of the stream.
         bits: ``bits(quantiser, k) -> float`` (n,), what each index would cost; k integers (n,), or 0 for all.
-        slope: what a bit is worth, in squared symbols.
+        slope: what a bit is worth, in squared symbols; of all symbols, or of each (n,).
         limit: largest magnitude of an index.
 
     Returns:
@@ -151,9 +152,7 @@ def choose(
     return k.ravel()[: residual.size].astype(np.int64), (branch >> 1).ravel()[: residual.size]
 
 
-def branches(
-    residual: np.ndarray, bits: Bits, slope: float | np.floating[Any], limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+def branches(residual: np.ndarray, bits: Bits, slope: Slope, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Cost and index of the best choice for each quantiser and parity: float32, int32, (4, n), at 2 quantiser + parity.
 
     Of each parity the nearest point, and 0, which may be so much cheaper.

@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..latents.coded import Queue
 from ..latents.networks import Y_LIMIT
 from ..latents.quadtree import MEAN_UNIT, PASSES
-from ..latents.quantisers import TRELLIS_FIRST, Dependent, Dequantiser, read_slopes
+from ..latents.quantisers import TRELLIS_FIRST, Dependent, Dequantiser, read_channel_weights, read_slopes
 from ..latents.rans import Tables
 from ..latents.scalar import read_tables
 from ..latents.trellis import STEP
@@ -57,7 +57,8 @@ class Trellis:
             raise ModelError("no tables for dependent quantisation; codec train PICTURES --fit-tables MODEL adds them")
         self._tables = Tables(*read_tables(tensors, "entropy.trellis", len(PASSES) * Dependent.levels, Y_LIMIT))
         shifts = Dequantiser(tensors, "entropy.trellis_shrink", config.anchors, Dependent.levels)
-        self._quantiser = Dependent(0, shifts, self._tables, read_slopes(tensors, config.anchors))
+        encoder = read_slopes(tensors, config.anchors), read_channel_weights(tensors, config.anchors, config.M)
+        self._quantiser = Dependent(0, shifts, self._tables, *encoder)
 
     def choose(self, k: int, residual: torch.Tensor, indexes: torch.Tensor, hundredths: torch.Tensor) -> Chosen:
         """Pass ``k`` of a batch.

@@ -3,7 +3,7 @@
     crops at qualities spread over the scale -> y, z
     plain rounding      -> counts -> entropy.y_*;                     gradients of the picture's error -> entropy.shrink
     dependent, 3 times  -> counts -> entropy.trellis_*, in the end    gradients -> entropy.trellis_shrink
-    dependent, files of several slopes at each anchor quality         -> trellis_slopes of config.json
+    dependent, files of several weights and slopes at each anchor     -> trellis_weights, trellis_slopes of config.json
 
 Counts are by pass, row and symbol. The scale mixture of training smooths them where they are few. Dependent
 quantisation weighs distortion against what its own tables say of the rate, hence the rounds. Shifts start at the
@@ -17,6 +17,7 @@ import functools
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ from ..files import StrPath, write_bytes_atomic
 from ..image_io import read_picture
 from ..latents.networks import LEVELS, Y_LIMIT, Z_LIMIT, scale_table
 from ..latents.quadtree import MEAN_UNIT, PASSES, merge, split, walk
-from ..latents.quantisers import SLOPES, Dequantiser
+from ..latents.quantisers import SLOPES, WEIGHTS, Dequantiser
 from ..latents.trellis import STEP
 from ..model import Model
 from ..nn.transforms import Transforms
@@ -56,7 +57,10 @@ CROPS, SIDE = 256, 256
 PRIOR = 50.0  # symbols, that the mixture counts as in each row
 STILL = 100.0  # symbols, that the shift of all qualities together counts as at each of them
 FACTORS = (0.5, 0.65, 0.8, 1.0, 1.25, 1.6)  # of SLOPE, that are tried
-SLOPE_CROPS = 24  # each is coded eight times at each anchor
+EXPONENTS = (-1.5, -0.75, 0.0, 0.75, 1.5)  # of the channels' sensitivities, that are tried
+WIDEST = 4.0  # factor between a sensitivity and their mean
+SLOPE_CROPS = 24  # each is coded 13 times at each anchor
+SENSITIVITY_CROPS, PROBES = 8, 2  # of these, how many say how sensitive a channel is, and how often
 NEAR = 400  # hundredths of quality
 PROBE = 0.1  # in symbols: by how much latents are moved to see what that does to the picture
 
@@ -97,10 +101,7 @@ def fit_tables(
             assert z is not None  # as scalar latents have it
             samples.append(_Sample(pixels, quality, y, z))
             bar.update()
-        synthesis = Transforms(config).float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        synthesis.load_state_dict(
-            {name: torch.from_numpy(a.astype(np.float32)) for name, a in float_weights(config, tensors).items()}
-        )
+        synthesis = _synthesis(config, tensors)
         for dependent in (False, True):
             bar.set_description_str("dependent quantisation" if dependent else "plain rounding")
             prior = _prior(mixture, dependent)
@@ -325,30 +326,38 @@ def fit_slopes(
     crops: int = SLOPE_CROPS,
     side: int = SIDE,
     progress: bool = True,
-) -> np.ndarray:
-    """What a bit should be worth to dependent quantisation at each anchor quality: float32 (anchors,), see Dependent.
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a bit should be worth to dependent quantisation, and an error in each channel; see Dependent.
 
-    Crops are coded at every anchor with every one of FACTORS. The best is where the rate is least at an equal measure:
-    what a factor changes in log rate, less what it changes in the measure over its slope between two near qualities. Of
-    a cubic through these, as they are noisy, and with half of its weight on the two qualities beside.
+    How much squared error in the picture a channel's error makes differs twofold between channels at low rates, more
+    for those that are often not zero. What suits squared error is that; what suits eyes may be the reverse. So weights
+    are the sensitivities to a power, first found of EXPONENTS at every anchor, and then the slope of FACTORS. The best
+    is where the rate is least at an equal measure: what a choice changes in log rate, less what it changes in the
+    measure over its slope between two near qualities. Of a polynomial through these, as they are noisy, and with half
+    of its weight on the two qualities beside.
 
     Args:
         config, tensors, pictures, seed, side, progress: as of :func:`fit_tables`, the tables being fitted.
         measure: a key of METRICS, what equal quality means: what the model was trained for.
         crops: how many.
 
+    Returns:
+        ``(slopes, weights)``: float32 (anchors,) and (anchors, M).
+
     Raises:
         ModelError: the model has no dependent quantisation. ImageError: no pictures.
     """
-    model = Model(config, {name: array for name, array in tensors.items() if name != SLOPES})
+    model = Model(config, {name: array for name, array in tensors.items() if name not in (SLOPES, WEIGHTS)})
     if not config.scalar or not model.latents.dependent:
         raise ModelError("there is no trellis to fit slopes of: the model has no dependent quantisation")
     latents: Any = model.latents  # scalar
+    quantiser = latents.quantiser(dependent=True)
     pixels = [crop for crop, _ in _crops(find_pictures(pictures), seed, crops, side)]
+    qualities = [QUALITY_MAX * anchor // (config.anchors - 1) for anchor in range(config.anchors)]
 
-    def measured(quality, factor):
+    def measured(quality, weights=None, factor=1.0):
         """Means over crops: natural logarithm of bits, and the measure."""
-        latents.quantiser(dependent=True).slopes = np.full(config.anchors, factor, np.float32)
+        quantiser.weights, quantiser.slopes = weights, np.full(config.anchors, factor, np.float32)
         found = []
         for crop in pixels:
             coded = model.encode(crop, quality, plain=False, dependent=True)
@@ -358,20 +367,65 @@ def fit_slopes(
             bar.update()
         return np.mean(found, 0)
 
-    slopes, logs = [], np.log(FACTORS)
-    fine = np.linspace(logs[0], logs[-1], 201)
-    total = config.anchors * (2 + len(FACTORS)) * crops
+    def best(tried, degree, points_of):
+        """Of the numbers tried, at each anchor, or between them."""
+        fine, found = np.linspace(tried[0], tried[-1], 201), []
+        for quality, exchange in zip(qualities, exchanges):
+            points = np.array([points_of(quality, number) for number in tried])
+            cost = points[:, 0] - points[:, 1] * exchange
+            found.append(fine[np.polyval(np.polyfit(tried, cost, degree), fine).argmin()])
+        # Neighbouring qualities want about the same, and the rest is noise.
+        padded = np.pad(found, 1, mode="edge")
+        return padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4
+
+    total = config.anchors * (2 + len(EXPONENTS) + len(FACTORS)) * crops
     with tqdm(total=total, desc="dependent quantisation", unit="crop", disable=not progress) as bar:
-        for anchor in range(config.anchors):
-            quality = QUALITY_MAX * anchor // (config.anchors - 1)
-            near = [measured(min(max(quality + step, 0), QUALITY_MAX), 1.0) for step in (-NEAR, NEAR)]
+        exchanges = []
+        for quality in qualities:
+            near = [measured(min(max(quality + step, 0), QUALITY_MAX)) for step in (-NEAR, NEAR)]
             rate, value = near[1] - near[0]
-            points = np.array([measured(quality, factor) for factor in FACTORS])
-            cost = points[:, 0] - points[:, 1] * rate / value
-            slopes.append(fine[np.polyval(np.polyfit(logs, cost, 3), fine).argmin()])
-    # Neighbouring qualities want about the same, and the rest is noise.
-    padded = np.pad(slopes, 1, mode="edge")
-    return np.exp(padded[:-2] / 4 + padded[1:-1] / 2 + padded[2:] / 4).astype(np.float32)
+            exchanges.append(rate / value)
+        logs = _log_sensitivities(config, tensors, model, pixels[:SENSITIVITY_CROPS], qualities)
+        exponents = best(EXPONENTS, 2, lambda quality, number: measured(quality, np.exp(number * logs)))
+        weights = np.exp(exponents[:, None] * logs).astype(np.float32)
+        slopes = best(np.log(FACTORS), 3, lambda quality, number: measured(quality, weights, np.exp(number)))
+    return np.exp(slopes).astype(np.float32), weights
+
+
+def _log_sensitivities(config, tensors, model, pixels, qualities):
+    """Squared error in the picture by that in each channel, at decoded latents, as a logarithm: (anchors, M).
+
+    The diagonal of J^T J, J the Jacobian of g_s, is the mean square of J^T v over random signs v (Hutchinson 1990). 0
+    is the mean over symbols other than zero; no channel is further from that than WIDEST.
+    """
+    synthesis, random = _synthesis(config, tensors), torch.Generator().manual_seed(0)
+    found = []
+    for quality in qualities:
+        square, active = np.zeros(config.M), np.full(config.M, 1e-9)
+        for crop in pixels:
+            y = model.engine.analyse(crop.transpose(2, 0, 1), quality)
+            z = model.engine.side_information(y, quality)
+            y_hat = model.latents.encode(z, y, quality, dependent=True).y_hat
+            t = torch.from_numpy(y_hat[None]).contiguous(memory_format=torch.channels_last).requires_grad_()
+            x_hat = synthesis.synthesise(t, torch.tensor([quality / QUALITY_UNIT]))
+            for _ in range(PROBES):
+                signs = 2.0 * torch.randint(0, 2, x_hat.shape, generator=random) - 1
+                (gradient,) = torch.autograd.grad(x_hat, t, signs, retain_graph=True)
+                square += gradient[0].square().mean((1, 2)).numpy()
+            active += (np.abs(y_hat) > 0.5).mean((1, 2))
+        logs = np.log(np.maximum(square, 1e-30))
+        logs -= (logs * active).sum() / active.sum()
+        found.append(np.clip(logs, -np.log(WIDEST), np.log(WIDEST)))
+    return np.array(found)
+
+
+def _synthesis(config, tensors):
+    """The transforms of an exported model, to be differentiated by what they are given."""
+    transforms = Transforms(config).float().eval().requires_grad_(False)
+    transforms.load_state_dict(
+        {name: torch.from_numpy(a.astype(np.float32)) for name, a in float_weights(config, tensors).items()}
+    )
+    return transforms.to(memory_format=torch.channels_last)
 
 
 def fit_folder(
@@ -387,7 +441,7 @@ def fit_folder(
     """
     config, tensors = read_folder(source)
     tensors = fit_tables(config, tensors, pictures, seed, progress=progress, **sizes)
-    weights = save({name: tensors[name] for name in sorted(tensors.keys() - {SLOPES})})
+    weights = save({name: tensors[name] for name in sorted(tensors.keys() - {SLOPES, WEIGHTS})})
     _write(source, folder, weights, {})
 
 
@@ -400,7 +454,7 @@ def fit_slopes_folder(
     progress: bool = True,
     **sizes: int,
 ) -> None:
-    """Fit the slopes of an exported model and write it, with a card, to ``folder``, which may be where it came from.
+    """Fit slopes and weights of an exported model and write it, with a card, to ``folder``, maybe where it came from.
 
     The weights are the same to the last bit, and so is the id: what decodes the one's files decodes the other's.
 
@@ -411,8 +465,11 @@ def fit_slopes_folder(
         ModelError, ImageError: as :func:`fit_slopes`; nothing is written then.
     """
     config, tensors = read_folder(source)
-    slopes = fit_slopes(config, tensors, pictures, measure, seed, progress=progress, **sizes)
-    encoder = {SLOPES.removeprefix("entropy."): [round(float(slope), 3) for slope in slopes]}
+    slopes, weights = fit_slopes(config, tensors, pictures, measure, seed, progress=progress, **sizes)
+    encoder = {
+        SLOPES.removeprefix("entropy."): [round(float(slope), 3) for slope in slopes],
+        WEIGHTS.removeprefix("entropy."): [[round(float(weight), 2) for weight in row] for row in weights],
+    }
     _write(source, folder, (Path(source) / "weights.safetensors").read_bytes(), {"encoder": encoder})
 
 
@@ -422,6 +479,8 @@ def _write(source, folder, weights, facts):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(folder / "weights.safetensors", weights)
-    write_bytes_atomic(folder / "config.json", (json.dumps(facts, indent=2) + "\n").encode())
+    # Long lists of numbers on a line.
+    text = re.sub(r"\[[-+.\de,\s]*\]", lambda found: " ".join(found[0].split()), json.dumps(facts, indent=2))
+    write_bytes_atomic(folder / "config.json", (text + "\n").encode())
     config = ModelConfig.from_dict(facts["architecture"])
     write_card(folder, config, facts.get("training", {}))

@@ -27,7 +27,7 @@ from ..engine import read_folder
 from ..errors import ModelError
 from ..files import StrPath, write_bytes_atomic
 from ..health import PARTS, complaints, health, mean_dead, watched
-from ..latents.quantisers import SLOPES
+from ..latents.quantisers import SLOPES, WEIGHTS
 from ..nn.integer import TrainableLayer
 from ..quantise import commit_codebooks, discard_codebooks
 from ..weights import find_model
@@ -571,7 +571,7 @@ def _trellis_tensors(weights):
     if not weights or (Path(weights) / "checkpoint.pt").exists() or Path(weights).is_file():
         raise ModelError("dependent: goes on from exported weights with tables for dependent quantisation")
     _, tensors = read_weights(_weights_folder(weights))
-    return {name: tensors[name] for name in (*TENSORS, SLOPES) if name in tensors}
+    return {name: tensors[name] for name in (*TENSORS, SLOPES, WEIGHTS) if name in tensors}
 
 
 def _weights_folder(name):
