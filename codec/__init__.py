@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
         UnsupportedVersion,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Codec": "api",
