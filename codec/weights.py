@@ -234,10 +234,10 @@ def remove(name: str) -> None:
     """
     if not _is_id(name) or name not in list_models():
         raise ModelError(f"no model {name}; installed: {', '.join(list_models())}")
-    if is_released(name):
-        raise ModelError(f"model {name} is released: what it wrote is to be read for ever")
     if (shipped_folder() / name).is_dir():
         raise ModelError(f"model {name} is part of the installation")
+    if is_released(name):
+        raise ModelError(f"model {name} is released: what it wrote is to be read for ever")
     try:
         if default_model_id() == name:
             (user_folder() / "default.json").unlink()

@@ -35,12 +35,20 @@ def test_every_kind_is_a_mask(kind):
         assert all(mask.std() > 0.005 for mask in masks)
 
 
-@pytest.fixture(scope="module", params=TUNES)
+@pytest.fixture(scope="module")
 def tuned(request):
     return request.param, Model.from_folder(find_model(request.param))
 
 
-@pytest.mark.parametrize("name", PICTURES)
+# Every picture by the default model; by others every third, and the rest where there is time.
+CASES = [
+    pytest.param(tune, name, marks=pytest.mark.slow if tune != TUNES[0] and number % 3 else ())
+    for tune in TUNES
+    for number, name in enumerate(PICTURES)
+]
+
+
+@pytest.mark.parametrize(("tuned", "name"), CASES, indirect=["tuned"])
 def test_pictures_that_are_no_photographs_are_coded_as_well_as_by_a_dct(tuned, name):
     """Rate and distortion together cost at most 5 % more than without learning; better with rising quality.
 
