@@ -288,8 +288,8 @@ def used():
 if not os.path.exists("/proc/self/statm"):
     print("null"); sys.exit()
 """
-    # Small ones first, so that the model, the stacks of threads and the buffers of OpenBLAS are there. Another small one
-    # needs 8 to 16 MB where nothing free is left over from those; the large one over 50.
+    # Small ones first, so that the model, the stacks of threads and the buffers of OpenBLAS are there. Where nothing
+    # free is left over from those, another small one needs 8 to 16 MB; the large one needs more than 44.
     code = """
 run("compress", "small", *ALONE, "--fallback", "never")
 os.rename("small", ".small")
